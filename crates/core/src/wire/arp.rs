@@ -111,9 +111,22 @@ pub fn request(frame: &mut Vec<u8>, mac: Mac, sender: Ipv4Addr, target: Ipv4Addr
 
 /// Tells everyone that `mac` has `address` now (gratuitous ARP, RFC 5227 §2.3).
 ///
-/// A request, not a reply: caches that only learn from one of the two learn from requests.
+/// A request, not a reply: caches that only learn from one of the two learn from requests. The
+/// target MAC, which the RFC leaves open, is broadcast as in keepalived's, so that whatever
+/// obeyed a keepalived obeys this.
 pub fn announcement(frame: &mut Vec<u8>, mac: Mac, address: Ipv4Addr) {
-    request(frame, mac, address, address);
+    emit(
+        frame,
+        Mac::BROADCAST,
+        &Arp {
+            operation: Operation::Request,
+            sender_mac: mac,
+            sender: address,
+            target_mac: Mac::BROADCAST,
+            target: address,
+            ethernet_source: mac,
+        },
+    );
 }
 
 /// Answers `to` alone that `mac` has `sender`.

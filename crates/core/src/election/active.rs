@@ -1,0 +1,204 @@
+//! Active: advertises, announces, and yields to a better claim.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::backup::Backup;
+use super::{Heard, State, Step, VirtualRouter, timers};
+use crate::Effect;
+use crate::event::{Kind, Reason, Standing};
+use crate::plan::{Announce, Version};
+use crate::types::{Instant, Mac, Priority};
+
+/// A burst of announcements isn't begun anew more often than this, however many rivals show up.
+const BURST_AGAIN: Duration = Duration::from_millis(200);
+
+#[derive(Clone, Debug)]
+pub(super) struct Active {
+    next_advert: Instant,
+    last_advert: Instant,
+    /// Held back after a stall until this time, unless a rival is heard before.
+    listening: Option<Instant>,
+    /// The kernel has the addresses; nothing is announced before.
+    held: bool,
+    announcing: Announcing,
+}
+
+/// The burst after a takeover and the light refresh ever after.
+#[derive(Clone, Copy, Debug)]
+struct Announcing {
+    sent: u8,
+    next_at: Instant,
+    burst_began: Option<Instant>,
+}
+
+impl Active {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self {
+            next_advert: now,
+            last_advert: now,
+            listening: None,
+            held: false,
+            announcing: Announcing { sent: 0, next_at: Instant::FAR, burst_began: None },
+        }
+    }
+
+    pub(super) fn next_deadline(&self) -> Instant {
+        self.listening.unwrap_or(self.next_advert).min(self.announcing.next_at)
+    }
+
+    pub(super) fn advertised(&mut self, now: Instant, interval: Duration) {
+        self.last_advert = now;
+        self.next_advert = timers::next_beat(now, interval);
+    }
+
+    /// The addresses are on the host: tells the network.
+    pub(super) fn settled(&mut self, step: &mut Step<'_>, announce: Announce) {
+        self.held = true;
+        self.announcing.burst_began = None;
+        self.announce_again(step, announce);
+    }
+
+    /// Begins a new burst, unless one has just begun.
+    pub(super) fn announce_again(&mut self, step: &mut Step<'_>, announce: Announce) {
+        let recent = |began: Instant| step.now.since(began) < BURST_AGAIN;
+        if !self.held || self.announcing.burst_began.is_some_and(recent) {
+            return;
+        }
+        self.announcing = Announcing { sent: 0, next_at: step.now, burst_began: Some(step.now) };
+        self.announce(step, announce);
+    }
+
+    fn announce(&mut self, step: &mut Step<'_>, announce: Announce) {
+        if self.announcing.next_at > step.now {
+            return;
+        }
+        step.effects.push(Effect::Announce { vip: step.vip });
+        self.announcing.sent = self.announcing.sent.saturating_add(1);
+        self.announcing.next_at = if self.announcing.sent < announce.repeat {
+            step.now + timers::announce_gap(self.announcing.sent)
+        } else if announce.refresh.is_zero() {
+            Instant::FAR
+        } else {
+            step.now + announce.refresh
+        };
+    }
+}
+
+impl VirtualRouter {
+    /// RFC 9568 §6.4.3 (625).
+    pub(super) fn active_tick(&mut self, step: &mut Step<'_>) {
+        let lasted = self.stalled(step.now);
+        let State::Active(active) = &mut self.state else { return };
+        match active.listening {
+            Some(until) if until > step.now => return,
+            Some(_) => {
+                // Nobody took it meanwhile.
+                active.listening = None;
+                active.announce_again(step, self.plan.announce);
+                self.advertise(step);
+                return;
+            }
+            None => {}
+        }
+        if let Some(lasted) = lasted {
+            // A live rival advertises at least once in its interval, and at once when it claims.
+            active.listening = Some(step.now + self.interval + self.interval / 2);
+            step.event(Kind::Stalled { lasted });
+            return;
+        }
+        active.announce(step, self.plan.announce);
+        if active.next_advert <= step.now {
+            self.advertise(step);
+        }
+    }
+
+    /// The silence of this node itself, when it was so long that a peer may have taken over.
+    fn stalled(&self, now: Instant) -> Option<Duration> {
+        let State::Active(active) = &self.state else { return None };
+        let silence = now.since(active.last_advert);
+        let own = timers::spoken(self.plan.version, self.plan.advert_interval);
+        (silence >= own * timers::MISSED_ADVERTS).then_some(silence)
+    }
+
+    /// RFC 9568 §6.4.3 (700) to (770).
+    pub(super) fn active_heard(&mut self, step: &mut Step<'_>, heard: &Heard<'_>) {
+        let theirs = heard.advert.priority;
+        let mine = self.effective_priority();
+        let stalled = self.stalled(step.now);
+        let better = theirs > mine || (theirs == mine && heard.wins_ties);
+        if theirs == Priority::RELEASE {
+            self.advertise(step);
+            self.announce_anew(step);
+        } else if let Some(lasted) =
+            stalled.filter(|_| theirs > Priority::LAST_RESORT || mine == Priority::LAST_RESORT)
+        {
+            let reason = Reason::TakenWhileStalled { by: heard.who, lasted };
+            self.yield_to(step, heard, reason);
+        } else if better {
+            self.yield_to(step, heard, Reason::Outranked { by: heard.who, priority: theirs });
+        } else {
+            if self.rival_said.allows(step.now) {
+                step.event(Kind::Rival { who: heard.who, priority: theirs, yields: false });
+            }
+            if let State::Active(active) = &mut self.state {
+                active.listening = None;
+            }
+            self.advertise(step);
+            self.announce_anew(step);
+        }
+    }
+
+    fn yield_to(&mut self, step: &mut Step<'_>, heard: &Heard<'_>, reason: Reason) {
+        let backup = Backup::following(step.now, heard.who, heard.advert.priority);
+        self.leave(step, State::Backup(backup), reason);
+        if self.plan.version == Version::V3 {
+            self.interval = heard.advert.interval.as_duration();
+        }
+    }
+
+    fn announce_anew(&mut self, step: &mut Step<'_>) {
+        if let State::Active(active) = &mut self.state {
+            active.announce_again(step, self.plan.announce);
+        }
+    }
+
+    pub(super) fn active_sighted(&mut self, step: &mut Step<'_>, address: IpAddr, mac: Mac) {
+        if self.conflict_said.allows(step.now) {
+            step.event(Kind::AddressConflict { address, mac });
+        }
+        self.announce_anew(step);
+    }
+
+    /// This node stopped being eligible, or became so again, while active.
+    pub(super) fn active_judged(&mut self, step: &mut Step<'_>, was: Standing) {
+        if self.standing == Standing::Ineligible && was != Standing::Ineligible {
+            let refused = self.refused.map(|(_, errno)| errno);
+            let alone = self.plan.members.len() <= 1;
+            let keeps = self.wait(false).is_some();
+            if alone && keeps {
+                // There is no peer that could take it: a gap would serve nobody.
+                self.advertise(step);
+                return;
+            }
+            let reason = match (refused, self.obstacle.clone()) {
+                (Some(errno), _) => Reason::AddressRefused { errno },
+                (None, Some(obstacle)) => Reason::Obstacle(obstacle),
+                (None, None) => Reason::NobodyEligible,
+            };
+            self.leave(step, State::Backup(Backup::alone(step.now)), reason);
+        } else if self.standing == Standing::Ineligible && self.refused.is_some() {
+            let reason = Reason::AddressRefused { errno: self.refused.map_or(0, |(_, e)| e) };
+            self.leave(step, State::Backup(Backup::alone(step.now)), reason);
+        } else if self.effective_priority() != priority_at(was, self.priority) {
+            self.advertise(step);
+        }
+    }
+}
+
+const fn priority_at(standing: Standing, configured: Priority) -> Priority {
+    match standing {
+        Standing::Eligible => configured,
+        Standing::Pending | Standing::HeldDown | Standing::Ineligible => Priority::LAST_RESORT,
+    }
+}

@@ -1,0 +1,323 @@
+//! Backup: waits for the active to fall silent, to leave, or to be outranked by health.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::active::Active;
+use super::{Heard, State, Step, VirtualRouter, timers};
+use crate::Effect;
+use crate::event::{Kind, Party, Reason, Standing};
+use crate::plan::{Failback, Version};
+use crate::types::{Family, Instant, Mac, Priority};
+
+/// Probes before a first claim, as RFC 5227 §2.1.1 has it.
+const PROBES: u8 = 3;
+
+/// The wait between probes when they don't fit into a wait that runs anyway: several times the
+/// round trip of any LAN.
+const PROBE_GAP: Duration = Duration::from_millis(50);
+
+/// Silence after probes says nothing about the address any more after this.
+const PROBES_GO_STALE: Duration = Duration::from_secs(2);
+
+/// A foreign owner is asked again after this.
+const FOREIGN_RETRY: Duration = Duration::from_secs(5);
+
+/// Adverts of one family may be missing this many intervals before the family is called deaf.
+const DEAF_INTERVALS: u32 = 10;
+
+#[derive(Clone, Debug)]
+pub(super) struct Backup {
+    /// From when the wait for a claim counts: the last advert, or the beginning.
+    base: Instant,
+    cause: Cause,
+    probing: Probing,
+    foreign: Option<Foreign>,
+    /// When each family was last heard, and whether it was called deaf.
+    families: [Hearing; 2],
+    following_since: Instant,
+}
+
+/// What the last advert said, and so why the next claim would be made.
+#[derive(Clone, Copy, Debug)]
+enum Cause {
+    /// No advert since this node became a backup.
+    Nobody,
+    Following {
+        who: Party,
+        priority: Priority,
+    },
+    Released {
+        who: Party,
+    },
+    /// The active holds the VIP at priority 1.
+    LastResort {
+        who: Party,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Probing {
+    sent: u8,
+    next_at: Instant,
+    gap: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Foreign {
+    mac: Mac,
+    retry_at: Instant,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Hearing {
+    last: Option<Instant>,
+    deaf: bool,
+}
+
+impl Backup {
+    /// A backup that knows of no active.
+    pub(super) fn alone(now: Instant) -> Self {
+        Self {
+            base: now,
+            cause: Cause::Nobody,
+            probing: Probing { sent: 0, next_at: now, gap: PROBE_GAP },
+            foreign: None,
+            families: [Hearing::default(); 2],
+            following_since: now,
+        }
+    }
+
+    pub(super) fn following(now: Instant, who: Party, priority: Priority) -> Self {
+        let cause = if priority == Priority::LAST_RESORT {
+            Cause::LastResort { who }
+        } else {
+            Cause::Following { who, priority }
+        };
+        Self { cause, ..Self::alone(now) }
+    }
+
+    pub(super) const fn followed(&self) -> Option<(Party, Priority)> {
+        match self.cause {
+            Cause::Nobody | Cause::Released { .. } => None,
+            Cause::Following { who, priority } => Some((who, priority)),
+            Cause::LastResort { who } => Some((who, Priority::LAST_RESORT)),
+        }
+    }
+
+    pub(super) const fn foreign_owner(&self) -> Option<Mac> {
+        match self.foreign {
+            Some(foreign) => Some(foreign.mac),
+            None => None,
+        }
+    }
+
+    const fn hurry(&self) -> bool {
+        matches!(self.cause, Cause::Released { .. } | Cause::LastResort { .. })
+    }
+}
+
+impl VirtualRouter {
+    pub(super) fn backup_deadline(&self, backup: &Backup) -> Instant {
+        if self.introduced {
+            return self.wait(backup.hurry()).map_or(Instant::FAR, |wait| backup.base + wait);
+        }
+        if let Some(foreign) = backup.foreign {
+            return foreign.retry_at;
+        }
+        let probing = &backup.probing;
+        if probing.sent < PROBES {
+            return probing.next_at;
+        }
+        self.wait(backup.hurry())
+            .map_or(Instant::FAR, |wait| (backup.base + wait).max(probing.next_at))
+    }
+
+    /// Spreads the probes over the wait that precedes a claim anyway.
+    pub(super) fn begin_probing(&mut self, now: Instant) {
+        let gap = timers::active_down(self.plan.version, self.interval, self.priority) / 4;
+        if let State::Backup(backup) = &mut self.state {
+            backup.probing = Probing { sent: 0, next_at: now, gap };
+        }
+    }
+
+    pub(super) fn backup_tick(&mut self, step: &mut Step<'_>, late: Duration) {
+        let interval = self.interval;
+        let State::Backup(backup) = &mut self.state else { return };
+        if late >= interval {
+            // Adverts may have come and gone while nobody listened: their absence proves nothing.
+            backup.base = step.now;
+            if !matches!(backup.cause, Cause::Following { .. }) {
+                backup.cause = Cause::Nobody;
+            }
+            return;
+        }
+        if !self.introduced && !self.probed(step) {
+            return;
+        }
+        let State::Backup(backup) = &self.state else { return };
+        let Some(wait) = self.wait(backup.hurry()) else { return };
+        if backup.base + wait > step.now {
+            return;
+        }
+        let reason = match (self.standing, backup.cause) {
+            (Standing::Ineligible | Standing::Pending, _) => Reason::NobodyEligible,
+            (_, Cause::Nobody) => Reason::NobodyThere,
+            (_, Cause::Following { who, .. }) => {
+                Reason::Silence { who, lasted: step.now.since(backup.base) }
+            }
+            (_, Cause::Released { who }) => Reason::Released { who },
+            (_, Cause::LastResort { who }) => Reason::LastResortOver { who },
+        };
+        self.claim(step, reason);
+    }
+
+    /// Drives the probes; true once they are through and fresh, and nobody answered.
+    fn probed(&mut self, step: &mut Step<'_>) -> bool {
+        let State::Backup(backup) = &mut self.state else { return false };
+        if backup.foreign.is_some_and(|foreign| foreign.retry_at > step.now) {
+            return false;
+        }
+        let had_foreign = backup.foreign;
+        let probing = &mut backup.probing;
+        if probing.sent == PROBES && step.now.since(probing.next_at) > PROBES_GO_STALE {
+            *probing = Probing { sent: 0, next_at: step.now, gap: PROBE_GAP };
+        }
+        if probing.next_at > step.now {
+            return false;
+        }
+        if probing.sent < PROBES {
+            probing.sent += 1;
+            probing.next_at = step.now + probing.gap;
+            if let Some(foreign) = &mut backup.foreign {
+                foreign.retry_at = probing.next_at;
+            }
+            step.effects.push(Effect::Probe { vip: step.vip });
+            return false;
+        }
+        if had_foreign.is_some() {
+            backup.foreign = None;
+            backup.base = step.now;
+            step.event(Kind::ForeignOwnerGone);
+            return false;
+        }
+        true
+    }
+
+    pub(super) fn backup_sighted(&mut self, step: &mut Step<'_>, address: IpAddr, mac: Mac) {
+        if self.introduced {
+            return;
+        }
+        let State::Backup(backup) = &mut self.state else { return };
+        let known = backup.foreign.is_some_and(|foreign| foreign.mac == mac);
+        let retry_at = step.now + FOREIGN_RETRY;
+        backup.foreign = Some(Foreign { mac, retry_at });
+        backup.probing = Probing { sent: 0, next_at: retry_at, gap: PROBE_GAP };
+        if !known {
+            step.event(Kind::ForeignOwner { address, mac });
+        }
+    }
+
+    /// RFC 9568 §6.4.2 (450) to (490).
+    pub(super) fn backup_heard(&mut self, step: &mut Step<'_>, heard: &Heard<'_>) {
+        let priority = heard.advert.priority;
+        let eligible = self.standing == Standing::Eligible;
+        if priority > Priority::LAST_RESORT
+            && eligible
+            && priority < self.priority
+            && self.may_fail_back(step.now)
+        {
+            self.claim(step, Reason::Failback { from: heard.who });
+            return;
+        }
+        if self.plan.version == Version::V3 && priority != Priority::RELEASE {
+            self.interval = heard.advert.interval.as_duration();
+        }
+        let able = matches!(self.standing, Standing::Eligible | Standing::HeldDown);
+        let State::Backup(backup) = &mut self.state else { return };
+        let who = heard.who;
+        let waits_already = able && matches!(backup.cause, Cause::LastResort { .. });
+        let heard_nobody = backup.followed().is_none();
+        backup.foreign = None;
+        backup.cause = match priority {
+            Priority::RELEASE => Cause::Released { who },
+            Priority::LAST_RESORT => Cause::LastResort { who },
+            priority => Cause::Following { who, priority },
+        };
+        if !(waits_already && priority == Priority::LAST_RESORT) {
+            backup.base = step.now;
+        }
+        if heard_nobody {
+            backup.following_since = step.now;
+        }
+        self.hear_family(step, heard);
+    }
+
+    fn may_fail_back(&self, now: Instant) -> bool {
+        match self.plan.failback {
+            // RFC 9568 §6.1: the owner always preempts.
+            _ if self.priority == Priority::OWNER => true,
+            Failback::Never => false,
+            Failback::After(wait) => now.since(self.eligible_since) >= wait,
+        }
+    }
+
+    /// Names a family over which nothing comes although the other one is heard.
+    fn hear_family(&mut self, step: &mut Step<'_>, heard: &Heard<'_>) {
+        let patience = self.interval * DEAF_INTERVALS;
+        let both = Family::BOTH.iter().all(|family| self.usable.families[family.index()]);
+        let State::Backup(backup) = &mut self.state else { return };
+        let this = &mut backup.families[heard.family.index()];
+        this.last = Some(step.now);
+        if std::mem::take(&mut this.deaf) {
+            step.event(Kind::HeardAgain { family: heard.family });
+        }
+        if !both {
+            return;
+        }
+        let other = match heard.family {
+            Family::V4 => Family::V6,
+            Family::V6 => Family::V4,
+        };
+        let that = &mut backup.families[other.index()];
+        let quiet_since = that.last.unwrap_or(backup.following_since).max(backup.following_since);
+        if !that.deaf && step.now.since(quiet_since) > patience {
+            that.deaf = true;
+            step.event(Kind::Deaf { family: other, who: heard.who });
+        }
+    }
+
+    /// This node became eligible, or stopped being so, while backup.
+    pub(super) fn backup_judged(&mut self, step: &mut Step<'_>, was: Standing) {
+        let able = |standing| matches!(standing, Standing::Eligible | Standing::HeldDown);
+        let newly_able = able(self.standing) && !able(was);
+        let State::Backup(backup) = &mut self.state else { return };
+        match backup.cause {
+            // Several may become eligible together: the skew orders them, from now on.
+            Cause::LastResort { .. } if newly_able => backup.base = step.now,
+            // Nobody was ever followed: this is still the wait of the start.
+            Cause::Nobody if was == Standing::Pending && self.standing == Standing::Ineligible => {
+                backup.base = step.now;
+            }
+            _ => {}
+        }
+    }
+
+    /// RFC 9568 §6.4.2 (400) to (435): becomes active.
+    pub(super) fn claim(&mut self, step: &mut Step<'_>, reason: Reason) {
+        if self.standing == Standing::HeldDown {
+            // Nobody who is better wants it: damping must not keep the VIP from the healthy.
+            self.standing = Standing::Eligible;
+            self.obstacle = None;
+            self.hold_until = None;
+            self.eligible_since = step.now;
+        }
+        self.introduced = true;
+        self.holding = true;
+        self.counters.takeovers += 1;
+        self.interval = timers::spoken(self.plan.version, self.plan.advert_interval);
+        self.enter(step, State::Active(Active::new(step.now)), reason);
+        self.advertise(step);
+        step.effects.push(Effect::Hold { vip: step.vip });
+    }
+}

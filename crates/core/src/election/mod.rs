@@ -1,0 +1,547 @@
+//! One virtual router: RFC 9568's state machine, with eligibility in the place of weights.
+//!
+//! ```text
+//!            usable                   nobody else has it
+//!   Idle  ─────────────▶  Backup  ──────────────────────▶  Active
+//!    ▲                      ▲  ▲                            │ │
+//!    │  interface or source │  └──── outranked, or not ─────┘ │
+//!    └────── address gone ──┴──────── eligible any more ──────┘
+//! ```
+//!
+//! What follows from an input in one of the states stands in `backup.rs` and `active.rs`; this file
+//! has what all states share: standing, usability, and the way in from [`crate::node::Node`].
+
+mod active;
+mod backup;
+pub mod timers;
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::event::{Event, Kind, Obstacle, Party, Reason, Role, Standing};
+use crate::health::{Health, State as CheckState};
+use crate::plan::{AllIneligible, Mode, VipPlan};
+use crate::types::{Family, Instant, Mac, Priority, VipId};
+use crate::wire::vrrp::Advert;
+use crate::{Effect, Effects, Outcome};
+
+use active::Active;
+use backup::Backup;
+
+/// A VIP whose address the kernel refused is not claimed again before this.
+const REFUSED_RETRY: Duration = Duration::from_secs(5);
+
+/// One line per subject in this time is enough for a person, and bounds what a flood can cause.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// What is the same for all inputs of one step.
+#[derive(Debug)]
+pub struct Step<'a> {
+    pub now: Instant,
+    pub vip: VipId,
+    pub effects: &'a mut Effects,
+}
+
+impl Step<'_> {
+    fn event(&mut self, kind: Kind) {
+        self.effects.push(Effect::Event(Event { vip: Some(self.vip), kind }));
+    }
+}
+
+/// An advert that was read, and whose sender is known or may be obeyed.
+#[derive(Clone, Copy, Debug)]
+pub struct Heard<'a> {
+    pub advert: Advert<'a>,
+    pub family: Family,
+    pub who: Party,
+    /// Whether the sender wins against this node at equal priority.
+    pub wins_ties: bool,
+}
+
+/// Which of the VIP's families this node can advertise at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usable {
+    pub interface_up: bool,
+    pub families: [bool; 2],
+}
+
+impl Usable {
+    fn any(self) -> bool {
+        self.interface_up && self.families != [false; 2]
+    }
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Idle,
+    Backup(Backup),
+    Active(Active),
+}
+
+/// Messages counted since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub adverts_sent: u64,
+    pub adverts_heard: u64,
+    pub adverts_ignored: u64,
+    pub takeovers: u64,
+    pub restored: u64,
+}
+
+/// Lets one event through per [`QUIET`].
+#[derive(Clone, Copy, Debug, Default)]
+struct Rated(Option<Instant>);
+
+impl Rated {
+    fn allows(&mut self, now: Instant) -> bool {
+        let allowed = self.0.is_none_or(|last| now.since(last) >= QUIET);
+        if allowed {
+            self.0 = Some(now);
+        }
+        allowed
+    }
+}
+
+/// One VIP on one node.
+#[derive(Clone, Debug)]
+pub struct VirtualRouter {
+    plan: VipPlan,
+    /// This node's configured priority.
+    priority: Priority,
+    state: State,
+    since: Instant,
+    last_reason: Option<Reason>,
+    usable: Usable,
+    standing: Standing,
+    obstacle: Option<Obstacle>,
+    eligible_since: Instant,
+    hold_until: Option<Instant>,
+    refused: Option<(Instant, i32)>,
+    /// Active_Adver_Interval (RFC 9568 §6.1).
+    interval: Duration,
+    /// An advert was heard or the VIP was held: the address needs no probing before a claim.
+    introduced: bool,
+    stopping: bool,
+    /// The shell may still have addresses of this VIP on the host.
+    holding: bool,
+    counters: Counters,
+    rival_said: Rated,
+    conflict_said: Rated,
+    ignored_said: Rated,
+    stranger_said: Rated,
+    differs_said: Rated,
+}
+
+impl VirtualRouter {
+    #[must_use]
+    pub fn new(plan: VipPlan, priority: Priority, now: Instant) -> Self {
+        let interval = timers::spoken(plan.version, plan.advert_interval);
+        Self {
+            plan,
+            priority,
+            state: State::Idle,
+            since: now,
+            last_reason: None,
+            usable: Usable::default(),
+            standing: Standing::Pending,
+            obstacle: None,
+            eligible_since: now,
+            hold_until: None,
+            refused: None,
+            interval,
+            introduced: false,
+            stopping: false,
+            holding: false,
+            counters: Counters::default(),
+            rival_said: Rated::default(),
+            conflict_said: Rated::default(),
+            ignored_said: Rated::default(),
+            stranger_said: Rated::default(),
+            differs_said: Rated::default(),
+        }
+    }
+
+    #[must_use]
+    pub const fn plan(&self) -> &VipPlan {
+        &self.plan
+    }
+
+    #[must_use]
+    pub const fn role(&self) -> Role {
+        match self.state {
+            State::Idle => Role::Idle,
+            State::Backup(_) => Role::Backup,
+            State::Active(_) => Role::Active,
+        }
+    }
+
+    /// Since when the role is what it is.
+    #[must_use]
+    pub const fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Why the role is what it is; `None` before the first transition.
+    #[must_use]
+    pub const fn last_reason(&self) -> Option<&Reason> {
+        self.last_reason.as_ref()
+    }
+
+    #[must_use]
+    pub const fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    #[must_use]
+    pub const fn obstacle(&self) -> Option<&Obstacle> {
+        self.obstacle.as_ref()
+    }
+
+    /// This node's configured priority.
+    #[must_use]
+    pub const fn priority(&self) -> Priority {
+        self.priority
+    }
+
+    #[must_use]
+    pub const fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Whether addresses of this VIP may be on the host.
+    #[must_use]
+    pub const fn holding(&self) -> bool {
+        self.holding
+    }
+
+    /// The node that holds the VIP, as far as this node knows.
+    #[must_use]
+    pub const fn followed(&self) -> Option<(Party, Priority)> {
+        match &self.state {
+            State::Backup(backup) => backup.followed(),
+            State::Idle | State::Active(_) => None,
+        }
+    }
+
+    /// The foreign host that answers for the address.
+    #[must_use]
+    pub const fn foreign_owner(&self) -> Option<Mac> {
+        match &self.state {
+            State::Backup(backup) => backup.foreign_owner(),
+            State::Idle | State::Active(_) => None,
+        }
+    }
+
+    /// What an advert would say now.
+    #[must_use]
+    pub const fn effective_priority(&self) -> Priority {
+        match self.standing {
+            Standing::Eligible => self.priority,
+            Standing::Pending | Standing::HeldDown | Standing::Ineligible => Priority::LAST_RESORT,
+        }
+    }
+
+    /// The time at which the router wants a tick; [`Instant::FAR`] when nothing is due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Instant {
+        let state = match &self.state {
+            State::Idle => Instant::FAR,
+            State::Backup(backup) => self.backup_deadline(backup),
+            State::Active(active) => active.next_deadline(),
+        };
+        let hold = self.hold_until.unwrap_or(Instant::FAR);
+        let refused = self.refused.map_or(Instant::FAR, |(until, _)| until);
+        state.min(hold).min(refused)
+    }
+
+    /// The deadline has come; `late` says by how much the shell was late for it.
+    pub fn tick(
+        &mut self,
+        step: &mut Step<'_>,
+        health: &Health,
+        maintenance: bool,
+        late: Duration,
+    ) {
+        let over = |until: Instant| until <= step.now;
+        if self.hold_until.is_some_and(over) || self.refused.is_some_and(|(until, _)| over(until)) {
+            self.judge(step, health, maintenance);
+        }
+        match self.state {
+            State::Idle => {}
+            State::Backup(_) => self.backup_tick(step, late),
+            State::Active(_) => self.active_tick(step),
+        }
+    }
+
+    /// An advert of another node for this VIP.
+    pub fn heard(&mut self, step: &mut Step<'_>, heard: &Heard<'_>) {
+        self.counters.adverts_heard += 1;
+        self.introduced = true;
+        self.compare_addresses(step, heard);
+        match self.state {
+            State::Idle => {}
+            State::Backup(_) => self.backup_heard(step, heard),
+            State::Active(_) => self.active_heard(step, heard),
+        }
+    }
+
+    /// Another host says that it has one of the VIP's addresses.
+    pub fn sighted(&mut self, step: &mut Step<'_>, address: IpAddr, mac: Mac) {
+        match self.state {
+            State::Idle => {}
+            State::Backup(_) => self.backup_sighted(step, address, mac),
+            State::Active(_) => self.active_sighted(step, address, mac),
+        }
+    }
+
+    /// What became of a hold or a release.
+    pub fn settled(&mut self, step: &mut Step<'_>, outcome: Outcome, health: &Health, maint: bool) {
+        match outcome {
+            Outcome::Held => {
+                if let State::Active(active) = &mut self.state {
+                    active.settled(step, self.plan.announce);
+                }
+            }
+            Outcome::Released => {
+                if !matches!(self.state, State::Active(_)) {
+                    self.holding = false;
+                }
+            }
+            Outcome::Refused { errno } => {
+                self.refused = Some((step.now + REFUSED_RETRY, errno));
+                step.event(Kind::AddressRefused { errno });
+                self.judge(step, health, maint);
+            }
+        }
+    }
+
+    /// The shell put an address back that somebody took away.
+    pub fn restored(&mut self, step: &mut Step<'_>, address: IpAddr) {
+        self.counters.restored += 1;
+        step.event(Kind::AddressRestored { address });
+        if let State::Active(active) = &mut self.state {
+            active.announce_again(step, self.plan.announce);
+        }
+    }
+
+    /// The interface or the node's own addresses changed.
+    pub fn usability(&mut self, step: &mut Step<'_>, usable: Usable) {
+        self.usable = usable;
+        match (&self.state, usable.any()) {
+            (State::Idle, true) if !self.stopping => {
+                let backup = Backup::alone(step.now);
+                self.enter(step, State::Backup(backup), Reason::Usable);
+                self.begin_probing(step.now);
+            }
+            (State::Backup(_) | State::Active(_), false) => {
+                let reason = if usable.interface_up {
+                    Reason::SourceAddressGone
+                } else {
+                    Reason::InterfaceDown
+                };
+                self.leave(step, State::Idle, reason);
+            }
+            _ => {}
+        }
+    }
+
+    /// Says goodbye and never comes back: the daemon stops, or the file names the VIP no more.
+    pub fn stop(&mut self, step: &mut Step<'_>, reason: Reason) {
+        self.stopping = true;
+        if !matches!(self.state, State::Idle) {
+            self.leave(step, State::Idle, reason);
+        }
+    }
+
+    /// Takes what may change without a transition; the node made sure that it is the same router.
+    pub fn replan(&mut self, step: &mut Step<'_>, plan: VipPlan, priority: Priority) {
+        let said = self.effective_priority();
+        let same_addresses = self.plan.addresses == plan.addresses;
+        let same_interval = self.plan.advert_interval == plan.advert_interval;
+        self.plan = plan;
+        self.priority = priority;
+        if !matches!(self.state, State::Backup(_)) || !same_interval {
+            self.interval = timers::spoken(self.plan.version, self.plan.advert_interval);
+        }
+        if let State::Active(_) = self.state {
+            if !same_addresses {
+                step.effects.push(Effect::Hold { vip: step.vip });
+            }
+            if said != self.effective_priority() || !same_addresses || !same_interval {
+                self.advertise(step);
+            }
+        }
+    }
+
+    /// Works out whether this node may hold the VIP, and what follows from a change.
+    pub fn judge(&mut self, step: &mut Step<'_>, health: &Health, maintenance: bool) {
+        let (standing, obstacle) = self.appraise(step.now, health, maintenance);
+        let was = self.standing;
+        if was == Standing::Eligible && matches!(obstacle, Some(Obstacle::CheckFailed { .. })) {
+            self.hold_until = Some(step.now + self.plan.hold_down);
+        }
+        let changed = was != standing || differs(self.obstacle.as_ref(), obstacle.as_ref());
+        self.standing = standing;
+        self.obstacle = obstacle;
+        if !changed {
+            return;
+        }
+        step.event(Kind::Standing { standing, obstacle: self.obstacle.clone() });
+        if standing == Standing::Eligible && was != Standing::Eligible {
+            self.eligible_since = step.now;
+        }
+        match self.state {
+            State::Idle => {}
+            State::Backup(_) => self.backup_judged(step, was),
+            State::Active(_) => self.active_judged(step, was),
+        }
+    }
+
+    fn appraise(
+        &mut self,
+        now: Instant,
+        health: &Health,
+        maintenance: bool,
+    ) -> (Standing, Option<Obstacle>) {
+        self.refused = self.refused.filter(|(until, _)| *until > now);
+        self.hold_until = self.hold_until.filter(|until| *until > now);
+        if maintenance {
+            return (Standing::Ineligible, Some(Obstacle::Maintenance));
+        }
+        if let Some((_, errno)) = self.refused {
+            return (Standing::Ineligible, Some(Obstacle::AddressRefused { errno }));
+        }
+        let in_state =
+            |wanted| self.plan.checks.iter().copied().find(|check| health.state(*check) == wanted);
+        if let Some(check) = in_state(CheckState::Failing) {
+            let detail = health.detail(check).to_owned();
+            return (Standing::Ineligible, Some(Obstacle::CheckFailed { check, detail }));
+        }
+        if let Some(check) = in_state(CheckState::Unknown) {
+            return (Standing::Pending, Some(Obstacle::CheckPending(check)));
+        }
+        match (self.hold_until, &self.state) {
+            // Who holds it as a last resort and is healthy again is the best there is.
+            (Some(_), State::Active(_)) | (None, _) => {
+                self.hold_until = None;
+                (Standing::Eligible, None)
+            }
+            (Some(_), _) => (Standing::HeldDown, Some(Obstacle::HoldDown)),
+        }
+    }
+
+    /// The wait before a claim, counted from the last sign of the active; `None`: never.
+    ///
+    /// Nodes that aren't eligible wait longer than any eligible one (its wait stays under four
+    /// intervals), and in the order of their priorities, so that they don't claim together.
+    fn wait(&self, hurry: bool) -> Option<Duration> {
+        let skew = |priority| timers::skew(self.plan.version, self.interval, priority);
+        let down = |priority| timers::active_down(self.plan.version, self.interval, priority);
+        match (self.standing, hurry) {
+            (Standing::Eligible, true) => Some(skew(self.priority)),
+            (Standing::Eligible, false) => Some(down(self.priority)),
+            (Standing::HeldDown, true) => Some(skew(Priority::LAST_RESORT)),
+            (Standing::HeldDown, false) => Some(down(Priority::LAST_RESORT)),
+            (Standing::Pending, _) => None,
+            (Standing::Ineligible, _) => (self.plan.all_ineligible == AllIneligible::Keep
+                && self.refused.is_none())
+            .then(|| down(Priority::LAST_RESORT) + skew(self.priority)),
+        }
+    }
+
+    fn advertise(&mut self, step: &mut Step<'_>) {
+        let priority = self.effective_priority();
+        self.send(step, priority);
+        if let State::Active(active) = &mut self.state {
+            let interval = timers::spoken(self.plan.version, self.plan.advert_interval);
+            active.advertised(step.now, interval);
+        }
+    }
+
+    fn send(&mut self, step: &mut Step<'_>, priority: Priority) {
+        for family in Family::BOTH {
+            if self.usable.families[family.index()] {
+                self.counters.adverts_sent += 1;
+                step.effects.push(Effect::Advert { vip: step.vip, family, priority });
+            }
+        }
+    }
+
+    /// Leaves whatever the role is; an active says so first, then takes the addresses away.
+    fn leave(&mut self, step: &mut Step<'_>, to: State, reason: Reason) {
+        if matches!(self.state, State::Active(_)) {
+            if !matches!(reason, Reason::Outranked { .. } | Reason::TakenWhileStalled { .. }) {
+                self.send(step, Priority::RELEASE);
+            }
+            step.effects.push(Effect::Release { vip: step.vip });
+        }
+        self.enter(step, to, reason);
+    }
+
+    fn enter(&mut self, step: &mut Step<'_>, to: State, reason: Reason) {
+        let from = self.role();
+        self.state = to;
+        self.since = step.now;
+        self.last_reason = Some(reason.clone());
+        step.event(Kind::Transition { from, to: self.role(), reason });
+    }
+
+    fn compare_addresses(&mut self, step: &mut Step<'_>, heard: &Heard<'_>) {
+        let theirs = heard.advert.addresses;
+        let ours = || self.plan.addresses_of(heard.family).map(|prefix| prefix.address());
+        if theirs.len() == ours().count() && theirs.iter().all(|one| ours().any(|own| own == one)) {
+            return;
+        }
+        if self.differs_said.allows(step.now) {
+            let theirs = theirs.iter().collect();
+            step.event(Kind::AddressListDiffers { who: heard.who, theirs });
+        }
+    }
+
+    /// A message for this router that can't be read or doesn't fit.
+    pub fn ignored(&mut self, step: &mut Step<'_>, source: IpAddr, why: impl FnOnce() -> String) {
+        self.counters.adverts_ignored += 1;
+        if self.ignored_said.allows(step.now) {
+            step.event(Kind::Ignored { source, why: why() });
+        }
+    }
+
+    /// An advert for this router from a sender that isn't obeyed.
+    pub fn stranger(&mut self, step: &mut Step<'_>, source: IpAddr, priority: Priority) {
+        self.counters.adverts_ignored += 1;
+        if self.stranger_said.allows(step.now) {
+            step.event(Kind::Stranger { source, priority });
+        }
+    }
+}
+
+/// Which families of `plan` can be advertised, given the interface and the node's own addresses.
+#[must_use]
+pub fn usable(
+    plan: &VipPlan,
+    interface: crate::InterfaceState,
+    own: impl Fn(Family) -> bool,
+) -> Usable {
+    let v6_source = match plan.mode {
+        Mode::Multicast => interface.link_local.is_some(),
+        Mode::Unicast => own(Family::V6),
+    };
+    Usable {
+        interface_up: interface.up,
+        families: [
+            interface.up && plan.has(Family::V4) && own(Family::V4),
+            interface.up && plan.has(Family::V6) && v6_source,
+        ],
+    }
+}
+
+/// Whether two obstacles are worth two events: another kind or another check, not another detail.
+fn differs(before: Option<&Obstacle>, after: Option<&Obstacle>) -> bool {
+    match (before, after) {
+        (
+            Some(Obstacle::CheckFailed { check: a, .. }),
+            Some(Obstacle::CheckFailed { check: b, .. }),
+        ) => a != b,
+        (a, b) => a != b,
+    }
+}

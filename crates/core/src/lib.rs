@@ -1,0 +1,141 @@
+//! standin's decisions, pure: the shell brings time and inputs, the core answers with effects.
+//!
+//! # The contract
+//!
+//! A [`node::Node`] is one machine. The shell calls [`node::Node::step`] with the time and one
+//! [`Input`], performs the [`Effect`]s that were pushed, in order, and calls
+//! [`node::Node::next_deadline`] before it waits; it steps [`Input::Tick`] when that time has come.
+//! `step` is total: it never fails, blocks or asks the time. What the kernel refused, or did late,
+//! comes back as an input, so that the core decides what that means.
+//!
+//! Inputs that arrived before a deadline are stepped before the tick of that deadline: a shell that
+//! was held up empties its sockets first, else a live peer would be taken for a silent one.
+
+#![forbid(unsafe_code)]
+
+pub mod election;
+pub mod event;
+pub mod health;
+pub mod identity;
+pub mod node;
+pub mod plan;
+pub mod types;
+pub mod view;
+pub mod wire;
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use event::Event;
+use plan::Plan;
+use types::{CheckId, Family, InterfaceId, Mac, Priority, VipId};
+use wire::vrrp::Envelope;
+
+/// What the shell tells the core.
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// The deadline has come. Harmless at any other time.
+    Tick,
+    /// A VRRP message came in on `interface`.
+    Advert {
+        interface: InterfaceId,
+        envelope: Envelope,
+        payload: &'a [u8],
+    },
+    /// An ARP or a neighbour advertisement on `interface` says that `mac` has `address`.
+    Sighting {
+        interface: InterfaceId,
+        address: IpAddr,
+        mac: Mac,
+    },
+    /// The state of an interface, said at the start and at each change.
+    Interface {
+        interface: InterfaceId,
+        state: InterfaceState,
+    },
+    /// Which of the node's own addresses are on this host, said at the start and at each change.
+    OwnAddresses(&'a [IpAddr]),
+    /// A check has a result.
+    Check {
+        check: CheckId,
+        verdict: Verdict,
+        detail: &'a str,
+    },
+    /// What became of the last [`Effect::Hold`] or [`Effect::Release`] of `vip`.
+    Settled {
+        vip: VipId,
+        outcome: Outcome,
+    },
+    /// Somebody took `address` of a held VIP away; the shell has put it back.
+    Restored {
+        vip: VipId,
+        address: IpAddr,
+    },
+    Command(Command),
+    /// The cluster file was read again.
+    Plan(Box<Plan>),
+}
+
+/// What an interface can do at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InterfaceState {
+    /// It exists, is up, and has a carrier.
+    pub up: bool,
+    pub mac: Option<Mac>,
+    /// Its usable (not tentative) link-local address, from which IPv6 adverts are sent.
+    pub link_local: Option<Ipv6Addr>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Pass,
+    /// A failed or timed-out probe: counts towards `fall`.
+    Fail,
+    /// Certain at once, such as the death of a watched process: doesn't wait for `fall`.
+    Dead,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All addresses of the VIP are on the host.
+    Held,
+    /// None of them is.
+    Released,
+    /// The kernel refused an address.
+    Refused { errno: i32 },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Make this node ineligible for every VIP, for a time or until [`Command::MaintenanceOff`].
+    MaintenanceOn {
+        lasting: Option<Duration>,
+    },
+    MaintenanceOff,
+    /// Give everything up; [`Effect::Stopped`] follows when nothing is held any more.
+    Stop,
+}
+
+/// What the core asks of the shell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Send an advert for `vip` with `priority`, to the group or to every peer.
+    Advert { vip: VipId, family: Family, priority: Priority },
+    /// Put the VIP's addresses on the host and keep them there; answered by [`Input::Settled`].
+    Hold { vip: VipId },
+    /// Take them away; answered by [`Input::Settled`].
+    Release { vip: VipId },
+    /// Tell the network that the VIP's addresses are here: gratuitous ARP, unsolicited NA.
+    Announce { vip: VipId },
+    /// Ask the network who has the VIP's addresses, without claiming them.
+    Probe { vip: VipId },
+    /// Ask the network which MAC has `address`; an answer comes as [`Input::Sighting`].
+    Identify { interface: InterfaceId, address: IpAddr },
+    /// Something a person may want to know.
+    Event(Event),
+    /// The [`Command::Stop`] is complete.
+    Stopped,
+}
+
+/// The effects of a step, in the order in which they are to be performed.
+pub type Effects = Vec<Effect>;

@@ -1,0 +1,596 @@
+//! One machine: the only type that the shell and the simulator drive.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::election::{Heard, Step, VirtualRouter, usable};
+use crate::event::{Event, Kind, Party, Reason, Role};
+use crate::health::Health;
+use crate::identity::Identity;
+use crate::plan::{Mode, Plan, Version, VipPlan};
+use crate::types::{CheckId, Family, Instant, InterfaceId, Mac, NodeId, Priority, VipId, Vrid};
+use crate::view::{CheckView, Maintenance, PeerView, View, VipView};
+use crate::wire::vrrp::{self, Envelope, Malformed};
+use crate::{Command, Effect, Effects, Input, InterfaceState, Outcome, Verdict};
+
+/// Marks an empty place in [`Node::index`].
+const NO_VIP: u16 = u16::MAX;
+
+/// A lateness below this is the ordinary jitter of timers.
+const LATE: Duration = Duration::from_millis(5);
+
+#[derive(Clone, Debug)]
+pub struct Node {
+    plan: Plan,
+    /// Places keep their VIP over reloads, so that a [`VipId`] means the same for ever.
+    routers: Vec<Option<VirtualRouter>>,
+    /// Kernel names; places keep their name over reloads, as the VIPs' do.
+    interfaces: Vec<(String, InterfaceState)>,
+    /// For each interface and family 256 router ids, each with the place of its VIP.
+    index: Vec<u16>,
+    health: Health,
+    own: Vec<IpAddr>,
+    identity: Identity,
+    last_advert: Vec<Option<Instant>>,
+    maintenance: Option<Instant>,
+    stopping: Stopping,
+    /// What `next_deadline` said last.
+    expected: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopping {
+    No,
+    Asked,
+    Done,
+}
+
+impl Node {
+    #[must_use]
+    pub fn new(now: Instant, plan: Plan) -> Self {
+        let mut node = Self {
+            plan: Plan { vips: Vec::new(), checks: Vec::new(), ..plan.clone() },
+            routers: Vec::new(),
+            interfaces: Vec::new(),
+            index: Vec::new(),
+            health: Health::default(),
+            own: Vec::new(),
+            identity: Identity::default(),
+            last_advert: Vec::new(),
+            maintenance: None,
+            stopping: Stopping::No,
+            expected: Instant::FAR,
+        };
+        node.take_plan(now, plan, &mut Effects::new());
+        node
+    }
+
+    /// The plan as it stands; its VIPs' interface ids are places in [`Node::interfaces`].
+    #[must_use]
+    pub const fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The router of a VIP; `None` once it has gone.
+    #[must_use]
+    pub fn router(&self, vip: VipId) -> Option<&VirtualRouter> {
+        self.routers.get(vip.index())?.as_ref()
+    }
+
+    /// All VIPs of this node, also those on their way out.
+    pub fn routers(&self) -> impl Iterator<Item = (VipId, &VirtualRouter)> {
+        (0..).map(VipId).zip(&self.routers).filter_map(|(id, slot)| Some((id, slot.as_ref()?)))
+    }
+
+    /// Kernel names of the interfaces, by [`InterfaceId`].
+    pub fn interfaces(&self) -> impl Iterator<Item = (InterfaceId, &str)> {
+        (0..).map(InterfaceId).zip(self.interfaces.iter().map(|(name, _)| name.as_str()))
+    }
+
+    /// Takes one input and pushes what follows from it. See the crate's documentation.
+    pub fn step(&mut self, now: Instant, input: Input<'_>, effects: &mut Effects) {
+        match input {
+            Input::Tick => self.tick(now, effects),
+            Input::Advert { interface, envelope, payload } => {
+                self.advert(now, interface, &envelope, payload, effects);
+            }
+            Input::Sighting { interface, address, mac } => {
+                self.sighting(now, interface, address, mac, effects);
+            }
+            Input::Interface { interface, state } => {
+                if let Some((_, known)) = self.interfaces.get_mut(interface.index()) {
+                    *known = state;
+                    self.review_usability(now, effects);
+                }
+            }
+            Input::OwnAddresses(addresses) => {
+                self.own.clear();
+                self.own.extend_from_slice(addresses);
+                self.review_usability(now, effects);
+            }
+            Input::Check { check, verdict, detail } => {
+                self.check(now, check, verdict, detail, effects);
+            }
+            Input::Settled { vip, outcome } => self.settled(now, vip, outcome, effects),
+            Input::Restored { vip, address } => {
+                self.with(now, vip, effects, |router, step, _, _| router.restored(step, address));
+            }
+            Input::Command(command) => self.command(now, command, effects),
+            Input::Plan(plan) => {
+                self.take_plan(now, *plan, effects);
+                effects.push(Effect::Event(Event { vip: None, kind: Kind::Reloaded }));
+            }
+        }
+        self.finish_stopping(effects);
+    }
+
+    /// When the shell has to step a [`Input::Tick`]; `None`: nothing is due.
+    pub fn next_deadline(&mut self) -> Option<Instant> {
+        let routers = self.routers.iter().flatten().map(VirtualRouter::next_deadline);
+        let first = routers.min().unwrap_or(Instant::FAR).min(self.maintenance_end());
+        self.expected = first;
+        (first != Instant::FAR).then_some(first)
+    }
+
+    /// Maintenance without an end is kept as [`Instant::FAR`].
+    fn maintenance_end(&self) -> Instant {
+        self.maintenance.unwrap_or(Instant::FAR)
+    }
+
+    fn tick(&mut self, now: Instant, effects: &mut Effects) {
+        let late = Some(now.since(self.expected)).filter(|late| *late >= LATE).unwrap_or_default();
+        self.expected = Instant::FAR;
+        if self.maintenance_end() <= now {
+            self.set_maintenance(now, None, effects);
+        }
+        let maintenance = self.maintenance.is_some();
+        for (id, slot) in (0..).map(VipId).zip(&mut self.routers) {
+            let Some(router) = slot else { continue };
+            if router.next_deadline() <= now {
+                let mut step = Step { now, vip: id, effects };
+                router.tick(&mut step, &self.health, maintenance, late);
+            }
+        }
+    }
+
+    fn advert(
+        &mut self,
+        now: Instant,
+        interface: InterfaceId,
+        envelope: &Envelope,
+        payload: &[u8],
+        effects: &mut Effects,
+    ) {
+        let family = Family::of(envelope.source);
+        // The second byte is the router id in every version; other routers' messages aren't ours.
+        let Some(vrid) = payload.get(1).copied().and_then(Vrid::new) else { return };
+        let Some(vip) = self.vip_at(interface, family, vrid) else { return };
+        let Some(router) = self.routers.get_mut(vip.index()).and_then(Option::as_mut) else {
+            return;
+        };
+        let source = envelope.source;
+        if self
+            .plan
+            .nodes
+            .get(self.plan.me.index())
+            .is_some_and(|me| me.addresses.contains(&source))
+        {
+            return;
+        }
+        let mut step = Step { now, vip, effects };
+        let advert = match read(router.plan(), envelope, payload) {
+            Ok(advert) => advert,
+            Err(why) => return router.ignored(&mut step, source, || why.to_string()),
+        };
+        let node = self.identity.of(now, &self.plan.nodes, interface, source, step.effects);
+        let member = node.filter(|node| router.plan().priority_of(*node).is_some());
+        let who = match member {
+            Some(node) => Party::Node(node),
+            None if router.plan().accept_unknown => Party::Unknown(source),
+            None => return router.stranger(&mut step, source, advert.priority),
+        };
+        let wins_ties = ties_to(&self.plan, &self.interfaces, router.plan(), who, source);
+        router.heard(&mut step, &Heard { advert, family, who, wins_ties });
+        if let Some(last) = node.and_then(|node| self.last_advert.get_mut(node.index())) {
+            *last = Some(now);
+        }
+    }
+
+    fn sighting(
+        &mut self,
+        now: Instant,
+        interface: InterfaceId,
+        address: IpAddr,
+        mac: Mac,
+        effects: &mut Effects,
+    ) {
+        let own = self.interfaces.iter().any(|(_, state)| state.mac == Some(mac));
+        if own {
+            return;
+        }
+        self.identity.sighted(now, interface, address, mac);
+        for (vip, slot) in (0..).map(VipId).zip(&mut self.routers) {
+            let Some(router) = slot else { continue };
+            let here = router.plan().interface == interface
+                && router.plan().addresses.iter().any(|prefix| prefix.address() == address);
+            if here {
+                router.sighted(&mut Step { now, vip, effects }, address, mac);
+            }
+        }
+    }
+
+    fn check(
+        &mut self,
+        now: Instant,
+        check: CheckId,
+        verdict: Verdict,
+        detail: &str,
+        effects: &mut Effects,
+    ) {
+        let Some(state) = self.health.result(check, verdict, detail) else { return };
+        let passing = state == crate::health::State::Passing;
+        let kind = Kind::Check { check, passing, detail: detail.to_owned() };
+        effects.push(Effect::Event(Event { vip: None, kind }));
+        self.judge_all(now, effects);
+    }
+
+    fn settled(&mut self, now: Instant, vip: VipId, outcome: Outcome, effects: &mut Effects) {
+        self.with(now, vip, effects, |router, step, health, maintenance| {
+            router.settled(step, outcome, health, maintenance);
+        });
+        // A VIP that left the file has gone when its addresses have.
+        let named = |router: &VirtualRouter| {
+            self.plan.vips.iter().any(|plan| plan.name == router.plan().name)
+        };
+        let gone = |router: &VirtualRouter| {
+            !router.holding() && router.role() == Role::Idle && !named(router)
+        };
+        if let Some(slot) = self.routers.get_mut(vip.index())
+            && slot.as_ref().is_some_and(gone)
+        {
+            *slot = None;
+        }
+    }
+
+    fn command(&mut self, now: Instant, command: Command, effects: &mut Effects) {
+        match command {
+            Command::MaintenanceOn { lasting } => {
+                let until = lasting.map_or(Instant::FAR, |lasting| now + lasting);
+                self.set_maintenance(now, Some(until), effects);
+            }
+            Command::MaintenanceOff => self.set_maintenance(now, None, effects),
+            Command::Stop => {
+                if self.stopping == Stopping::No {
+                    self.stopping = Stopping::Asked;
+                }
+                for (vip, slot) in (0..).map(VipId).zip(&mut self.routers) {
+                    if let Some(router) = slot {
+                        router.stop(&mut Step { now, vip, effects }, Reason::Stopping);
+                    }
+                }
+            }
+        }
+    }
+
+    fn set_maintenance(&mut self, now: Instant, until: Option<Instant>, effects: &mut Effects) {
+        let on = until.is_some();
+        if on != self.maintenance.is_some() {
+            effects.push(Effect::Event(Event { vip: None, kind: Kind::Maintenance { on } }));
+        }
+        self.maintenance = until;
+        self.judge_all(now, effects);
+    }
+
+    fn finish_stopping(&mut self, effects: &mut Effects) {
+        let holding = |router: &VirtualRouter| router.holding();
+        if self.stopping == Stopping::Asked && !self.routers.iter().flatten().any(holding) {
+            self.stopping = Stopping::Done;
+            effects.push(Effect::Stopped);
+        }
+    }
+
+    fn judge_all(&mut self, now: Instant, effects: &mut Effects) {
+        let maintenance = self.maintenance.is_some();
+        for (vip, slot) in (0..).map(VipId).zip(&mut self.routers) {
+            if let Some(router) = slot {
+                router.judge(&mut Step { now, vip, effects }, &self.health, maintenance);
+            }
+        }
+    }
+
+    fn review_usability(&mut self, now: Instant, effects: &mut Effects) {
+        let me = self.plan.nodes.get(self.plan.me.index());
+        let own = |family| {
+            me.and_then(|me| me.address(family)).is_some_and(|address| self.own.contains(&address))
+        };
+        for (vip, slot) in (0..).map(VipId).zip(&mut self.routers) {
+            let Some(router) = slot else { continue };
+            let state = self
+                .interfaces
+                .get(router.plan().interface.index())
+                .map_or_else(InterfaceState::default, |(_, state)| *state);
+            let usable = usable(router.plan(), state, own);
+            router.usability(&mut Step { now, vip, effects }, usable);
+        }
+    }
+
+    fn with(
+        &mut self,
+        now: Instant,
+        vip: VipId,
+        effects: &mut Effects,
+        act: impl FnOnce(&mut VirtualRouter, &mut Step<'_>, &Health, bool),
+    ) {
+        let maintenance = self.maintenance.is_some();
+        if let Some(Some(router)) = self.routers.get_mut(vip.index()) {
+            act(router, &mut Step { now, vip, effects }, &self.health, maintenance);
+        }
+    }
+
+    /// Makes the plan the current one; what is the same router as before keeps its state.
+    fn take_plan(&mut self, now: Instant, mut plan: Plan, effects: &mut Effects) {
+        let places: Vec<_> = plan.interfaces.iter().map(|name| self.place(name)).collect();
+        for vip in &mut plan.vips {
+            if let Some(place) = places.get(vip.interface.index()) {
+                vip.interface = *place;
+            }
+        }
+        self.health = Health::new(&plan.checks, &self.health);
+        self.identity.clear();
+        self.last_advert = plan
+            .nodes
+            .iter()
+            .map(|node| {
+                let before = self.plan.nodes.iter().position(|known| known.name == node.name)?;
+                self.last_advert.get(before).copied().flatten()
+            })
+            .collect();
+        self.plan = plan;
+        for (vip, slot) in (0..).map(VipId).zip(&mut self.routers) {
+            let Some(router) = slot else { continue };
+            let same = |plan: &&VipPlan| same_router(plan, router.plan());
+            let mut step = Step { now, vip, effects };
+            match self.plan.vips.iter().find(same) {
+                Some(plan) => {
+                    let priority = plan.priority_of(self.plan.me).unwrap_or(Priority::DEFAULT);
+                    router.replan(&mut step, plan.clone(), priority);
+                }
+                None => router.stop(&mut step, Reason::RemovedFromFile),
+            }
+        }
+        self.add_new_routers(now);
+        self.rebuild_index();
+        if self.stopping == Stopping::No {
+            self.review_usability(now, effects);
+            self.judge_all(now, effects);
+        }
+    }
+
+    fn add_new_routers(&mut self, now: Instant) {
+        for plan in &self.plan.vips {
+            let known = |router: &VirtualRouter| same_router(plan, router.plan());
+            if self.routers.iter().flatten().any(known) {
+                continue;
+            }
+            let priority = plan.priority_of(self.plan.me).unwrap_or(Priority::DEFAULT);
+            let router = VirtualRouter::new(plan.clone(), priority, now);
+            match self.routers.iter_mut().find(|slot| slot.is_none()) {
+                Some(slot) => *slot = Some(router),
+                None => self.routers.push(Some(router)),
+            }
+        }
+    }
+
+    fn place(&mut self, name: &str) -> InterfaceId {
+        let index = self.interfaces.iter().position(|(known, _)| known == name);
+        let index = index.unwrap_or_else(|| {
+            self.interfaces.push((name.to_owned(), InterfaceState::default()));
+            self.interfaces.len() - 1
+        });
+        InterfaceId(u16::try_from(index).unwrap_or(u16::MAX))
+    }
+
+    fn rebuild_index(&mut self) {
+        self.index.clear();
+        self.index.resize(self.interfaces.len() * 2 * 256, NO_VIP);
+        for (id, slot) in (0..NO_VIP).zip(&self.routers) {
+            let Some(router) = slot.as_ref().filter(|router| self.is_planned(router)) else {
+                continue;
+            };
+            for family in Family::BOTH.into_iter().filter(|family| router.plan().has(*family)) {
+                let place = place_in_index(router.plan().interface, family, router.plan().vrid);
+                if let Some(entry) = self.index.get_mut(place) {
+                    *entry = id;
+                }
+            }
+        }
+    }
+
+    fn is_planned(&self, router: &VirtualRouter) -> bool {
+        self.plan.vips.iter().any(|plan| same_router(plan, router.plan()))
+    }
+
+    fn vip_at(&self, interface: InterfaceId, family: Family, vrid: Vrid) -> Option<VipId> {
+        let id = *self.index.get(place_in_index(interface, family, vrid))?;
+        (id != NO_VIP).then_some(VipId(id))
+    }
+
+    /// Everything that is worth showing.
+    #[must_use]
+    pub fn view(&self, now: Instant) -> View {
+        let name = |node: NodeId| {
+            self.plan.nodes.get(node.index()).map_or_else(String::new, |node| node.name.clone())
+        };
+        let remaining = |until: Instant| (until != Instant::FAR).then(|| until.since(now));
+        View {
+            cluster: self.plan.cluster.clone(),
+            node: name(self.plan.me),
+            stopping: self.stopping != Stopping::No,
+            maintenance: self.maintenance.map(|until| Maintenance { remaining: remaining(until) }),
+            vips: self.routers().map(|(_, router)| self.view_vip(now, router)).collect(),
+            checks: (0..)
+                .map(CheckId)
+                .zip(&self.plan.checks)
+                .map(|(id, check)| CheckView {
+                    name: check.name.clone(),
+                    state: self.health.state(id),
+                    detail: self.health.detail(id).to_owned(),
+                })
+                .collect(),
+            peers: (0..)
+                .map(NodeId)
+                .zip(&self.plan.nodes)
+                .filter(|(id, _)| *id != self.plan.me)
+                .map(|(id, node)| PeerView {
+                    name: node.name.clone(),
+                    addresses: node.addresses.clone(),
+                    vrrp_only: node.vrrp_only,
+                    last_advert: self
+                        .last_advert
+                        .get(id.index())
+                        .copied()
+                        .flatten()
+                        .map(|at| now.since(at)),
+                })
+                .collect(),
+        }
+    }
+
+    fn view_vip(&self, now: Instant, router: &VirtualRouter) -> VipView {
+        let plan = router.plan();
+        let me = self.plan.nodes.get(self.plan.me.index()).map(|node| node.name.clone());
+        let followed = router.followed();
+        let (holder, holder_priority) = match router.role() {
+            Role::Active => (me, Some(router.effective_priority())),
+            Role::Idle | Role::Backup => (
+                followed.map(|(who, _)| who.words(&self.plan)),
+                followed.map(|(_, priority)| priority),
+            ),
+        };
+        VipView {
+            name: plan.name.clone(),
+            vrid: plan.vrid,
+            interface: self
+                .interfaces
+                .get(plan.interface.index())
+                .map_or_else(String::new, |(name, _)| name.clone()),
+            addresses: plan.addresses.clone(),
+            role: router.role(),
+            since: now.since(router.since()),
+            reason: router.last_reason().map(|reason| reason.words(&self.plan)),
+            standing: router.standing(),
+            obstacle: router.obstacle().map(|obstacle| obstacle.words(&self.plan)),
+            priority: router.priority(),
+            effective_priority: router.effective_priority(),
+            holder,
+            holder_priority,
+            foreign_owner: router.foreign_owner(),
+            counters: router.counters(),
+        }
+    }
+}
+
+/// Whether two plans mean the same virtual router, which so keeps its state over a reload.
+fn same_router(a: &VipPlan, b: &VipPlan) -> bool {
+    a.vrid == b.vrid && a.interface == b.interface && a.version == b.version && a.name == b.name
+}
+
+const fn place_in_index(interface: InterfaceId, family: Family, vrid: Vrid) -> usize {
+    (interface.index() * 2 + family.index()) * 256 + vrid.get() as usize
+}
+
+/// Why an advert isn't obeyed although its sender may be.
+#[derive(Debug)]
+enum Unfit {
+    Malformed(Malformed),
+    Version { ours: Version },
+    Interval { theirs: u16, ours: u8 },
+    Password,
+}
+
+impl std::fmt::Display for Unfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Malformed(why) => why.fmt(f),
+            Self::Version { ours: Version::V2 } => {
+                f.write_str("it speaks VRRP version 3, this VIP has version = 2")
+            }
+            Self::Version { ours: Version::V3 } => {
+                f.write_str("it speaks VRRP version 2, this VIP has version = 3")
+            }
+            Self::Interval { theirs, ours } => write!(
+                f,
+                "it advertises every {} s, this VIP every {ours} s; VRRP version 2 wants them equal",
+                theirs / 100
+            ),
+            Self::Password => f.write_str("its password isn't the one of the cluster file"),
+        }
+    }
+}
+
+/// Reads an advert and applies what the RFCs demand of a receiver (RFC 9568 §7.1, RFC 3768 §7.1).
+fn read<'a>(
+    plan: &VipPlan,
+    envelope: &Envelope,
+    payload: &'a [u8],
+) -> Result<vrrp::Advert<'a>, Unfit> {
+    if plan.mode == Mode::Multicast {
+        // A unicast peer may be a router away.
+        vrrp::check_hop_limit(envelope).map_err(Unfit::Malformed)?;
+    }
+    let advert = vrrp::parse(envelope, payload).map_err(Unfit::Malformed)?;
+    if advert.version != plan.version {
+        return Err(Unfit::Version { ours: plan.version });
+    }
+    if plan.version == Version::V2 {
+        let ours = plan.advert_interval.whole_seconds();
+        if advert.interval.get() != u16::from(ours) * 100 {
+            return Err(Unfit::Interval { theirs: advert.interval.get(), ours });
+        }
+        let same = match (advert.password, plan.password) {
+            (None, None) => true,
+            (Some(theirs), Some(ours)) => same_secret(&theirs, &ours),
+            _ => false,
+        };
+        if !same {
+            return Err(Unfit::Password);
+        }
+    }
+    Ok(advert)
+}
+
+/// Compares in a time that doesn't tell how many bytes were right.
+fn same_secret(a: &[u8; 8], b: &[u8; 8]) -> bool {
+    a.iter().zip(b).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
+}
+
+/// Whether the sender wins at equal priority: the higher address does (RFC 9568 §6.4.3 (725)).
+///
+/// Among standins the nodes' own addresses decide, the same way for both families. Others compare
+/// what they see, the source addresses of adverts.
+fn ties_to(
+    plan: &Plan,
+    interfaces: &[(String, InterfaceState)],
+    vip: &VipPlan,
+    who: Party,
+    source: IpAddr,
+) -> bool {
+    let node = |id: NodeId| plan.nodes.get(id.index());
+    let me = node(plan.me);
+    if let Party::Node(id) = who
+        && let (Some(them), Some(me)) = (node(id), me)
+        && !them.vrrp_only
+    {
+        let shared = Family::BOTH
+            .into_iter()
+            .find_map(|family| Some((them.address(family)?, me.address(family)?)));
+        return shared.map_or(id > plan.me, |(theirs, ours)| theirs > ours);
+    }
+    let family = Family::of(source);
+    let link_local = interfaces.get(vip.interface.index()).and_then(|(_, state)| state.link_local);
+    let ours = match (family, vip.mode) {
+        (Family::V6, Mode::Multicast) => link_local.map(IpAddr::V6),
+        _ => me.and_then(|me| me.address(family)),
+    };
+    ours.is_some_and(|ours| source > ours)
+}
