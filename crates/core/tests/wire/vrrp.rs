@@ -129,12 +129,12 @@ const KEEPALIVED: &[Golden] = &[
         ..PLAIN
     },
     Golden {
-        name: "v3 IPv4 with v3_checksum_as_v2",
+        name: "v3 IPv4, 1 s",
         bytes: "31307801 00646198 0a090030",
         vrid: 48,
         priority: 120,
         addresses: &["10.9.0.48"],
-        checksum: Some(ChecksumStyle::WithoutPseudoHeader),
+        checksum: Some(ChecksumStyle::WithPseudoHeader),
         ..PLAIN
     },
     Golden {
