@@ -72,7 +72,7 @@ impl Identity {
         let seen = match self.seen.get_mut(&(interface, address)) {
             Some(seen) => seen,
             None if full => return None,
-            None => self.seen.entry((interface, address)).or_insert(Seen {
+            None => self.seen.entry((interface, address)).or_insert_with(|| Seen {
                 mac: None,
                 asked_at: Instant::default(),
                 answered_at: now,
