@@ -1,0 +1,146 @@
+//! What must hold between VIPs, nodes and checks: nothing collides, nothing is idle.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::Arc;
+
+use standin_core::types::Family;
+
+use crate::codes;
+use crate::diagnostic::Diagnostic;
+use crate::model::{Cluster, Vip};
+
+/// All collisions and idle sections of a cluster whose parts are fine by themselves.
+pub(crate) fn check(cluster: &Cluster) -> Vec<Diagnostic> {
+    let mut found = router_ids(&cluster.file, &cluster.vips, None);
+    addresses(cluster, &mut found);
+    node_addresses(cluster, &mut found);
+    unused_checks(cluster, &mut found);
+    found
+}
+
+/// Two VIPs of one id, family and interface would take each other's adverts for their own.
+///
+/// Without `default_interface` (the file is read on a machine that is none of its nodes) a VIP
+/// without an interface is compared with others of that kind only.
+pub(crate) fn router_ids(
+    file: &Arc<str>,
+    vips: &[Vip],
+    default_interface: Option<&str>,
+) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let mut seen: BTreeMap<(u8, Option<&str>, usize), &Vip> = BTreeMap::new();
+    for vip in vips {
+        let interface = vip.interface.as_deref().or(default_interface);
+        let mut told = false;
+        for family in Family::BOTH.into_iter().filter(|family| vip.has(*family)) {
+            let key = (vip.vrid.get(), interface, family.index());
+            let Some(first) = seen.get(&key) else {
+                seen.insert(key, vip);
+                continue;
+            };
+            if told {
+                continue;
+            }
+            told = true;
+            let place = interface.map(|name| format!(" on {name}")).unwrap_or_default();
+            found.push(
+                Diagnostic::error(
+                    codes::VRID_COLLIDES,
+                    format!(
+                        "[vip.{}] and [vip.{}] have the same virtual_router_id {}{place}",
+                        first.name, vip.name, vip.vrid
+                    ),
+                )
+                .at(file, vip.vrid_span.clone(), "given again")
+                .at(file, first.vrid_span.clone(), "first given here")
+                .help("give one of them another number, or put all the addresses into one VIP: they then move together"),
+            );
+        }
+    }
+    found
+}
+
+fn addresses(cluster: &Cluster, found: &mut Vec<Diagnostic>) {
+    let mut seen: BTreeMap<IpAddr, (&Vip, Range<usize>)> = BTreeMap::new();
+    for vip in &cluster.vips {
+        for (prefix, span) in vip.addresses.iter().zip(&vip.address_spans) {
+            let address = prefix.address();
+            let Some((first, first_span)) = seen.get(&address) else {
+                seen.insert(address, (vip, span.clone()));
+                continue;
+            };
+            let message = if first.name == vip.name {
+                format!("{address} stands twice in [vip.{}]", vip.name)
+            } else {
+                format!("{address} is in [vip.{}] and in [vip.{}]", first.name, vip.name)
+            };
+            found.push(
+                Diagnostic::error(codes::ADDRESS_TWICE, message)
+                    .at(&cluster.file, span.clone(), "given again")
+                    .at(&cluster.file, first_span.clone(), "first given here")
+                    .help("remove one of them"),
+            );
+        }
+    }
+}
+
+/// A node's own address must stay when the VIP goes, and two nodes can't have the same.
+fn node_addresses(cluster: &Cluster, found: &mut Vec<Diagnostic>) {
+    let mut seen: BTreeMap<IpAddr, (&str, Range<usize>)> = BTreeMap::new();
+    for node in &cluster.nodes {
+        for (address, span) in node.addresses.iter().zip(&node.address_spans) {
+            let Some((first, first_span)) = seen.get(address) else {
+                seen.insert(*address, (&node.name, span.clone()));
+                continue;
+            };
+            found.push(
+                Diagnostic::error(
+                    codes::ADDRESS_TWICE,
+                    format!("the nodes {first} and {} have the same address {address}", node.name),
+                )
+                .at(&cluster.file, span.clone(), "given again")
+                .at(&cluster.file, first_span.clone(), "first given here")
+                .help("give each machine its own address; `ip address` on the machine shows it"),
+            );
+        }
+    }
+    for vip in &cluster.vips {
+        for (prefix, span) in vip.addresses.iter().zip(&vip.address_spans) {
+            let Some((node, node_span)) = seen.get(&prefix.address()) else { continue };
+            found.push(
+                Diagnostic::error(
+                    codes::ADDRESS_OF_NODE,
+                    format!("{} of [vip.{}] is node {node}'s own address", prefix.address(), vip.name),
+                )
+                .at(&cluster.file, span.clone(), "would move between the machines")
+                .at(&cluster.file, node_span.clone(), "must stay on its machine")
+                .help("give the machine an address of its own, so that it stays reachable when the VIP leaves"),
+            );
+        }
+    }
+}
+
+fn unused_checks(cluster: &Cluster, found: &mut Vec<Diagnostic>) {
+    for check in &cluster.checks {
+        let used = cluster
+            .vips
+            .iter()
+            .any(|vip| vip.checks.contains(&check.name) || vip.witness.contains(&check.name));
+        if !used && !cluster.vips.is_empty() {
+            found.push(
+                Diagnostic::warning(
+                    codes::UNUSED_CHECK,
+                    format!("no VIP uses [check.{}], so it is never run", check.name),
+                )
+                .at(&cluster.file, check.span.clone(), "")
+                .help(format!(
+                    "name it in a VIP: checks = [{}\"{}\"]",
+                    if cluster.nginx.is_some() { "\"nginx\", " } else { "" },
+                    check.name
+                )),
+            );
+        }
+    }
+}
