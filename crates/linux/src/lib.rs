@@ -1,0 +1,11 @@
+//! standin's hands on the kernel: raw sockets, netlink, timers, processes, namespaces.
+//!
+//! Every `unsafe` block of the project is in this crate, each with the reason why it is sound.
+//! Nothing here decides anything: what an error means is the caller's business.
+
+pub mod advert;
+pub mod clock;
+pub mod epoll;
+pub mod neighbour;
+pub mod sched;
+pub mod spawn;

@@ -1,0 +1,42 @@
+//! Being on time: scheduling class, locked memory, thread names.
+
+use std::ffi::CString;
+use std::io;
+
+/// Puts the calling thread into `SCHED_FIFO`; threads and processes that it starts stay ordinary.
+///
+/// # Errors
+/// EPERM without `CAP_SYS_NICE`, or inside a cgroup without realtime budget (`RT_GROUP_SCHED`).
+pub fn realtime(priority: u8) -> io::Result<()> {
+    let parameter = libc::sched_param { sched_priority: i32::from(priority) };
+    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: the parameter outlives the call; 0 means the calling thread.
+    let result = unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Keeps every page that was touched, and will be, from being swapped out.
+///
+/// # Errors
+/// EPERM or ENOMEM without `CAP_IPC_LOCK`; nothing is locked then, so that starting a thread can't
+/// fail later for want of lockable memory.
+pub fn lock_memory() -> io::Result<()> {
+    let all = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the limit outlives the call.
+    let unlimited = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const all) } == 0;
+    if !unlimited {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: changes how the kernel treats our pages, not what they hold.
+    let result =
+        unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Names the calling thread for `ps` and `top`; at most 15 bytes are kept.
+pub fn name_thread(name: &str) {
+    if let Ok(name) = CString::new(name) {
+        // Only a name: nothing depends on it.
+        let _ = rustix::thread::set_name(&name);
+    }
+}
