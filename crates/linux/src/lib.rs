@@ -7,5 +7,8 @@ pub mod advert;
 pub mod clock;
 pub mod epoll;
 pub mod neighbour;
+pub mod netlink;
+pub mod process;
 pub mod sched;
 pub mod spawn;
+pub mod sysctl;

@@ -1,0 +1,136 @@
+//! What an address is, and the messages that hold and drop one.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE, NlasIterator, Parseable};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeader, AddressMessage, AddressProtocol, CacheInfo,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use standin_core::types::Prefix;
+
+use super::{Change, socket};
+
+pub(super) const RTM_NEWADDR: u16 = 20;
+pub(super) const RTM_DELADDR: u16 = 21;
+
+/// The mark (`IFA_PROTO`) on every address that standin added.
+///
+/// Kernels before 5.18 don't know the attribute and skip it.
+pub const PROTOCOL: u8 = 0x73;
+
+const HEADER_LEN: usize = 8;
+const FOR_EVER: u32 = u32::MAX;
+
+/// An address of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Of its link.
+    pub index: u32,
+    pub prefix: Prefix,
+    /// Duplicate address detection is under way: the kernel doesn't answer for it yet.
+    pub tentative: bool,
+    /// Duplicate address detection found another host that has it: the kernel doesn't use it.
+    pub dad_failed: bool,
+    /// IPv4: another address of its subnet came first and gives the host's connections their source.
+    pub secondary: bool,
+    /// Who added it (`IFA_PROTO`): [`PROTOCOL`], a number of the kernel's, or 0 for "didn't say".
+    pub protocol: u8,
+    /// Seconds until the kernel removes it; `None` for never.
+    pub valid_lft: Option<u32>,
+}
+
+impl Address {
+    /// `None` for a message that names no IP address.
+    pub(super) fn from_message(kind: u16, payload: &[u8]) -> Option<Self> {
+        if !matches!(kind, RTM_NEWADDR | RTM_DELADDR) {
+            return None;
+        }
+        let header = AddressHeader::parse(payload).ok()?;
+        // The attribute below holds all flags; old kernels send only these eight.
+        let mut flags = AddressFlags::from_bits_retain(u32::from(header.flags.bits()));
+        let (mut local, mut remote, mut protocol, mut valid_lft) = (None, None, 0, None);
+        for attribute in NlasIterator::new(payload.get(HEADER_LEN..)?).map_while(Result::ok) {
+            match AddressAttribute::parse(&attribute) {
+                Ok(AddressAttribute::Local(address)) => local = Some(address),
+                Ok(AddressAttribute::Address(address)) => remote = Some(address),
+                Ok(AddressAttribute::Flags(all)) => flags = all,
+                Ok(AddressAttribute::Protocol(number)) => protocol = number.into(),
+                Ok(AddressAttribute::CacheInfo(times)) => {
+                    valid_lft = (times.ifa_valid != FOR_EVER).then_some(times.ifa_valid);
+                }
+                _ => {}
+            }
+        }
+        // On a point-to-point link IFA_ADDRESS is the far end; IPv6 without a far end has it alone.
+        let prefix = Prefix::new(local.or(remote)?, header.prefix_len)?;
+        Some(Self {
+            index: header.index,
+            prefix,
+            tentative: flags.contains(AddressFlags::Tentative),
+            dad_failed: flags.contains(AddressFlags::Dadfailed),
+            // The same bit means "temporary" (RFC 8981) for IPv6.
+            secondary: prefix.address().is_ipv4() && flags.contains(AddressFlags::Secondary),
+            protocol,
+            valid_lft,
+        })
+    }
+}
+
+/// The request flags and the message that make `change`.
+pub(super) fn change_message(change: Change) -> (u16, RouteNetlinkMessage) {
+    match change {
+        Change::Hold { index, prefix, valid_s } => {
+            let mut message = about(index, prefix);
+            message.attributes.extend(hold_attributes(prefix, valid_s));
+            (
+                socket::CHANGE | NLM_F_CREATE | NLM_F_REPLACE,
+                RouteNetlinkMessage::NewAddress(message),
+            )
+        }
+        Change::Drop { index, prefix } => {
+            (socket::CHANGE, RouteNetlinkMessage::DelAddress(about(index, prefix)))
+        }
+    }
+}
+
+fn about(index: u32, prefix: Prefix) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = match prefix.address() {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
+    message.header.prefix_len = prefix.prefix_len();
+    message.header.index = index;
+    message.attributes.push(AddressAttribute::Local(prefix.address()));
+    message.attributes.push(AddressAttribute::Address(prefix.address()));
+    message
+}
+
+fn hold_attributes(prefix: Prefix, valid_s: u32) -> Vec<AddressAttribute> {
+    let mut times = CacheInfo::default();
+    times.ifa_valid = valid_s;
+    times.ifa_preferred = 0;
+    let mut attributes = vec![
+        AddressAttribute::CacheInfo(times),
+        AddressAttribute::Protocol(AddressProtocol::from(PROTOCOL)),
+    ];
+    match prefix.address() {
+        IpAddr::V4(address) => {
+            attributes
+                .extend(broadcast(address, prefix.prefix_len()).map(AddressAttribute::Broadcast));
+        }
+        IpAddr::V6(_) => attributes
+            .push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute)),
+    }
+    attributes
+}
+
+/// The last address of the subnet; `None` for /31 and /32, which have no broadcast (RFC 3021).
+fn broadcast(address: Ipv4Addr, prefix_len: u8) -> Option<Ipv4Addr> {
+    if prefix_len >= 31 {
+        return None;
+    }
+    let hosts = u32::MAX.checked_shr(u32::from(prefix_len))?;
+    Some(Ipv4Addr::from_bits(address.to_bits() | hosts))
+}
