@@ -10,6 +10,7 @@ pub mod duration;
 pub mod keys;
 pub mod model;
 mod nearest;
+pub mod nginx;
 mod plan;
 mod read;
 mod rules;

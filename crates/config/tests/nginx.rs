@@ -1,0 +1,145 @@
+//! nginx's files, followed as nginx follows them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use standin_config::nginx::{ListenAddress, MAX_FILES, NginxConfig, Protocol, read};
+
+/// A file system of texts; a pattern `DIR/*END` matches what is in DIR and ends so.
+fn config(main: &str, files: &[(&str, &str)]) -> NginxConfig {
+    let files: BTreeMap<PathBuf, Vec<u8>> =
+        files.iter().map(|(path, text)| (PathBuf::from(path), text.as_bytes().to_vec())).collect();
+    let open = |path: &Path| {
+        files.get(path).cloned().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    };
+    let glob = |pattern: &str| {
+        let (folder, end) = pattern.split_once('*').unwrap();
+        files
+            .keys()
+            .filter(|path| {
+                let path = path.to_str().unwrap();
+                path.strip_prefix(folder)
+                    .is_some_and(|name| !name.contains('/') && name.ends_with(end))
+            })
+            .cloned()
+            .collect()
+    };
+    read(Path::new(main), &open, &glob)
+}
+
+const DEBIAN: &[(&str, &str)] = &[
+    (
+        "/etc/nginx/nginx.conf",
+        "user www-data;\npid /run/nginx.pid;\ninclude /etc/nginx/modules-enabled/*.conf;\n\
+         events { worker_connections 768; }\n\
+         http {\n  include mime.types;\n  include /etc/nginx/sites-enabled/*;\n}\n\
+         stream { upstream u { server 10.0.0.1:53; } server { listen 192.168.1.41:53 udp; } }\n\
+         mail { server { listen 25; } }\n",
+    ),
+    ("/etc/nginx/modules-enabled/50-x.conf", "load_module modules/x.so;"),
+    ("/etc/nginx/mime.types", "types { text/html html htm; }"),
+    (
+        "/etc/nginx/sites-enabled/a",
+        "server {\n listen 80 default_server;\n listen [::]:80 default_server;\n server_name _ a.example;\n \
+         location / { auth_basic_user_file htpasswd; }\n}\n\
+         server { listen 443 ssl; listen 443 quic; ssl_certificate /etc/letsencrypt/a.pem;\n \
+         ssl_certificate_key data:$key; }\n",
+    ),
+    (
+        "/etc/nginx/sites-enabled/b",
+        "js_import m from js/m.js;\nserver { server_name b; }\n\
+         server { listen localhost:8080 proxy_protocol; content_by_lua_file lua/x.lua;\n\
+         if ($a) { return 200 \"server { listen 1; }\"; } }",
+    ),
+];
+
+#[test]
+fn debians_layout_is_read_whole() {
+    let config = config("/etc/nginx/nginx.conf", DEBIAN);
+    assert_eq!(config.problems, []);
+    assert_eq!(config.files.len(), 5);
+    assert_eq!(config.pid.as_deref(), Some(Path::new("/run/nginx.pid")));
+    assert_eq!(config.user.as_deref(), Some("www-data"));
+    let listens: Vec<_> = config
+        .listens
+        .iter()
+        .map(|l| (l.port, l.is_plain_http(), l.server_names.join(" "), l.at.to_string()))
+        .collect();
+    let site = |line: u32| format!("/etc/nginx/sites-enabled/a:{line}");
+    let names = || "_ a.example".to_owned();
+    assert_eq!(listens[0], (80, true, names(), site(2)));
+    assert_eq!(listens[1], (80, true, names(), site(3)));
+    assert_eq!(listens[2], (443, false, String::new(), site(7)));
+    assert!(!listens[3].1 && config.listens[3].quic);
+    assert_eq!(listens[4], (80, true, "b".to_owned(), "/etc/nginx/sites-enabled/b:2".to_owned()));
+    assert_eq!(config.listens[4].address, ListenAddress::AnyV4);
+    assert_eq!(config.listens[5].address, ListenAddress::Name("localhost".to_owned()));
+    assert!(!listens[5].1);
+    assert_eq!(listens.len(), 6);
+}
+
+#[test]
+fn stream_and_mail_listens_are_kept_apart() {
+    let config = config("/etc/nginx/nginx.conf", DEBIAN);
+    let other: Vec<_> =
+        config.other_listens.iter().map(|l| (l.protocol, l.ip(), l.port, l.udp)).collect();
+    assert_eq!(
+        other,
+        [
+            (Protocol::Stream, Some("192.168.1.41".parse().unwrap()), 53, true),
+            (Protocol::Mail, None, 25, false)
+        ]
+    );
+}
+
+#[test]
+fn files_outside_are_named_with_their_place() {
+    let config = config("/etc/nginx/nginx.conf", DEBIAN);
+    let outside: Vec<_> = config
+        .outside
+        .iter()
+        .map(|o| (o.directive.as_str(), o.path.to_str().unwrap(), o.at.line))
+        .collect();
+    assert_eq!(
+        outside,
+        [
+            ("load_module", "modules/x.so", 1),
+            ("auth_basic_user_file", "/etc/nginx/htpasswd", 5),
+            ("ssl_certificate", "/etc/letsencrypt/a.pem", 7),
+            ("js_import", "/etc/nginx/js/m.js", 1),
+            ("content_by_lua_file", "lua/x.lua", 3),
+        ]
+    );
+}
+
+#[test]
+fn includes_in_a_circle_end() {
+    let config = config("/n.conf", &[("/n.conf", "include n.conf; include n.conf;")]);
+    assert_eq!(config.files.len(), 1);
+    let problem = config.problems[0].to_string();
+    assert!(problem.contains("/n.conf:1: includes are nested deeper than 16"), "{problem}");
+    assert!(config.problems.iter().any(|p| p.what.contains(&MAX_FILES.to_string())));
+}
+
+#[test]
+fn what_cannot_be_followed_is_named_and_the_rest_is_read() {
+    let config = config(
+        "/n.conf",
+        &[
+            (
+                "/n.conf",
+                "include gone.conf;\nhttp {\n include open.conf;\n server { listen [x]; listen 81; }\n}\n}\na",
+            ),
+            ("/open.conf", "server { listen 82;"),
+        ],
+    );
+    let problems: Vec<String> = config.problems.iter().map(ToString::to_string).collect();
+    assert_eq!(problems.len(), 5, "{problems:?}");
+    assert!(problems[0].starts_with("/n.conf:1: can't read /gone.conf: "));
+    assert!(problems[1].starts_with("/open.conf:0: the file ends before"));
+    assert!(problems[2].starts_with("/n.conf:4: listen has no usable address: [x]"));
+    assert!(problems[3].starts_with("/n.conf:6: `}` closes nothing"));
+    assert!(problems[4].starts_with("/n.conf:7: `;` is missing"));
+    assert_eq!(config.listens.iter().map(|l| l.port).collect::<Vec<_>>(), [82, 81]);
+}
