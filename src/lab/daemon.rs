@@ -1,0 +1,48 @@
+//! The standin daemon of a lab host: started as an operator would, asked through its own commands.
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::agent::BINARY;
+use super::hosts::Host;
+
+pub(super) const CLUSTER_FILE: &str = "/etc/standin/standin.toml";
+pub(super) const LOG: &str = "/var/log/standin/daemon.log";
+
+pub(super) fn start(host: &mut Host, text: &str) -> Result<()> {
+    host.write(CLUSTER_FILE, text)?;
+    let name = host.name.clone();
+    host.launch(&[BINARY, "run", "-f", CLUSTER_FILE, "--node", &name], LOG).map(|_| ())
+}
+
+/// What `standin status --json` says.
+pub(super) fn status(host: &mut Host) -> Result<Value> {
+    json(host, "status")
+}
+
+/// What keeps the node from taking any VIP over at once; `None` when nothing does.
+pub(super) fn readiness(host: &mut Host) -> Result<Option<String>> {
+    let status = status(host)?;
+    let vips = status.get("vips").and_then(Value::as_array).context("status without vips")?;
+    for vip in vips {
+        if vip.get("eligible").and_then(Value::as_bool) != Some(true) {
+            let name = vip.get("name").and_then(Value::as_str).unwrap_or("?");
+            return Ok(Some(format!("not eligible for VIP {name}")));
+        }
+    }
+    Ok(None)
+}
+
+/// What `standin events --json` says.
+pub(super) fn events(host: &mut Host) -> Result<String> {
+    host.run(&[BINARY, "events", "--json"])
+}
+
+fn json(host: &mut Host, command: &str) -> Result<Value> {
+    let ran = host.try_run(&[BINARY, command, "--json"])?;
+    if ran.code != Some(0) {
+        bail!("{}: `standin {command}`: {}", host.name, ran.stderr.trim());
+    }
+    serde_json::from_str(&ran.stdout)
+        .with_context(|| format!("{}: `standin {command} --json` is no JSON", host.name))
+}

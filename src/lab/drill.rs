@@ -1,0 +1,436 @@
+//! A drill: each fault in turn, measured by a client, judged, and repaired before the next.
+
+use std::fs;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use super::client::{Client, Measured};
+use super::cluster::Lab;
+use super::faults::{Ends, Expected, Fault};
+use super::{daemon, keepalived, table};
+
+/// After a repair all must be well again; the flap damping of a whole file may be in the way.
+const STEADY_WITHIN: Duration = Duration::from_secs(30);
+
+/// One holder for this long is no coincidence.
+const STEADY_FOR: Duration = Duration::from_millis(300);
+
+/// Answers come again and go on coming.
+const ANSWERED_FOR: Duration = Duration::from_millis(300);
+
+/// A cluster that hasn't answered by then won't.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(15);
+
+/// Once a cut is healed, the two that were active at once must settle it.
+const HEALED_OVERLAP_ADVERTS: u32 = 4;
+
+/// What a drill is asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Wish {
+    pub(super) faults: Vec<Fault>,
+    pub(super) rounds: u32,
+    /// One request's deadline.
+    pub(super) deadline: Duration,
+    /// Measure only, as a comparison: nothing is good or bad.
+    pub(super) comparison: bool,
+}
+
+/// One fault, once.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Run {
+    pub(super) fault: &'static str,
+    pub(super) round: u32,
+    /// The active node before; after the fault.
+    pub(super) before: String,
+    pub(super) after: String,
+    /// `None`: no answer until the repair.
+    pub(super) without_answer_ms: Option<f64>,
+    pub(super) requests: usize,
+    pub(super) requests_failed: usize,
+    /// The longest time with two holders among connected nodes.
+    pub(super) overlap_ms: f64,
+    /// How far the client itself was held up.
+    pub(super) client_stall_ms: f64,
+    /// Requests that failed between repair and steadiness.
+    pub(super) requests_failed_in_repair: usize,
+    pub(super) good: bool,
+    /// Why it isn't.
+    pub(super) reasons: Vec<String>,
+}
+
+/// The whole drill.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) cluster: String,
+    pub(super) nodes: usize,
+    pub(super) comparison: bool,
+    pub(super) took_s: f64,
+    pub(super) good: bool,
+    pub(super) bounds_ms: Vec<(&'static str, Option<f64>)>,
+    pub(super) runs: Vec<Run>,
+    pub(super) evidence: Option<PathBuf>,
+}
+
+pub(super) fn milliseconds(duration: Duration) -> f64 {
+    // A tenth of a millisecond is below the resolution of everything here.
+    (duration.as_secs_f64() * 10_000.0).round() / 10.0
+}
+
+/// Runs the drill and says how it goes on standard error.
+pub(super) fn run(lab: &mut Lab, wish: &Wish) -> Result<Report> {
+    let began = Instant::now();
+    let faults: Vec<Fault> =
+        wish.faults.iter().copied().filter(|fault| fault.suits(lab.count())).collect();
+    if faults.is_empty() {
+        bail!("none of these faults suits a cluster of {} nodes", lab.count());
+    }
+    let mut progress = Progress::new(faults.len() * wish.rounds as usize);
+    progress.say("waiting until every node is ready");
+    let mut drill = Drill { lab, wish, evidence: None, own: Vec::new() };
+    drill.steady().context("the cluster was not ready for a drill")?;
+    for node in 0..drill.lab.count() {
+        let own = drill.lab.own_network(node)?;
+        drill.own.push(own);
+    }
+    let mut runs = Vec::new();
+    for round in 1..=wish.rounds {
+        for fault in &faults {
+            progress.begin(fault.title());
+            let run = drill.once(*fault, round)?;
+            progress.end(&table::line(&run, wish.comparison));
+            runs.push(run);
+        }
+    }
+    let bound = |fault: &Fault| {
+        let expected = fault.expected(&drill.lab.cluster);
+        (fault.name(), expected.outage.map(milliseconds))
+    };
+    Ok(Report {
+        cluster: drill.lab.cluster.name.clone(),
+        nodes: drill.lab.count(),
+        comparison: wish.comparison,
+        took_s: (began.elapsed().as_secs_f64() * 10.0).round() / 10.0,
+        good: wish.comparison || runs.iter().all(|run| run.good),
+        bounds_ms: faults.iter().map(bound).collect(),
+        runs,
+        evidence: drill.evidence,
+    })
+}
+
+struct Drill<'a> {
+    lab: &'a mut Lab,
+    wish: &'a Wish,
+    evidence: Option<PathBuf>,
+    /// Each node's own addresses and default routes before the first fault.
+    own: Vec<String>,
+}
+
+impl Drill<'_> {
+    fn once(&mut self, fault: Fault, round: u32) -> Result<Run> {
+        let expected = fault.expected(&self.lab.cluster);
+        let before = self.lab.active();
+        let Some(&[active]) = before.first().map(Vec::as_slice) else {
+            bail!("the first VIP has not exactly one holder");
+        };
+        let network = self.lab.client().network()?;
+        let client = Client::start(network, self.lab.vip_addresses(), self.wish.deadline);
+        let mut reasons = Vec::new();
+        if !wait_for(ANSWERED_FOR * 10, || client.steady_for() >= ANSWERED_FOR) {
+            reasons.push("no steady answers before the fault".to_owned());
+        }
+
+        let start = Instant::now();
+        let hurt = match fault.inject(self.lab, active) {
+            Ok(hurt) => hurt,
+            Err(error) => {
+                reasons.push(format!("{error:#}"));
+                (0..self.lab.count()).collect()
+            }
+        };
+        wait_for(expected.watch_for, || false);
+        if expected.outage.is_some() {
+            wait_for(GIVE_UP_AFTER, || client.steady_for() >= ANSWERED_FOR);
+        }
+        let measured = client.so_far(start);
+        let mut connected = vec![true; self.lab.count()];
+        if !fault.leaves_connected() {
+            for node in &hurt {
+                if let Some(slot) = connected.get_mut(*node) {
+                    *slot = false;
+                }
+            }
+        }
+        let mut overlap = self.lab.holders.overlap(start, &connected);
+        let after = self.lab.active();
+        self.judge(fault, &expected, active, &after, &connected, start, &measured, &mut reasons);
+        if overlap > expected.overlap {
+            reasons.push(two_holders(overlap, expected.overlap));
+        }
+        if !reasons.is_empty() {
+            self.keep_evidence(fault, round)?;
+        }
+
+        let repaired = Instant::now();
+        if let Err(error) = fault.repair(self.lab, &hurt) {
+            reasons.push(format!("repair: {error:#}"));
+        }
+        if let Err(error) = self.steady() {
+            reasons.push(format!("after the repair: {error:#}"));
+        }
+        let in_repair = client.so_far(repaired);
+        client.finish()?;
+        let healed = self.lab.holders.overlap(repaired, &vec![true; self.lab.count()]);
+        let advert =
+            self.lab.cluster.vips.iter().map(|vip| vip.advert_interval.as_duration()).max();
+        let settles = advert.unwrap_or_default() * HEALED_OVERLAP_ADVERTS;
+        if healed > settles.max(expected.overlap) {
+            reasons.push(format!("after the repair, {}", two_holders(healed, settles)));
+        }
+        overlap = overlap.max(healed);
+        self.check_own(&mut reasons);
+        if !reasons.is_empty() {
+            self.keep_evidence(fault, round)?;
+        }
+        Ok(Run {
+            fault: fault.name(),
+            round,
+            before: self.names(&before),
+            after: self.names(&except(&after, &connected)),
+            without_answer_ms: measured.outage.map(milliseconds),
+            requests: measured.attempts,
+            requests_failed: measured.failed,
+            overlap_ms: milliseconds(overlap),
+            client_stall_ms: milliseconds(measured.stall),
+            requests_failed_in_repair: in_repair.failed,
+            good: reasons.is_empty(),
+            reasons,
+        })
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what was expected beside what was seen")]
+    fn judge(
+        &self,
+        fault: Fault,
+        expected: &Expected,
+        active: usize,
+        after: &[Vec<usize>],
+        connected: &[bool],
+        start: Instant,
+        measured: &Measured,
+        reasons: &mut Vec<String>,
+    ) {
+        match (expected.outage, measured.outage) {
+            (Some(_), None) => reasons.push("no answer came back".to_owned()),
+            (Some(bound), Some(outage)) if outage > bound => reasons.push(format!(
+                "{} ms without an answer, at most {} ms expected",
+                milliseconds(outage),
+                milliseconds(bound)
+            )),
+            _ => {}
+        }
+        for (vip, holders) in self.lab.cluster.vips.iter().zip(except(after, connected)) {
+            let [holder] = holders.as_slice() else {
+                reasons.push(format!("VIP {} is held by {} nodes", vip.name, holders.len()));
+                continue;
+            };
+            if expected.ends == Ends::Elsewhere && *holder == active {
+                reasons.push(format!("VIP {} did not move", vip.name));
+            }
+        }
+        if expected.ends == Ends::Unmoved {
+            let moved = self.lab.holders.changes(start);
+            let mut others = moved.iter().filter(|it| it.holds && it.node != active);
+            if let Some(change) = others.next() {
+                reasons.push(format!(
+                    "VIP {} moved to {}, although nothing was wrong",
+                    change.address,
+                    self.lab.name(change.node)
+                ));
+            }
+        }
+        if fault == Fault::DaemonKilled && after.iter().flatten().any(|node| *node == active) {
+            reasons.push("the VIP outlived its daemon".to_owned());
+        }
+    }
+
+    /// Waits until every VIP has one holder and every node could take over.
+    fn steady(&mut self) -> Result<()> {
+        let deadline = Instant::now() + STEADY_WITHIN;
+        if (0..self.lab.count()).any(|node| self.lab.is_keepalived(node)) {
+            // It doesn't tell whether its script passes again.
+            std::thread::sleep(keepalived::BACK_AFTER);
+        }
+        let mut since: Option<(Instant, Vec<Vec<usize>>)> = None;
+        loop {
+            let now = self.lab.active();
+            let why = self.unsteady(&now);
+            match (&since, &why) {
+                (Some((start, holders)), None) if *holders == now => {
+                    if start.elapsed() >= STEADY_FOR {
+                        return Ok(());
+                    }
+                }
+                (_, None) => since = Some((Instant::now(), now)),
+                (_, Some(_)) => since = None,
+            }
+            if Instant::now() > deadline {
+                let why = why.unwrap_or_else(|| "the VIP keeps moving".to_owned());
+                bail!("not steady within {} s: {why}", STEADY_WITHIN.as_secs());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// What is still missing; `None` when nothing is.
+    fn unsteady(&mut self, active: &[Vec<usize>]) -> Option<String> {
+        for (vip, holders) in self.lab.cluster.vips.iter().zip(active) {
+            if holders.len() != 1 {
+                return Some(format!("VIP {} has {} holders", vip.name, holders.len()));
+            }
+        }
+        for node in 0..self.lab.count() {
+            if self.lab.is_keepalived(node) {
+                continue;
+            }
+            let name = self.lab.name(node).to_owned();
+            let said = self.lab.host(node).and_then(daemon::readiness);
+            match said {
+                Ok(None) => {}
+                Ok(Some(why)) => return Some(format!("{name}: {why}")),
+                Err(error) => return Some(format!("{error:#}")),
+            }
+        }
+        None
+    }
+
+    /// The node's own addresses and default routes survive whatever happens to VIPs.
+    fn check_own(&mut self, reasons: &mut Vec<String>) {
+        for (node, own) in self.own.iter().enumerate() {
+            let name = self.lab.name(node).to_owned();
+            match self.lab.own_network(node) {
+                Ok(now) if now == *own => {}
+                Ok(now) => reasons.push(format!(
+                    "{name} lost some of its own network: it had [{}], it has [{}]",
+                    own.trim().replace('\n', "; "),
+                    now.trim().replace('\n', "; ")
+                )),
+                Err(error) => reasons.push(format!("{error:#}")),
+            }
+        }
+    }
+
+    fn names(&self, holders: &[Vec<usize>]) -> String {
+        let mut all: Vec<&str> = Vec::new();
+        for name in holders.iter().flatten().map(|node| self.lab.name(*node)) {
+            if !all.contains(&name) {
+                all.push(name);
+            }
+        }
+        if all.is_empty() { "nobody".to_owned() } else { all.join("+") }
+    }
+
+    /// Saves what the nodes know of it while they are still there.
+    fn keep_evidence(&mut self, fault: Fault, round: u32) -> Result<()> {
+        if self.wish.comparison {
+            return Ok(());
+        }
+        let directory = match &self.evidence {
+            Some(directory) => directory.clone(),
+            None => {
+                let name = format!("standin-drill-{}", std::process::id());
+                let directory = std::env::temp_dir().join(name);
+                fs::create_dir_all(&directory)?;
+                self.evidence = Some(directory.clone());
+                directory
+            }
+        };
+        for node in 0..self.lab.count() {
+            let prefix = format!("{round}-{}-{}", fault.name(), self.lab.name(node));
+            let keepalived = self.lab.is_keepalived(node);
+            let Ok(host) = self.lab.host(node) else { continue };
+            let write = |name: &str, text: &str| {
+                fs::write(directory.join(format!("{prefix}.{name}")), text)
+            };
+            let log = if keepalived { keepalived::LOG } else { daemon::LOG };
+            write("log", &host.read(log).unwrap_or_default())?;
+            if !keepalived {
+                let events = daemon::events(host).unwrap_or_else(|error| format!("{error:#}\n"));
+                write("events", &events)?;
+            }
+            let mut network = host.run(&["ip", "address"])?;
+            network += &host.run(&["ip", "route"])?;
+            write("network", &network)?;
+        }
+        Ok(())
+    }
+}
+
+fn two_holders(overlap: Duration, bound: Duration) -> String {
+    format!(
+        "two nodes held a VIP for {} ms, at most {} ms expected",
+        milliseconds(overlap),
+        milliseconds(bound)
+    )
+}
+
+/// `holders` without the nodes that are cut off.
+fn except(holders: &[Vec<usize>], connected: &[bool]) -> Vec<Vec<usize>> {
+    let counts = |node: &usize| connected.get(*node).copied().unwrap_or(false);
+    holders.iter().map(|nodes| nodes.iter().copied().filter(counts).collect()).collect()
+}
+
+/// Whether `done` became true within `limit`.
+fn wait_for(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        if done() {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    done()
+}
+
+/// One line per fault: on a terminal it is live.
+struct Progress {
+    live: bool,
+    count: usize,
+    current: usize,
+}
+
+impl Progress {
+    fn new(count: usize) -> Self {
+        Self { live: std::io::stderr().is_terminal(), count, current: 0 }
+    }
+
+    fn begin(&mut self, title: &str) {
+        self.current += 1;
+        self.say(title);
+    }
+
+    fn say(&self, what: &str) {
+        if self.live {
+            self.write(&format!("\r\x1b[K{:>3}/{} {what} …", self.current, self.count));
+        }
+    }
+
+    fn end(&self, line: &str) {
+        let start = if self.live { "\r\x1b[K" } else { "" };
+        self.write(&format!("{start}{:>3}/{} {line}\n", self.current, self.count));
+    }
+
+    fn write(&self, text: &str) {
+        let mut stderr = std::io::stderr().lock();
+        // Nobody watches any more: the drill's result still counts.
+        let _unwatched = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+    }
+}
+
+/// Where the evidence of a bad drill is.
+pub(super) fn point_to(evidence: &Path) -> String {
+    format!("what the nodes said about it: {}", evidence.display())
+}
