@@ -4,7 +4,9 @@
 //! Nothing here decides anything: what an error means is the caller's business.
 
 pub mod advert;
+pub mod child;
 pub mod clock;
+pub mod echo;
 pub mod epoll;
 pub mod neighbour;
 pub mod netlink;

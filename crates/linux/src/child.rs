@@ -1,0 +1,71 @@
+//! Children of the daemon: as which user they run, and how a whole group of them is ended.
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::unistd::{Gid, Uid};
+use rustix::process::{Pid, Signal};
+
+/// A user with all of the groups that it is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    uid: Uid,
+    gid: Gid,
+    groups: Vec<Gid>,
+}
+
+impl User {
+    /// Looks the user up, as login would; this may read files or ask a directory service.
+    ///
+    /// # Errors
+    /// `NotFound` for no such user; what the name service says.
+    pub fn named(name: &str) -> io::Result<Self> {
+        let user = nix::unistd::User::from_name(name)?
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no such user"))?;
+        let name = CString::new(name).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let groups = nix::unistd::getgrouplist(&name, user.gid)?;
+        Ok(Self { uid: user.uid, gid: user.gid, groups })
+    }
+
+    #[must_use]
+    pub const fn uid(&self) -> u32 {
+        self.uid.as_raw()
+    }
+
+    #[must_use]
+    pub const fn gid(&self) -> u32 {
+        self.gid.as_raw()
+    }
+
+    /// Lets a command that is yet to be spawned run as this user, without any capability.
+    pub fn applies_to(&self, command: &mut Command) {
+        let Self { uid, gid, groups } = self.clone();
+        // SAFETY: between fork and exec only setgroups, setresgid and setresuid are called, which
+        // are async-signal-safe; the groups were allocated before the fork.
+        unsafe {
+            command.pre_exec(move || {
+                // A daemon that isn't root may stay who it is, and nothing else.
+                let already = rustix::process::geteuid().as_raw() == uid.as_raw();
+                if already && uid.as_raw() != 0 {
+                    return Ok(());
+                }
+                nix::unistd::setgroups(&groups)?;
+                nix::unistd::setresgid(gid, gid, gid)?;
+                nix::unistd::setresuid(uid, uid, uid)?;
+                Ok(())
+            });
+        }
+    }
+}
+
+/// Kills every process of a process group.
+///
+/// # Errors
+/// `ESRCH` when nobody is left in it; `InvalidInput` for 0 and 1, which mean others.
+pub fn kill_group(leader: u32) -> io::Result<()> {
+    let group = i32::try_from(leader).ok().filter(|group| *group > 1).and_then(Pid::from_raw);
+    let group = group.ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::kill_process_group(group, Signal::KILL)?)
+}
