@@ -77,12 +77,23 @@ impl Address {
     }
 }
 
-/// The request flags and the message that make `change`.
-pub(super) fn change_message(change: Change) -> (u16, RouteNetlinkMessage) {
+/// Whether an address needs a route of its own to the subnet on its link, because no address of
+/// the node's brings one.
+pub(super) fn is_alone(index: u32, prefix: Prefix, all: &[Address]) -> bool {
+    !all.iter().any(|other| {
+        other.index == index
+            && other.protocol != PROTOCOL
+            && other.prefix.address() != prefix.address()
+            && other.prefix.contains(prefix.address())
+    })
+}
+
+/// The request flags and the message that make `change`; `with_route` is for IPv6 alone.
+pub(super) fn change_message(change: Change, with_route: bool) -> (u16, RouteNetlinkMessage) {
     match change {
         Change::Hold { index, prefix, valid_s } => {
             let mut message = about(index, prefix);
-            message.attributes.extend(hold_attributes(prefix, valid_s));
+            message.attributes.extend(hold_attributes(prefix, valid_s, with_route));
             (
                 socket::CHANGE | NLM_F_CREATE | NLM_F_REPLACE,
                 RouteNetlinkMessage::NewAddress(message),
@@ -107,22 +118,30 @@ fn about(index: u32, prefix: Prefix) -> AddressMessage {
     message
 }
 
-fn hold_attributes(prefix: Prefix, valid_s: u32) -> Vec<AddressAttribute> {
+fn hold_attributes(prefix: Prefix, valid_s: u32, with_route: bool) -> Vec<AddressAttribute> {
     let mut times = CacheInfo::default();
     times.ifa_valid = valid_s;
-    times.ifa_preferred = 0;
-    let mut attributes = vec![
-        AddressAttribute::CacheInfo(times),
-        AddressAttribute::Protocol(AddressProtocol::from(PROTOCOL)),
-    ];
+    let mut attributes = vec![AddressAttribute::Protocol(AddressProtocol::from(PROTOCOL))];
     match prefix.address() {
         IpAddr::V4(address) => {
+            // Tried on Linux 6.18: with 0 the address is called "deprecated" and is chosen as the
+            // source all the same. Only being secondary keeps an IPv4 VIP from that.
+            times.ifa_preferred = valid_s;
             attributes
                 .extend(broadcast(address, prefix.prefix_len()).map(AddressAttribute::Broadcast));
         }
-        IpAddr::V6(_) => attributes
-            .push(AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute)),
+        IpAddr::V6(_) => {
+            // RFC 6724 rule 3: never the source while the node has another address.
+            times.ifa_preferred = 0;
+            // Tried on Linux 6.18: when the node's own address has a lifetime (DHCPv6, router
+            // advertisements), a VIP that brings its route gives the lifetime of the VIP to the
+            // route that they share, and two seconds after the VIP the node has lost its subnet.
+            let mut flags = AddressFlags::Nodad;
+            flags.set(AddressFlags::Noprefixroute, !with_route);
+            attributes.push(AddressAttribute::Flags(flags));
+        }
     }
+    attributes.push(AddressAttribute::CacheInfo(times));
     attributes
 }
 

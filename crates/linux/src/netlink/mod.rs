@@ -8,12 +8,13 @@ mod link;
 mod monitor;
 mod socket;
 
+use std::collections::BTreeMap;
 use std::io;
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::LinkMessage;
-use standin_core::types::Prefix;
+use standin_core::types::{Family, Prefix};
 
 pub use address::{Address, PROTOCOL};
 pub use link::Link;
@@ -48,6 +49,8 @@ pub enum Change {
 pub struct Rtnl {
     socket: Socket,
     buffer: Vec<u8>,
+    /// The IPv6 addresses that are held, and whether each is [`address::is_alone`] in its subnet.
+    held_v6: BTreeMap<(u32, Prefix), bool>,
 }
 
 impl Rtnl {
@@ -56,7 +59,11 @@ impl Rtnl {
     /// # Errors
     /// What socket(2) and bind(2) say.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { socket: Socket::open()?, buffer: socket::receive_buffer() })
+        Ok(Self {
+            socket: Socket::open()?,
+            buffer: socket::receive_buffer(),
+            held_v6: BTreeMap::new(),
+        })
     }
 
     /// Every link of the namespace, in the kernel's order.
@@ -83,7 +90,7 @@ impl Rtnl {
     /// is left with `ETIMEDOUT`.
     ///
     /// # Errors
-    /// The conversation itself failed; which changes were made is then what `results` knows.
+    /// The conversation itself failed, as in [`Rtnl::links`]; which changes were made is then what `results` knows.
     pub fn change(
         &mut self,
         changes: &[Change],
@@ -91,11 +98,46 @@ impl Rtnl {
     ) -> io::Result<()> {
         results.clear();
         results.resize(changes.len(), Err(libc::ETIMEDOUT));
+        self.look_at_subnets(changes);
         let batches = changes.chunks(CHANGES_PER_BATCH);
         for (batch, results) in batches.zip(results.chunks_mut(CHANGES_PER_BATCH)) {
             self.change_batch(batch, results)?;
         }
         Ok(())
+    }
+
+    /// Keeps `held_v6`.
+    ///
+    /// An address with company in its subnet stays on record as such. One without is looked at again
+    /// with each renewal: once the node gets its own address there, that one's route must be left
+    /// alone.
+    fn look_at_subnets(&mut self, changes: &[Change]) {
+        let mut unclear = Vec::new();
+        for change in changes {
+            match *change {
+                Change::Hold { index, prefix, .. } if has_subnet(prefix) => {
+                    if self.held_v6.get(&(index, prefix)) != Some(&false) {
+                        unclear.push((index, prefix));
+                    }
+                }
+                Change::Hold { .. } => {}
+                Change::Drop { index, prefix } => {
+                    self.held_v6.remove(&(index, prefix));
+                }
+            }
+        }
+        if !unclear.is_empty() {
+            // Without an answer they are held as if in company, which harms nobody's route.
+            let Ok(all) = self.addresses() else { return };
+            for (index, prefix) in unclear {
+                self.held_v6.insert((index, prefix), address::is_alone(index, prefix, &all));
+            }
+        }
+    }
+
+    fn brings_route(&self, change: Change) -> bool {
+        let (Change::Hold { index, prefix, .. } | Change::Drop { index, prefix }) = change;
+        self.held_v6.get(&(index, prefix)).is_some_and(|alone| *alone)
     }
 
     fn change_batch(
@@ -106,7 +148,7 @@ impl Rtnl {
         let mut bytes = Vec::new();
         let first = self.socket.next_sequence(batch.len());
         for (sequence, change) in (0..).map(|n: u32| first.wrapping_add(n)).zip(batch) {
-            let (flags, message) = address::change_message(*change);
+            let (flags, message) = address::change_message(*change, self.brings_route(*change));
             socket::append(&mut bytes, message, flags, sequence);
         }
         self.socket.send(&bytes)?;
@@ -138,7 +180,10 @@ impl Rtnl {
         }
         Err(io::Error::new(
             io::ErrorKind::Interrupted,
-            "the kernel's tables of links and addresses changed during each of 8 attempts to read them",
+            format!(
+                "the kernel's links or addresses changed during each of {DUMP_ATTEMPTS} attempts \
+                 to read them"
+            ),
         ))
     }
 
@@ -179,4 +224,9 @@ impl Rtnl {
             }
         }
     }
+}
+
+/// Whether a route to a subnet comes with the address; IPv4 routes of secondaries need no care.
+fn has_subnet(prefix: Prefix) -> bool {
+    prefix.family() == Family::V6 && prefix.prefix_len() < 128
 }

@@ -224,3 +224,120 @@ fn malformed(what: &str) -> io::Error {
         format!("the kernel sent a netlink message with {what}"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::address::AddressMessage;
+
+    use super::super::address::{self, Address};
+    use super::super::link::Link;
+    use super::super::{Change, Message};
+    use super::*;
+
+    /// Two messages as the kernel would send them in one datagram.
+    fn datagram() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (sequence, prefix) in [(7, "10.1.0.40/24"), (8, "fd00::40/64")] {
+            let hold = Change::Hold { index: 3, prefix: prefix.parse().unwrap(), valid_s: 2 };
+            append(&mut bytes, address::change_message(hold, false).1, 0, sequence);
+        }
+        bytes
+    }
+
+    /// What a reader makes of bytes: everything that it understood.
+    fn understood(bytes: &[u8]) -> (Vec<Address>, bool) {
+        let mut all = Vec::new();
+        let mut broken = false;
+        for message in messages(bytes) {
+            match message {
+                Ok(Message::Content { kind, payload, .. }) => {
+                    all.extend(Address::from_message(kind, payload));
+                    for kind in [16, 17, 20, 21] {
+                        let _ = Link::from_message(kind, payload);
+                    }
+                }
+                Ok(_) => {}
+                Err(_) => broken = true,
+            }
+        }
+        (all, broken)
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let (all, broken) = understood(&datagram());
+        assert!(!broken);
+        let prefixes: Vec<String> = all.iter().map(|one| one.prefix.to_string()).collect();
+        assert_eq!(prefixes, ["10.1.0.40/24", "fd00::40/64"]);
+        assert!(all.iter().all(|one| one.index == 3 && one.valid_lft == Some(2)));
+        assert!(all.iter().all(|one| one.protocol == address::PROTOCOL));
+    }
+
+    #[test]
+    fn a_datagram_that_is_cut_anywhere_is_an_error_or_shorter() {
+        let whole = datagram();
+        for length in 1..whole.len() {
+            let (all, broken) = understood(&whole[..length]);
+            assert!(all.len() < 2, "{length}");
+            assert!(broken || all.len() == 1, "{length}");
+        }
+    }
+
+    #[test]
+    fn no_byte_of_a_datagram_can_make_its_reader_panic_or_go_on_for_ever() {
+        let whole = datagram();
+        for place in 0..whole.len() {
+            for value in 0..=u8::MAX {
+                let mut bytes = whole.clone();
+                bytes[place] = value;
+                assert!(messages(&bytes).count() <= whole.len() / HEADER_LEN);
+                understood(&bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn links_with_broken_attributes_do_not_make_their_reader_panic() {
+        // A header of 16 bytes, then the attributes IFNAME, MTU and ADDRESS.
+        let mut whole = vec![0; 16];
+        whole[4] = 3;
+        whole.extend([7, 0, 3, 0, b'v', b'a', 0, 0]);
+        whole.extend([8, 0, 4, 0, 0xdc, 5, 0, 0]);
+        whole.extend([10, 0, 1, 0, 2, 0, 0, 0, 0, 1, 0, 0]);
+        let link = Link::from_message(16, &whole).unwrap();
+        assert_eq!((link.index, link.name.as_str(), link.mtu), (3, "va", 1500));
+        assert_eq!(link.mac.unwrap().to_string(), "02:00:00:00:00:01");
+        for place in 0..whole.len() {
+            let _ = Link::from_message(16, &whole[..place]);
+            for value in 0..=u8::MAX {
+                let mut bytes = whole.clone();
+                bytes[place] = value;
+                let _ = Link::from_message(16, &bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_has_the_number_that_the_kernel_negated() {
+        let mut bytes = vec![20, 0, 0, 0, 2, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0];
+        bytes.extend((-libc::ENODEV).to_ne_bytes());
+        let all: Vec<_> = messages(&bytes).map(Result::unwrap).collect();
+        let [Message::Answer { sequence: 9, error: libc::ENODEV }] = all[..] else {
+            panic!("{all:?}")
+        };
+        bytes.truncate(16);
+        bytes[0] = 16;
+        assert!(messages(&bytes).next().unwrap().is_err());
+    }
+
+    #[test]
+    fn every_message_begins_at_a_multiple_of_four() {
+        let mut bytes = Vec::new();
+        let mut odd = AddressMessage::default();
+        odd.attributes.push(netlink_packet_route::address::AddressAttribute::Label("a".into()));
+        for sequence in 0..3 {
+            append(&mut bytes, RouteNetlinkMessage::NewAddress(odd.clone()), 0, sequence);
+        }
+        assert_eq!(messages(&bytes).filter(Result::is_ok).count(), 3);
+    }
+}
