@@ -1,1 +1,17 @@
-fn main() {}
+//! standin: keeps an nginx reachable when the machine under it dies.
+
+mod addresses;
+mod api;
+mod checks;
+mod cli;
+mod control;
+mod engine;
+mod exit;
+mod lab;
+mod nginx;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

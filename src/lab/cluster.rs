@@ -205,11 +205,12 @@ impl Lab {
 
     pub(super) fn start_daemon(&mut self, node: usize) -> Result<()> {
         let (keepalived, text) = (self.is_keepalived(node), self.text.clone());
+        let bind_vip = self.manner.bind_vip;
         let cluster = self.cluster.clone();
         let interface = self.layout.interfaces.first().cloned().unwrap_or_default();
         let host = self.host(node)?;
         if keepalived {
-            keepalived::start(host, &cluster, &interface)
+            keepalived::start(host, &cluster, &interface, bind_vip)
         } else {
             daemon::start(host, &text)
         }
@@ -239,7 +240,7 @@ impl Lab {
         let deadline = Instant::now() + STOPS_WITHIN;
         while !self.daemon_pids(node)?.is_empty() {
             if Instant::now() > deadline {
-                bail!("{}: the daemon still runs {STOPS_WITHIN:?} after SIGTERM", self.name(node));
+                bail!("{}: the daemon still runs {STOPS_WITHIN:?} after it was told to end", self.name(node));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -263,7 +264,9 @@ impl Lab {
                 if pids.is_empty() {
                     bail!("{}: no daemon runs", self.name(node));
                 }
-                self.host(node)?.signal(&pids, KILL)
+                self.host(node)?.signal(&pids, KILL)?;
+                // One that is still dying would be taken for one that runs.
+                self.await_daemon_end(node)
             }
             Victim::Host => {
                 let host = self.nodes.get_mut(node).and_then(Option::take);

@@ -21,24 +21,39 @@ pub(super) const BACK_AFTER: std::time::Duration =
     std::time::Duration::from_millis(CHECK_INTERVAL_S as u64 * (CHECK_RISE as u64 + 1) * 1000);
 
 /// Writes the configuration of the node on `host` and starts keepalived.
-pub(super) fn start(host: &mut Host, cluster: &Cluster, interface: &str) -> Result<()> {
-    let text = configuration(cluster, &host.name, interface)
+pub(super) fn start(
+    host: &mut Host,
+    cluster: &Cluster,
+    interface: &str,
+    bind_vip: bool,
+) -> Result<()> {
+    // An nginx that listens on the VIPs alone answers nowhere on a backup.
+    let script = if bind_vip {
+        "/usr/bin/pidof nginx".to_owned()
+    } else {
+        format!("/usr/bin/curl -fsS -o /dev/null -m 1 {}", probe_url(cluster))
+    };
+    let text = configuration(cluster, &host.name, interface, &script)
         .with_context(|| format!("no keepalived configuration for {}", host.name))?;
     host.write(CONF, &text)?;
     // Without -n it would end its own parent and log to a syslog that no lab host has.
     host.launch(&["keepalived", "-n", "-l", "-D", "-f", CONF], LOG).map(|_| ())
 }
 
-fn configuration(cluster: &Cluster, node: &str, interface: &str) -> Option<String> {
-    let script_url = probe_url(cluster);
+fn configuration(
+    cluster: &Cluster,
+    node: &str,
+    interface: &str,
+    script: &str,
+) -> Option<String> {
     let mut text = format!(
         "global_defs {{
   router_id {node}
   script_user root
   enable_script_security
 }}
-vrrp_script http {{
-  script \"/usr/bin/curl -fsS -o /dev/null -m 1 {script_url}\"
+vrrp_script nginx {{
+  script \"{script}\"
   interval {CHECK_INTERVAL_S}
   timeout 2
   fall {CHECK_FALL}
@@ -86,7 +101,7 @@ fn instance(
   version {version}
   advert_int {interval}
   track_script {{
-    http
+    nginx
   }}
 ",
         name(vip, family),

@@ -129,7 +129,9 @@ pub(super) fn address_node(
     let mut batch = prepare(host, interfaces)?;
     let Some(device) = interfaces.first() else { bail!("a host without an interface") };
     for address in &node.addresses {
-        batch += &format!("address add {address} dev {device}\n");
+        // Detection is off, but a source address must not even be tentative.
+        let now = if address.address().is_ipv6() { " nodad" } else { "" };
+        batch += &format!("address add {address} dev {device}{now}\n");
     }
     for (own, gateway) in node.addresses.iter().zip(&node.gateways) {
         let source =
@@ -148,7 +150,8 @@ pub(super) fn address_client(
     let mut batch = prepare(host, interfaces)?;
     let device = |segment: usize| interfaces.get(segment).map_or("eth0", String::as_str);
     for (segment, address) in &layout.client {
-        batch += &format!("address add {address} dev {}\n", device(*segment));
+        let now = if address.address().is_ipv6() { " nodad" } else { "" };
+        batch += &format!("address add {address} dev {}{now}\n", device(*segment));
     }
     for (segment, address) in &layout.routes {
         batch += &format!("route add {address} dev {}\n", device(*segment));

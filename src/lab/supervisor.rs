@@ -136,15 +136,15 @@ fn wished_faults(args: &UpArgs) -> Result<Vec<Fault>> {
 }
 
 fn print(report: &Report, json: bool) -> Result<()> {
-    if json {
-        println!("{}", serde_json::to_string_pretty(report)?);
-        return Ok(());
-    }
-    println!("\n{}", table::render(report));
-    if let Some(evidence) = &report.evidence {
-        println!("{}", drill::point_to(evidence));
-    }
-    println!("{}", table::summary(report));
+    let text = if json {
+        format!("{}\n", serde_json::to_string_pretty(report)?)
+    } else {
+        let evidence = report.evidence.as_deref().map(drill::point_to);
+        let evidence = evidence.map(|line| format!("{line}\n")).unwrap_or_default();
+        format!("\n{}\n{evidence}{}\n", table::render(report), table::summary(report))
+    };
+    // A pipe that was closed early is its reader's affair.
+    let _unread = std::io::stdout().write_all(text.as_bytes());
     Ok(())
 }
 

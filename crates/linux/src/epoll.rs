@@ -1,10 +1,10 @@
 //! Waiting for several descriptors, and waking a thread from another one.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
@@ -13,30 +13,27 @@ use rustix::io::Errno;
 const EVENTS: usize = 64;
 
 /// Level-triggered epoll for readable descriptors, each known by a token.
-pub struct Poll {
-    epoll: OwnedFd,
-    events: Vec<Event>,
-}
+#[derive(Debug)]
+pub struct Poll(OwnedFd);
 
 impl Poll {
     /// # Errors
     /// When the kernel has no descriptor left.
     pub fn new() -> io::Result<Self> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        Ok(Self { epoll, events: Vec::with_capacity(EVENTS) })
+        Ok(Self(epoll::create(CreateFlags::CLOEXEC)?))
     }
 
     /// # Errors
     /// As epoll_ctl(2): `fd` is watched already, or can't be watched.
     pub fn add(&self, fd: BorrowedFd<'_>, token: u64) -> io::Result<()> {
-        epoll::add(&self.epoll, fd, EventData::new_u64(token), EventFlags::IN)?;
+        epoll::add(&self.0, fd, EventData::new_u64(token), EventFlags::IN)?;
         Ok(())
     }
 
     /// # Errors
     /// As epoll_ctl(2): `fd` isn't watched.
     pub fn remove(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
-        epoll::delete(&self.epoll, fd)?;
+        epoll::delete(&self.0, fd)?;
         Ok(())
     }
 
@@ -44,7 +41,7 @@ impl Poll {
     ///
     /// # Errors
     /// As epoll_wait(2), except EINTR.
-    pub fn wait(&mut self, ready: &mut Vec<u64>) -> io::Result<()> {
+    pub fn wait(&self, ready: &mut Vec<u64>) -> io::Result<()> {
         self.wait_until(ready, None)
     }
 
@@ -52,7 +49,7 @@ impl Poll {
     ///
     /// # Errors
     /// As [`Poll::wait`].
-    pub fn wait_for(&mut self, ready: &mut Vec<u64>, longest: Duration) -> io::Result<()> {
+    pub fn wait_for(&self, ready: &mut Vec<u64>, longest: Duration) -> io::Result<()> {
         let longest = Timespec {
             tv_sec: i64::try_from(longest.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(longest.subsec_nanos()),
@@ -60,11 +57,11 @@ impl Poll {
         self.wait_until(ready, Some(&longest))
     }
 
-    fn wait_until(&mut self, ready: &mut Vec<u64>, longest: Option<&Timespec>) -> io::Result<()> {
+    fn wait_until(&self, ready: &mut Vec<u64>, longest: Option<&Timespec>) -> io::Result<()> {
         ready.clear();
-        self.events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), longest) {
-            Ok(_) => ready.extend(self.events.iter().map(|event| event.data.u64())),
+        let mut events = [MaybeUninit::<Event>::uninit(); EVENTS];
+        match epoll::wait(&self.0, events.as_mut_slice(), longest) {
+            Ok((events, _)) => ready.extend(events.iter().map(|event| event.data.u64())),
             Err(Errno::INTR) => {}
             Err(other) => return Err(other.into()),
         }

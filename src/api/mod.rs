@@ -1,0 +1,203 @@
+//! The HTTP API of a running node: the same on the Unix socket and, where asked for, on TCP.
+//!
+//! | request | answer |
+//! | --- | --- |
+//! | `GET /v1/status` | [`types::Status`] |
+//! | `GET /v1/events?after=SEQ&follow=true` | one event a line, as JSON |
+//! | `POST /v1/maintenance` `{"on": true, "for_s": 1800}` | `{}` |
+//! | `POST /v1/reload` | `{"text": …}`, or 422 with what is wrong |
+//!
+//! Over TCP only the `GET`s are answered: nobody is known there.
+
+pub(crate) mod types;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::IncomingStream;
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::json;
+use standin_core::Command;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::control::Request;
+use crate::control::history::Record;
+
+type Desk = mpsc::Sender<Request>;
+
+/// Who is on the other end of the Unix socket.
+#[derive(Clone, Debug)]
+struct Caller(String);
+
+impl Connected<IncomingStream<'_, UnixListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let words = |who: tokio::net::unix::UCred| match who.pid() {
+            Some(pid) => format!("uid {} (pid {pid})", who.uid()),
+            None => format!("uid {}", who.uid()),
+        };
+        Self(stream.io().peer_cred().map_or_else(|_| "somebody".to_owned(), words))
+    }
+}
+
+/// Answers on the Unix socket for as long as the runtime lives.
+pub(crate) fn serve(socket: StdUnixListener, desk: Desk) {
+    let reading = reading();
+    let writing = Router::new()
+        .route("/v1/maintenance", post(maintenance))
+        .route("/v1/reload", post(reload));
+    let app = reading.merge(writing).with_state(desk);
+    tokio::spawn(async move {
+        match UnixListener::from_std(socket) {
+            Ok(listener) => {
+                let service = app.into_make_service_with_connect_info::<Caller>();
+                // It ends only with the runtime.
+                let _ = axum::serve(listener, service).await;
+            }
+            Err(error) => eprintln!("standin: the API can't listen: {error}"),
+        }
+    });
+}
+
+/// Answers what may be read on TCP.
+///
+/// # Errors
+/// The address can't be bound.
+pub(crate) async fn serve_tcp(listen: SocketAddr, desk: Desk) -> std::io::Result<()> {
+    let listener = TcpListener::bind(listen).await?;
+    let app = reading().with_state(desk);
+    tokio::spawn(async move {
+        // It ends only with the runtime.
+        let _ = axum::serve(listener, app).await;
+    });
+    Ok(())
+}
+
+fn reading() -> Router<Desk> {
+    Router::new().route("/v1/status", get(status)).route("/v1/events", get(events))
+}
+
+/// Puts a question to the control plane and waits for the answer.
+async fn ask<T>(desk: &Desk, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+    let (sender, receiver) = oneshot::channel();
+    desk.send(request(sender)).await.ok()?;
+    receiver.await.ok()
+}
+
+fn stuck() -> Response {
+    let body = json!({ "error": "the engine doesn't answer; see the log" });
+    (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+}
+
+async fn status(State(desk): State<Desk>) -> Response {
+    match ask(&desk, Request::Status).await.flatten() {
+        Some(status) => Json(types::Status::from(status)).into_response(),
+        None => stuck(),
+    }
+}
+
+#[derive(Deserialize)]
+struct Which {
+    #[serde(default)]
+    after: u64,
+    #[serde(default)]
+    follow: bool,
+}
+
+async fn events(State(desk): State<Desk>, Query(which): Query<Which>) -> Response {
+    let after = which.after;
+    let Some((past, mut future)) = ask(&desk, |reply| Request::Events { after, reply }).await
+    else {
+        return stuck();
+    };
+    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    let text: String = past.iter().map(line).collect();
+    if !which.follow {
+        return (kind, text).into_response();
+    }
+    let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(16);
+    tokio::spawn(async move {
+        let mut next = Bytes::from(text);
+        // A follower that has gone is noticed at the next send.
+        while sender.send(Ok(next)).await.is_ok() {
+            next = loop {
+                match tokio::time::timeout(Duration::from_secs(30), future.recv()).await {
+                    Ok(Ok(record)) => break Bytes::from(line(&record)),
+                    Ok(Err(RecvError::Lagged(missed))) => {
+                        break Bytes::from(format!("{{\"missed\":{missed}}}\n"));
+                    }
+                    Ok(Err(RecvError::Closed)) => return,
+                    // An empty line finds out whether anybody is still there.
+                    Err(_) => break Bytes::from_static(b"\n"),
+                }
+            };
+        }
+    });
+    (kind, Body::from_stream(Lines(receiver))).into_response()
+}
+
+fn line(record: &Record) -> String {
+    // A record is plain strings and numbers; it can always be written.
+    let mut text = serde_json::to_string(record).unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// A channel as a stream.
+struct Lines(mpsc::Receiver<Result<Bytes, Infallible>>);
+
+impl futures_core::Stream for Lines {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+#[derive(Deserialize)]
+struct MaintenanceOrder {
+    on: bool,
+    for_s: Option<u64>,
+}
+
+async fn maintenance(
+    State(desk): State<Desk>,
+    ConnectInfo(Caller(by)): ConnectInfo<Caller>,
+    Json(order): Json<MaintenanceOrder>,
+) -> Response {
+    let command = if order.on {
+        Command::MaintenanceOn { lasting: order.for_s.map(Duration::from_secs) }
+    } else {
+        Command::MaintenanceOff
+    };
+    match ask(&desk, |reply| Request::Command { command, by, reply }).await {
+        Some(true) => Json(json!({})).into_response(),
+        Some(false) | None => stuck(),
+    }
+}
+
+async fn reload(
+    State(desk): State<Desk>,
+    ConnectInfo(Caller(by)): ConnectInfo<Caller>,
+) -> Response {
+    match ask(&desk, |reply| Request::Reload { by, reply }).await {
+        Some(Ok(text)) => Json(json!({ "text": text })).into_response(),
+        Some(Err(text)) => {
+            (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({ "error": text }))).into_response()
+        }
+        None => stuck(),
+    }
+}

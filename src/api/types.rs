@@ -1,0 +1,212 @@
+//! What the API says, apart from the core's types, so that either may change without the other.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use standin_core::Verdict;
+use standin_core::event::Standing;
+use standin_core::health;
+use standin_core::view::{CheckView, VipView};
+
+use crate::checks::Live;
+use crate::control;
+use crate::control::time::rfc3339;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) cluster: String,
+    pub(crate) node: String,
+    pub(crate) version: String,
+    /// When the answer was made, RFC 3339.
+    pub(crate) at: String,
+    pub(crate) file: String,
+    /// Why the file on disk isn't the one in force.
+    pub(crate) file_error: Option<String>,
+    pub(crate) stopping: bool,
+    pub(crate) maintenance: Option<Maintenance>,
+    pub(crate) vips: Vec<Vip>,
+    pub(crate) checks: Vec<Check>,
+    pub(crate) nginx: Option<Nginx>,
+    pub(crate) peers: Vec<Peer>,
+    /// How long ago the engine last went round.
+    pub(crate) engine_beat_ms: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Maintenance {
+    /// Absent: until it is switched off.
+    pub(crate) remaining_s: Option<u64>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Vip {
+    pub(crate) name: String,
+    pub(crate) virtual_router_id: u8,
+    pub(crate) interface: String,
+    pub(crate) addresses: Vec<String>,
+    /// `idle`, `backup` or `active`.
+    pub(crate) role: String,
+    pub(crate) since_ms: u64,
+    /// Why the role is what it is.
+    pub(crate) reason: Option<String>,
+    pub(crate) eligible: bool,
+    /// `eligible`, `pending`, `held down` or `ineligible`.
+    pub(crate) standing: String,
+    pub(crate) obstacle: Option<String>,
+    pub(crate) priority: u8,
+    /// What adverts say.
+    pub(crate) effective_priority: u8,
+    /// Who holds it, as far as this node knows.
+    pub(crate) holder: Option<String>,
+    pub(crate) holder_priority: Option<u8>,
+    /// The MAC of a host outside the cluster that answers for the address.
+    pub(crate) foreign_owner: Option<String>,
+    pub(crate) counters: Counters,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Counters {
+    pub(crate) adverts_sent: u64,
+    pub(crate) adverts_heard: u64,
+    pub(crate) adverts_ignored: u64,
+    pub(crate) takeovers: u64,
+    pub(crate) restored: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Check {
+    pub(crate) name: String,
+    pub(crate) kind: String,
+    pub(crate) target: String,
+    /// `unknown`, `passing` or `failing`, after rise and fall.
+    pub(crate) state: String,
+    /// `pass`, `fail` or `dead`: the last result.
+    pub(crate) last: Option<String>,
+    pub(crate) detail: String,
+    pub(crate) took_ms: f64,
+    pub(crate) at: Option<String>,
+    pub(crate) runs: u64,
+    pub(crate) failures: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Nginx {
+    pub(crate) flavour: Option<String>,
+    pub(crate) version: Option<String>,
+    pub(crate) binary: Option<String>,
+    pub(crate) conf: Option<String>,
+    pub(crate) master: Option<u32>,
+    pub(crate) workers: Vec<u32>,
+    pub(crate) orphans: Vec<u32>,
+    pub(crate) probe: Option<String>,
+    pub(crate) notes: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Peer {
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) vrrp_only: bool,
+    /// Backups send no adverts.
+    pub(crate) last_advert_ms: Option<u64>,
+}
+
+impl From<control::Status> for Status {
+    fn from(status: control::Status) -> Self {
+        let control::Status { view, checks, nginx, file, file_error, engine_beat } = status;
+        let live = |name: &str| checks.iter().find(|live| live.name == name);
+        Self {
+            cluster: view.cluster,
+            node: view.node,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            at: rfc3339(SystemTime::now()),
+            file: file.display().to_string(),
+            file_error,
+            stopping: view.stopping,
+            maintenance: view.maintenance.map(|maintenance| Maintenance {
+                remaining_s: maintenance.remaining.map(|left| left.as_secs()),
+            }),
+            vips: view.vips.into_iter().map(Vip::from).collect(),
+            checks: view
+                .checks
+                .into_iter()
+                .map(|check| {
+                    let live = live(&check.name);
+                    Check::of(check, live)
+                })
+                .collect(),
+            nginx: nginx.map(Nginx::from),
+            peers: view
+                .peers
+                .into_iter()
+                .map(|peer| Peer {
+                    name: peer.name,
+                    addresses: peer.addresses.iter().map(ToString::to_string).collect(),
+                    vrrp_only: peer.vrrp_only,
+                    last_advert_ms: peer.last_advert.map(millis),
+                })
+                .collect(),
+            engine_beat_ms: millis(engine_beat),
+        }
+    }
+}
+
+impl From<VipView> for Vip {
+    fn from(vip: VipView) -> Self {
+        Self {
+            name: vip.name,
+            virtual_router_id: vip.vrid.get(),
+            interface: vip.interface,
+            addresses: vip.addresses.iter().map(ToString::to_string).collect(),
+            role: vip.role.to_string(),
+            since_ms: millis(vip.since),
+            reason: vip.reason,
+            eligible: vip.standing == Standing::Eligible,
+            standing: vip.standing.to_string(),
+            obstacle: vip.obstacle,
+            priority: vip.priority.0,
+            effective_priority: vip.effective_priority.0,
+            holder: vip.holder,
+            holder_priority: vip.holder_priority.map(|priority| priority.0),
+            foreign_owner: vip.foreign_owner.map(|mac| mac.to_string()),
+            counters: Counters {
+                adverts_sent: vip.counters.adverts_sent,
+                adverts_heard: vip.counters.adverts_heard,
+                adverts_ignored: vip.counters.adverts_ignored,
+                takeovers: vip.counters.takeovers,
+                restored: vip.counters.restored,
+            },
+        }
+    }
+}
+
+impl Check {
+    fn of(check: CheckView, live: Option<&Live>) -> Self {
+        let last = live.and_then(|live| live.verdict).map(|verdict| match verdict {
+            Verdict::Pass => "pass",
+            Verdict::Fail => "fail",
+            Verdict::Dead => "dead",
+        });
+        Self {
+            kind: live.map_or_else(String::new, |live| live.kind.to_owned()),
+            target: live.map_or_else(String::new, |live| live.target.clone()),
+            state: match check.state {
+                health::State::Unknown => "unknown",
+                health::State::Passing => "passing",
+                health::State::Failing => "failing",
+            }
+            .to_owned(),
+            last: last.map(str::to_owned),
+            detail: live.map_or(check.detail, |live| live.detail.clone()),
+            took_ms: live.map_or(0.0, |live| live.took.as_secs_f64() * 1000.0),
+            at: live.and_then(|live| live.when).map(rfc3339),
+            runs: live.map_or(0, |live| live.runs),
+            failures: live.map_or(0, |live| live.failures),
+            name: check.name,
+        }
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

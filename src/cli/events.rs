@@ -1,0 +1,80 @@
+//! `standin events`: what happened, when, why, on what evidence.
+
+use std::io::Write;
+use std::time::SystemTime;
+
+use anyhow::Result;
+use clap::Args;
+use http_body_util::BodyExt;
+use hyper::Method;
+
+use super::{Places, client};
+use crate::control::history::Record;
+use crate::control::time;
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Go on as events happen
+    #[arg(long, short)]
+    follow: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Only the last N
+    #[arg(short = 'n', value_name = "N")]
+    last: Option<usize>,
+    #[command(flatten)]
+    places: Places,
+}
+
+pub(super) fn main(args: &EventsArgs) -> Result<()> {
+    let socket = args.places.socket();
+    client::block_on(async {
+        let past = client::call(&socket, Method::GET, "/v1/events", None).await?;
+        let lines: Vec<_> = past.split(|byte| *byte == b'\n').filter(|l| !l.is_empty()).collect();
+        let skip = args.last.map_or(0, |last| lines.len().saturating_sub(last));
+        let mut after = 0;
+        for line in lines {
+            after = serde_json::from_slice::<Record>(line).map_or(after, |record| record.seq);
+        }
+        let shown = past.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).skip(skip);
+        shown.into_iter().try_for_each(|line| show(line, args.json))?;
+        if args.follow { follow(args, after).await } else { Ok(()) }
+    })
+}
+
+async fn follow(args: &EventsArgs, after: u64) -> Result<()> {
+    let path = format!("/v1/events?follow=true&after={after}");
+    let response = client::send(&args.places.socket(), Method::GET, &path, None).await?;
+    let mut body = response.into_body();
+    let mut pending = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        pending.extend_from_slice(&data);
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<_> = pending.drain(..=end).collect();
+            if line.len() > 1 {
+                show(&line[..end], args.json)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn show(line: &[u8], json: bool) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match serde_json::from_slice::<Record>(line) {
+        Ok(record) if !json => {
+            let at = record.at.parse::<jiff::Timestamp>().map(SystemTime::from);
+            let at = at.map_or(record.at, time::for_people);
+            let vip = record.vip.unwrap_or_else(|| "-".to_owned());
+            writeln!(out, "{at}  {vip:<10}  {}", record.text)?;
+        }
+        _ => {
+            out.write_all(line)?;
+            out.write_all(b"\n")?;
+        }
+    }
+    out.flush()?;
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! The command line: what was typed, and which file does it.
+
+pub(crate) mod client;
+mod events;
+mod orders;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::control::{self, Paths};
+use crate::exit::Exit;
+use crate::lab;
+use client::NoDaemon;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "standin",
+    version,
+    about = "Keeps an nginx reachable when the machine under it dies",
+    after_help = "Exit codes: 0 done · 1 failed, the reason was printed · 2 wrong command line · \
+                  3 the cluster file has errors · 4 the host isn't fit · 5 no daemon answers · \
+                  6 a daemon runs already",
+    disable_help_subcommand = true
+)]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run this node until it is stopped
+    #[command(after_help = "Example: standin run -f /etc/standin/standin.toml")]
+    Run(RunArgs),
+    /// Show who holds what, and why
+    #[command(after_help = "Examples:\n  standin status\n  standin status --watch\n  \
+                            standin status --json | jq '.vips[].holder'")]
+    Status(status::StatusArgs),
+    /// Show what happened, when, and why
+    #[command(after_help = "Examples:\n  standin events\n  standin events --follow\n  \
+                            standin events --json | jq 'select(.kind == \"transition\")'")]
+    Events(events::EventsArgs),
+    /// Take this node out of service, or back in
+    #[command(after_help = "Examples:\n  standin maintenance on --for 30m\n  \
+                            standin maintenance off")]
+    Maintenance(orders::MaintenanceArgs),
+    /// Read the cluster file again; a file with errors changes nothing
+    Reload(orders::ReloadArgs),
+    /// Rehearse a cluster on this machine, in network namespaces
+    #[command(after_help = "Examples:\n  standin lab              a pair and a client, left \
+                            running\n  standin lab --drill      every fault once, measured\n  \
+                            standin lab status\n  standin lab kill n1\n  standin lab down")]
+    Lab(lab::LabArgs),
+}
+
+/// Where the daemon's files are.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Places {
+    /// The directory of the daemon's socket and lock
+    #[arg(long, value_name = "DIR", default_value = "/run/standin")]
+    run_dir: PathBuf,
+}
+
+impl Places {
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.run_dir.join("standin.sock")
+    }
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The cluster file
+    #[arg(short = 'f', long, value_name = "FILE", default_value = "/etc/standin/standin.toml")]
+    file: PathBuf,
+    /// Which node of the file this machine is; else its host name or its addresses say so
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+    #[command(flatten)]
+    places: Places,
+    /// The directory of what outlives the daemon: events
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/standin")]
+    state_dir: PathBuf,
+}
+
+/// Parses the command line and does what it says.
+pub(crate) fn main() -> ExitCode {
+    let line = match Line::try_parse() {
+        Ok(line) => line,
+        Err(error) => {
+            // A closed pipe is the reader's choice.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+        }
+    };
+    let done = match line.command {
+        Command::Run(args) => {
+            return control::run(Paths {
+                file: args.file,
+                run_dir: args.places.run_dir,
+                state_dir: args.state_dir,
+                node: args.node,
+            })
+            .into();
+        }
+        Command::Lab(args) => return lab::main(args),
+        Command::Status(args) => status::main(&args),
+        Command::Events(args) => events::main(&args),
+        Command::Maintenance(args) => orders::maintenance(&args),
+        Command::Reload(args) => orders::reload(&args),
+    };
+    match done {
+        Ok(()) => Exit::Done.into(),
+        Err(error) if is_closed_pipe(&error) => Exit::Done.into(),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if error.is::<NoDaemon>() { Exit::NoDaemon } else { Exit::Failed }.into()
+        }
+    }
+}
+
+/// `standin events | head` has printed what was wanted.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// `1h 02m`, `3m 20s`, `12 s`, `340 ms`.
+pub(crate) fn ago(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0 => format!("{} ms", duration.as_millis()),
+        1..60 => format!("{seconds} s"),
+        60..3600 => format!("{}m {:02}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h {:02}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d {:02}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}

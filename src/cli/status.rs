@@ -1,0 +1,192 @@
+//! `standin status`: who holds what, why, and what stands in the way.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use hyper::Method;
+
+use super::{Places, ago, client};
+use crate::api::types::{Check, Nginx, Status, Vip};
+
+/// How often `--watch` looks.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// For programs
+    #[arg(long)]
+    json: bool,
+    /// Look again twice a second
+    #[arg(long)]
+    watch: bool,
+    #[command(flatten)]
+    places: Places,
+}
+
+pub(super) fn main(args: &StatusArgs) -> Result<()> {
+    let socket = args.places.socket();
+    let color = std::io::stdout().is_terminal();
+    client::block_on(async {
+        loop {
+            let answer = client::call(&socket, Method::GET, "/v1/status", None).await?;
+            let mut out = std::io::stdout().lock();
+            if args.json {
+                out.write_all(&answer)?;
+                out.write_all(b"\n")?;
+            } else {
+                let status: Status =
+                    serde_json::from_slice(&answer).context("the daemon's answer")?;
+                if args.watch && color {
+                    out.write_all(b"\x1b[H\x1b[2J")?;
+                }
+                out.write_all(page(&status, color).as_bytes())?;
+            }
+            out.flush()?;
+            if !args.watch {
+                return Ok(());
+            }
+            drop(out);
+            tokio::time::sleep(WATCH_EVERY).await;
+        }
+    })
+}
+
+/// What is good, what wants attention, and what is bad.
+#[derive(Clone, Copy)]
+enum Paint {
+    Good,
+    Attention,
+    Bad,
+}
+
+fn painted(text: &str, paint: Paint, color: bool) -> String {
+    if !color {
+        return text.to_owned();
+    }
+    let code = match paint {
+        Paint::Good => 32,
+        Paint::Attention => 33,
+        Paint::Bad => 31,
+    };
+    format!("\x1b[{code}m{text}\x1b[0m")
+}
+
+fn page(status: &Status, color: bool) -> String {
+    let mut out = String::new();
+    // Writing to a String can't fail; the same below.
+    let _ = writeln!(out, "{} · node {} · standin {}", status.cluster, status.node, status.version);
+    if let Some(maintenance) = &status.maintenance {
+        let left = maintenance
+            .remaining_s
+            .map_or_else(String::new, |left| format!(", {} left", ago(Duration::from_secs(left))));
+        let _ = writeln!(out, "{}", painted(&format!("maintenance{left}"), Paint::Attention, color));
+    }
+    if let Some(error) = &status.file_error {
+        let text = format!("{} on disk has errors; an older one is in force:", status.file);
+        let _ = writeln!(out, "{}\n{error}", painted(&text, Paint::Bad, color));
+    }
+    for vip in &status.vips {
+        vip_block(&mut out, vip, &status.node, color);
+    }
+    if !status.checks.is_empty() {
+        out.push_str("\nchecks\n");
+        let width = status.checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
+        status.checks.iter().for_each(|check| check_line(&mut out, check, width, color));
+    }
+    if let Some(nginx) = &status.nginx {
+        nginx_block(&mut out, nginx, color);
+    }
+    if !status.peers.is_empty() {
+        out.push_str("\npeers\n");
+    }
+    for peer in &status.peers {
+        let seen = match peer.last_advert_ms {
+            Some(ms) => format!("last advert {} ago", ago(Duration::from_millis(ms))),
+            None => "no advert heard (only the active sends them)".to_owned(),
+        };
+        let kind = if peer.vrrp_only { "  VRRP only" } else { "" };
+        let _ = writeln!(out, "  {}  {}{kind}  {seen}", peer.name, peer.addresses.join(" "));
+    }
+    out
+}
+
+fn vip_block(out: &mut String, vip: &Vip, node: &str, color: bool) {
+    let holder = match (&vip.holder, vip.role.as_str()) {
+        (Some(holder), _) if holder == node => painted("this node", Paint::Good, color),
+        (Some(holder), _) => painted(holder, Paint::Good, color),
+        (None, _) => painted("nobody that this node can hear", Paint::Bad, color),
+    };
+    let _ = writeln!(
+        out,
+        "\n{}  {}  on {} (router id {})",
+        vip.name,
+        vip.addresses.join(" "),
+        vip.interface,
+        vip.virtual_router_id
+    );
+    let last_resort = vip.holder_priority == Some(1);
+    let note = if last_resort { ", as a last resort: it isn't healthy" } else { "" };
+    let _ = writeln!(out, "  held by    {holder}{note}");
+    let _ = writeln!(
+        out,
+        "  this node  {} for {}{}",
+        vip.role,
+        ago(Duration::from_millis(vip.since_ms)),
+        vip.reason.as_ref().map_or_else(String::new, |reason| format!(": {reason}"))
+    );
+    let paint = if vip.eligible { Paint::Good } else { Paint::Bad };
+    let obstacle = vip.obstacle.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+    let _ = writeln!(
+        out,
+        "             {}{obstacle}; priority {}",
+        painted(&vip.standing, paint, color),
+        vip.priority
+    );
+    if let Some(mac) = &vip.foreign_owner {
+        let text = format!("{mac} answers for the address and is no node: not taken");
+        let _ = writeln!(out, "             {}", painted(&text, Paint::Bad, color));
+    }
+}
+
+fn check_line(out: &mut String, check: &Check, width: usize, color: bool) {
+    let paint = match check.state.as_str() {
+        "passing" => Paint::Good,
+        "failing" => Paint::Bad,
+        _ => Paint::Attention,
+    };
+    let state = painted(&format!("{:<7}", check.state), paint, color);
+    let _ = writeln!(
+        out,
+        "  {:<width$}  {state}  {} ({} in {:.1} ms)",
+        check.name,
+        check.detail,
+        check.last.as_deref().unwrap_or("no result"),
+        check.took_ms
+    );
+}
+
+fn nginx_block(out: &mut String, nginx: &Nginx, color: bool) {
+    let flavour = nginx.flavour.as_deref().unwrap_or("nginx");
+    let version = nginx.version.as_deref().unwrap_or("");
+    let master = match nginx.master {
+        Some(pid) => format!("master {pid}, {} workers", nginx.workers.len()),
+        None => painted("not running", Paint::Bad, color),
+    };
+    let _ = writeln!(out, "\nnginx\n  {flavour} {version}  {master}");
+    if let Some(conf) = &nginx.conf {
+        let _ = writeln!(out, "  {conf}");
+    }
+    if !nginx.orphans.is_empty() {
+        let text = format!("workers without a master: {:?}", nginx.orphans);
+        let _ = writeln!(out, "  {}", painted(&text, Paint::Bad, color));
+    }
+    if let Some(probe) = &nginx.probe {
+        let _ = writeln!(out, "  probed at {probe}");
+    }
+    for note in &nginx.notes {
+        let _ = writeln!(out, "  {note}");
+    }
+}

@@ -1,0 +1,467 @@
+//! The control plane: all of the daemon that may be slow. Checks, API, hooks, log, reload.
+//!
+//! One tokio thread. It hears events from the engine and gives each of them its one log line, its
+//! place in the history and its hooks; it never holds anything that the engine waits for.
+
+pub(crate) mod history;
+pub(crate) mod log;
+pub(crate) mod notify;
+mod startup;
+pub(crate) mod time;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use standin_config::Cluster;
+use standin_core::Command;
+use standin_core::event::{Kind, Reason, Role};
+use standin_core::view::View;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::checks;
+use crate::engine::messages::{Beat, FromEngine, Happened, Inbox, Post, Posts, ToEngine};
+use crate::exit::Exit;
+use history::{History, Record};
+use log::{Log, Severity};
+use notify::{Call, Notifier, State};
+
+use startup::Refusal;
+
+/// Events that a slow follower of the API may be behind; more and it is told that it missed some.
+const FOLLOWERS_BEHIND: usize = 1024;
+
+/// Requests of the API that may wait; each waits for its answer anyway.
+const REQUESTS: usize = 64;
+
+/// The engine answers in microseconds; after this it is stuck, and status says so.
+const ENGINE_ANSWERS: Duration = Duration::from_secs(1);
+
+/// A stop that takes longer than this ends all the same; what is left runs out in the kernel.
+const STOP_TAKES: Duration = Duration::from_secs(5);
+
+/// An engine that hasn't gone round for this long must not have its watchdog fed.
+const ENGINE_STUCK: Duration = Duration::from_secs(2);
+
+/// Where things are; each can be moved by a flag.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    pub(crate) file: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) node: Option<String>,
+}
+
+/// What the API asks of the control plane.
+pub(crate) enum Request {
+    Status(oneshot::Sender<Option<Status>>),
+    Events { after: u64, reply: oneshot::Sender<(Vec<Record>, broadcast::Receiver<Record>)> },
+    /// `by` says who asked.
+    Command { command: Command, by: String, reply: oneshot::Sender<bool> },
+    /// Answers with what is wrong with the file, if anything.
+    Reload { by: String, reply: oneshot::Sender<Result<String, String>> },
+}
+
+/// Everything that `standin status` shows.
+pub(crate) struct Status {
+    pub(crate) view: View,
+    pub(crate) checks: Vec<checks::Live>,
+    pub(crate) nginx: Option<crate::nginx::NginxView>,
+    pub(crate) file: PathBuf,
+    pub(crate) file_error: Option<String>,
+    pub(crate) engine_beat: Duration,
+}
+
+struct Control {
+    paths: Paths,
+    cluster: Arc<Cluster>,
+    node: String,
+    engine: Post<ToEngine>,
+    generation: u64,
+    running: Option<checks::Running>,
+    log: Log,
+    history: History,
+    history_complained: bool,
+    notifier: Notifier,
+    followers: broadcast::Sender<Record>,
+    beat: Arc<Beat>,
+    /// Why the file on disk isn't the one that is in force.
+    file_error: Option<String>,
+}
+
+/// Runs a node until it is told to stop.
+pub(crate) fn run(paths: Paths) -> Exit {
+    let mut log = Log::to_stderr();
+    let ready = match startup::prepare(&paths, &mut log) {
+        Ok(ready) => ready,
+        Err(Refusal { exit, text }) => {
+            eprint!("{text}");
+            return exit;
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("standin: can't start: {error}");
+            return Exit::Failed;
+        }
+    };
+    match runtime.block_on(serve(paths, ready)) {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            eprintln!("standin: can't go on: {error}");
+            Exit::Failed
+        }
+    }
+}
+
+async fn serve(paths: Paths, ready: startup::Ready) -> io::Result<()> {
+    let startup::Ready { chosen, log, history, socket, lock: _lock } = ready;
+    let Posts { engine, addresses, control } = Posts::new()?;
+    let beat = Arc::new(Beat::default());
+    let keeper = crate::addresses::start(
+        addresses.1,
+        engine.0.clone(),
+        control.0.clone(),
+        Arc::clone(&beat),
+    )?;
+    let outside = crate::engine::Outside {
+        inbox: engine.1,
+        addresses: addresses.0,
+        control: control.0,
+        beat: Arc::clone(&beat),
+    };
+    crate::engine::start(chosen.plan.clone(), 0, outside)?;
+    let (ran_sender, mut ran) = mpsc::unbounded_channel();
+    let mut this = Control {
+        notifier: Notifier::new(chosen.cluster.notify.clone(), ran_sender),
+        cluster: Arc::new(chosen.cluster),
+        node: chosen.node,
+        engine: engine.0,
+        generation: 0,
+        running: None,
+        log,
+        history,
+        history_complained: false,
+        followers: broadcast::channel(FOLLOWERS_BEHIND).0,
+        beat,
+        file_error: None,
+        paths,
+    };
+    this.start_checks(&chosen.plan);
+    let (requests_sender, mut requests) = mpsc::channel(REQUESTS);
+    crate::api::serve(socket, requests_sender.clone());
+    if let Some(listen) = this.cluster.api.listen {
+        crate::api::serve_tcp(listen, requests_sender).await.unwrap_or_else(|error| {
+            this.log.line(Severity::Error, None, &format!("[api] listen {listen}: {error}"));
+        });
+    }
+    let events = Events::new(control.1)?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut watchdog = tokio::time::interval(startup::watchdog_interval());
+    let told = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    if let Err(error) = told {
+        this.log.line(Severity::Warning, None, &format!("systemd can't be told: {error}"));
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    let words = format!("standin {version} runs as node {} of {}", this.node, this.cluster.name);
+    this.log.line(Severity::Notice, None, &words);
+    let mut stop_by: Option<tokio::time::Instant> = None;
+    loop {
+        let overdue = async {
+            match stop_by {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            message = events.next() => match message? {
+                FromEngine::Event(happened) => this.happened(*happened),
+                FromEngine::Complaint(text) => this.log.line(Severity::Warning, None, &text),
+                FromEngine::Stopped => break,
+            },
+            Some(request) = requests.recv() => this.request(request).await,
+            Some(ran) = ran.recv() => {
+                let severity = if ran.ok { Severity::Info } else { Severity::Warning };
+                this.log.line(severity, Some(&ran.vip), &ran.text);
+            }
+            _ = hangup.recv() => {
+                // The outcome is in the log and in status.
+                let _ = this.reload("SIGHUP");
+            }
+            _ = terminate.recv() => this.stop("SIGTERM", &mut stop_by),
+            _ = interrupt.recv() => this.stop("SIGINT", &mut stop_by),
+            _ = watchdog.tick() => this.feed_watchdog(),
+            () = overdue => {
+                this.log.line(Severity::Error, None, "the engine didn't stop in time");
+                break;
+            }
+        }
+    }
+    // Events that came together with the last one.
+    while let Some(FromEngine::Event(happened)) = events.try_next() {
+        this.happened(*happened);
+    }
+    drop(this.running.take());
+    let waited = tokio::time::timeout(STOP_TAKES, this.notifier.finish()).await;
+    if waited.is_err() {
+        this.log.line(Severity::Warning, None, "stop scripts were still running and are left");
+    }
+    while let Ok(ran) = ran.try_recv() {
+        let severity = if ran.ok { Severity::Info } else { Severity::Warning };
+        this.log.line(severity, Some(&ran.vip), &ran.text);
+    }
+    this.log.line(Severity::Notice, None, "standin has stopped");
+    // Its queue ends with the engine; it puts the host's settings back before it goes.
+    tokio::task::spawn_blocking(move || keeper.join()).await.ok();
+    Ok(())
+}
+
+impl Control {
+    fn start_checks(&mut self, plan: &standin_core::plan::Plan) {
+        let (engine, generation) = (self.engine.clone(), self.generation);
+        let sink = move |report: checks::Report| {
+            let checks::Report { check, verdict, detail, .. } = report;
+            // Dropped only when the engine is stuck: the next result follows.
+            let _ = engine.offer(ToEngine::Check { generation, check, verdict, detail });
+        };
+        self.running = Some(checks::start(Arc::clone(&self.cluster), plan, sink));
+    }
+
+    fn stop(&mut self, by: &str, stop_by: &mut Option<tokio::time::Instant>) {
+        if stop_by.is_some() {
+            return;
+        }
+        self.log.line(Severity::Notice, None, &format!("stopping ({by})"));
+        // systemd waits for the exit anyway.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        let asked = self.engine.offer(ToEngine::Command(Command::Stop));
+        let grace = if asked { STOP_TAKES } else { Duration::ZERO };
+        *stop_by = Some(tokio::time::Instant::now() + grace);
+    }
+
+    fn feed_watchdog(&self) {
+        if self.beat.age(standin_linux::clock::now()) < ENGINE_STUCK {
+            // Without systemd there is nobody to tell.
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+        }
+    }
+
+    async fn request(&mut self, request: Request) {
+        match request {
+            Request::Status(reply) => {
+                let status = self.status().await;
+                // Who asked may have gone; the same below.
+                let _ = reply.send(status);
+            }
+            Request::Events { after, reply } => {
+                let records = self.history.since(after).cloned().collect();
+                let _ = reply.send((records, self.followers.subscribe()));
+            }
+            Request::Command { command, by, reply } => {
+                self.log.line(Severity::Notice, None, &format!("{command:?}, asked by {by}"));
+                let _ = reply.send(self.engine.offer(ToEngine::Command(command)));
+            }
+            Request::Reload { by, reply } => {
+                let outcome = self.reload(&by);
+                let _ = reply.send(outcome);
+            }
+        }
+    }
+
+    async fn status(&self) -> Option<Status> {
+        let (sender, receiver) = sync_channel(1);
+        if !self.engine.offer(ToEngine::View(sender)) {
+            return None;
+        }
+        let waited =
+            tokio::task::spawn_blocking(move || receiver.recv_timeout(ENGINE_ANSWERS)).await;
+        let view = waited.ok()?.ok()?;
+        Some(Status {
+            view,
+            checks: self.running.as_ref().map_or_else(Vec::new, checks::Running::live),
+            nginx: self.running.as_ref().and_then(checks::Running::nginx),
+            file: self.paths.file.clone(),
+            file_error: self.file_error.clone(),
+            engine_beat: self.beat.age(standin_linux::clock::now()),
+        })
+    }
+
+    /// Reads the file again: all of it is taken, or nothing changes.
+    fn reload(&mut self, by: &str) -> Result<String, String> {
+        let node = Some(self.node.clone());
+        let taken = startup::choose(&self.paths, node.as_deref()).and_then(|chosen| {
+            let log = Log::open(&chosen.cluster.log)
+                .map_err(|error| Refusal::because(Exit::BadFile, &error.to_string()))?;
+            Ok((chosen, log))
+        });
+        let (chosen, log) = match taken {
+            Ok(taken) => taken,
+            Err(refusal) => {
+                let text = format!(
+                    "the cluster file has errors and was not taken ({by}); the old one stays in \
+                     force:\n{}",
+                    refusal.text
+                );
+                text.lines().for_each(|line| self.log.line(Severity::Error, None, line));
+                self.file_error = Some(refusal.text.clone());
+                return Err(text);
+            }
+        };
+        self.log = log;
+        self.file_error = None;
+        self.generation += 1;
+        self.notifier.replace(chosen.cluster.notify.clone());
+        self.cluster = Arc::new(chosen.cluster);
+        let plan = Box::new(chosen.plan.clone());
+        if !self.engine.offer(ToEngine::Plan { generation: self.generation, plan }) {
+            return Err("the engine is stuck and didn't take the file".to_owned());
+        }
+        self.start_checks(&chosen.plan);
+        let text = format!("{} was read again and taken ({by})", self.paths.file.display());
+        self.log.line(Severity::Notice, None, &text);
+        Ok(chosen.warnings.map_or(text.clone(), |warnings| format!("{warnings}{text}")))
+    }
+
+    fn happened(&mut self, happened: Happened) {
+        self.log.line(severity(&happened.event.kind), happened.vip.as_deref(), &happened.words);
+        let record = record(&happened);
+        let (record, written) = self.history.push(record);
+        if let Err(error) = written
+            && !std::mem::replace(&mut self.history_complained, true)
+        {
+            let text = format!("events can't be kept on disk, only in memory: {error}");
+            self.log.line(Severity::Error, None, &text);
+        }
+        // Nobody may be following.
+        let _ = self.followers.send(record);
+        self.notify(&happened);
+    }
+
+    fn notify(&mut self, happened: &Happened) {
+        let (Some(vip), Some((role, standing))) = (&happened.vip, happened.now) else { return };
+        let stopping = matches!(
+            happened.event.kind,
+            Kind::Transition { reason: Reason::Stopping | Reason::RemovedFromFile, .. }
+        );
+        let Some(state) = State::of(role, standing, stopping) else { return };
+        let addresses = self.cluster.vip(vip).map_or_else(String::new, |vip| {
+            let list: Vec<_> = vip.addresses.iter().map(ToString::to_string).collect();
+            list.join(" ")
+        });
+        let call = Call {
+            vip: vip.clone(),
+            state,
+            before: self.notifier.state(vip),
+            priority: happened.priority,
+            reason: happened.words.clone(),
+            peer: happened.peer.clone(),
+            node: self.node.clone(),
+            cluster: self.cluster.name.clone(),
+            addresses,
+        };
+        if !self.notifier.call(call) {
+            let text = "its notify scripts are too slow: a change of state was not told to them";
+            self.log.line(Severity::Error, Some(vip), text);
+        }
+    }
+}
+
+/// The engine's messages as something that tokio can wait for.
+struct Events {
+    inbox: Inbox<FromEngine>,
+    readable: AsyncFd<OwnedFd>,
+}
+
+impl Events {
+    fn new(inbox: Inbox<FromEngine>) -> io::Result<Self> {
+        let wake = inbox.wake.as_fd().try_clone_to_owned()?;
+        Ok(Self { readable: AsyncFd::register_with_interest(wake, Interest::READABLE)?, inbox })
+    }
+
+    fn try_next(&self) -> Option<FromEngine> {
+        self.inbox.receiver.try_recv().ok()
+    }
+
+    async fn next(&self) -> io::Result<FromEngine> {
+        loop {
+            if let Some(message) = self.try_next() {
+                return Ok(message);
+            }
+            let mut guard = self.readable.readable().await?;
+            self.inbox.wake.clear();
+            guard.clear_ready();
+            // What came between the look and the clearing.
+            if let Some(message) = self.try_next() {
+                return Ok(message);
+            }
+        }
+    }
+}
+
+fn record(happened: &Happened) -> Record {
+    let (from, to, reason) = match &happened.event.kind {
+        Kind::Transition { from, to, .. } => {
+            let words = happened.words.split_once(": ").map(|(_, reason)| reason.to_owned());
+            (Some(from.to_string()), Some(to.to_string()), words)
+        }
+        _ => (None, None, None),
+    };
+    Record {
+        seq: 0,
+        at: time::rfc3339(happened.at),
+        kind: kind_word(&happened.event.kind).to_owned(),
+        vip: happened.vip.clone(),
+        from,
+        to,
+        reason,
+        peer: happened.peer.clone(),
+        text: happened.words.clone(),
+    }
+}
+
+/// The stable word of an event's kind, for programs.
+const fn kind_word(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Transition { .. } => "transition",
+        Kind::Standing { .. } => "standing",
+        Kind::Check { .. } => "check",
+        Kind::Rival { .. } => "rival",
+        Kind::Stranger { .. } => "stranger",
+        Kind::Ignored { .. } => "ignored",
+        Kind::AddressListDiffers { .. } => "address_list_differs",
+        Kind::Deaf { .. } => "deaf",
+        Kind::HeardAgain { .. } => "heard_again",
+        Kind::ForeignOwner { .. } => "foreign_owner",
+        Kind::ForeignOwnerGone => "foreign_owner_gone",
+        Kind::AddressConflict { .. } => "address_conflict",
+        Kind::AddressRestored { .. } => "address_restored",
+        Kind::AddressRefused { .. } => "address_refused",
+        Kind::Stalled { .. } => "stalled",
+        Kind::Maintenance { .. } => "maintenance",
+        Kind::Reloaded => "reloaded",
+    }
+}
+
+const fn severity(kind: &Kind) -> Severity {
+    match kind {
+        Kind::Transition { to: Role::Idle, reason: Reason::Stopping, .. }
+        | Kind::Standing { obstacle: None, .. }
+        | Kind::Check { passing: true, .. }
+        | Kind::HeardAgain { .. }
+        | Kind::ForeignOwnerGone
+        | Kind::Maintenance { .. }
+        | Kind::Reloaded => Severity::Info,
+        Kind::Transition { .. } => Severity::Notice,
+        Kind::AddressRefused { .. } => Severity::Error,
+        _ => Severity::Warning,
+    }
+}

@@ -1,0 +1,229 @@
+//! From a command line to a node that may start: the file, this node, its interface, its lock.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use standin_config::{Cluster, Diagnostic, Loaded};
+use standin_core::plan::Plan;
+use standin_linux::netlink::Rtnl;
+use standin_linux::process;
+
+use super::Paths;
+use super::history::History;
+use super::log::{Log, Severity};
+use crate::exit::Exit;
+
+/// The node's own address is looked for this often until it is there.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// While it waits, the log says so this often.
+const SAY_AGAIN: Duration = Duration::from_secs(30);
+
+/// Half of what the unit's WatchdogSec= says, or of this.
+const WATCHDOG: Duration = Duration::from_secs(10);
+
+/// The group that may talk to the daemon.
+const GROUP: &str = "standin";
+
+/// A node that didn't start, and what to tell the operator.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) exit: Exit,
+    pub(crate) text: String,
+}
+
+impl Refusal {
+    pub(crate) fn because(exit: Exit, text: &str) -> Self {
+        Self { exit, text: format!("error: {text}\n") }
+    }
+}
+
+/// A file that was read, and what it means on this machine.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    pub(crate) cluster: Cluster,
+    pub(crate) node: String,
+    pub(crate) plan: Plan,
+    /// Rendered, where there are any.
+    pub(crate) warnings: Option<String>,
+}
+
+pub(super) struct Ready {
+    pub(super) chosen: Chosen,
+    pub(super) log: Log,
+    pub(super) history: History,
+    pub(super) socket: UnixListener,
+    /// Held for as long as the daemon lives.
+    pub(super) lock: File,
+}
+
+/// Everything that can fail is done here, before anything is touched on the host.
+pub(super) fn prepare(paths: &Paths, log: &mut Log) -> Result<Ready, Refusal> {
+    let missing = process::missing_capabilities();
+    let fatal: Vec<_> = missing.iter().filter(|name| name.starts_with("CAP_NET")).copied().collect();
+    if !fatal.is_empty() {
+        let text = format!(
+            "missing privileges: {}. Run it as root or from its systemd unit",
+            fatal.join(", ")
+        );
+        return Err(Refusal::because(Exit::BadHost, &text));
+    }
+    let failed = |what: &str, path: &Path, error: &io::Error| {
+        Refusal::because(Exit::Failed, &format!("{what} {}: {error}", path.display()))
+    };
+    for dir in [&paths.run_dir, &paths.state_dir] {
+        fs::create_dir_all(dir).map_err(|error| failed("can't make", dir, &error))?;
+    }
+    let lock_path = paths.run_dir.join("lock");
+    let lock = lock(&lock_path).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => Refusal::because(
+            Exit::Running,
+            &format!("another standin runs here already ({} is locked)", lock_path.display()),
+        ),
+        _ => failed("can't lock", &lock_path, &error),
+    })?;
+    let chosen = wait_for_address(paths, log)?;
+    if let Some(warnings) = &chosen.warnings {
+        warnings.lines().for_each(|line| log.line(Severity::Warning, None, line));
+    }
+    let log = Log::open(&chosen.cluster.log)
+        .map_err(|error| Refusal::because(Exit::BadFile, &error.to_string()))?;
+    let events = paths.state_dir.join("events.jsonl");
+    let history =
+        History::open(&events).map_err(|error| failed("can't open", &events, &error))?;
+    let socket_path = paths.run_dir.join("standin.sock");
+    let socket =
+        listen(&socket_path).map_err(|error| failed("can't listen on", &socket_path, &error))?;
+    Ok(Ready { chosen, log, history, socket, lock })
+}
+
+/// At boot the network may come later than standin: an address that isn't here yet is waited for,
+/// a file that is wrong isn't.
+fn wait_for_address(paths: &Paths, log: &mut Log) -> Result<Chosen, Refusal> {
+    let mut said: Option<Instant> = None;
+    loop {
+        let cluster = read_file(&paths.file)?;
+        let local = process::local_addresses().unwrap_or_default();
+        match choose_from(cluster, paths.node.as_deref(), &local) {
+            Err(Unfit::NotHereYet(text)) => {
+                if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
+                    said = Some(Instant::now());
+                    log.line(Severity::Warning, None, &text);
+                    // systemd shows it in `systemctl status`.
+                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&text)]);
+                }
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            Err(Unfit::Never(refusal)) => return Err(refusal),
+            Ok(chosen) => return Ok(chosen),
+        }
+    }
+}
+
+/// Reads the file as it is now for this machine as it is now.
+pub(crate) fn choose(paths: &Paths, node: Option<&str>) -> Result<Chosen, Refusal> {
+    let cluster = read_file(&paths.file)?;
+    let local = process::local_addresses().unwrap_or_default();
+    choose_from(cluster, node.or(paths.node.as_deref()), &local).map_err(|unfit| match unfit {
+        Unfit::NotHereYet(text) => Refusal::because(Exit::BadHost, &text),
+        Unfit::Never(refusal) => refusal,
+    })
+}
+
+enum Unfit {
+    /// It may become right by waiting.
+    NotHereYet(String),
+    Never(Refusal),
+}
+
+fn choose_from(
+    (cluster, loaded): (Cluster, Loaded),
+    node: Option<&str>,
+    local: &[IpAddr],
+) -> Result<Chosen, Unfit> {
+    let show = |diagnostics: &[Diagnostic]| {
+        standin_config::render(diagnostics, std::slice::from_ref(&loaded.source), false)
+    };
+    let never = |diagnostics: &[Diagnostic]| {
+        Unfit::Never(Refusal { exit: Exit::BadFile, text: show(diagnostics) })
+    };
+    let name = cluster
+        .find_self(node, &process::hostname(), local)
+        .map_err(|diagnostic| never(&[diagnostic]))?;
+    let addresses = cluster.node(&name).map_or_else(Vec::new, |node| node.addresses.clone());
+    let interface = interface_of(&addresses).unwrap_or_default();
+    let given = cluster.vips.iter().all(|vip| vip.interface.is_some());
+    if interface.is_empty() && !given {
+        let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        return Err(Unfit::NotHereYet(format!(
+            "waiting: no interface of this host has node {name}'s address {}; give the host that \
+             address, or correct the file",
+            list.join(" or ")
+        )));
+    }
+    let plan = cluster.plan(&name, &interface).map_err(|diagnostics| never(&diagnostics))?;
+    let warnings = Some(show(&loaded.diagnostics)).filter(|text| !text.is_empty());
+    Ok(Chosen { cluster, node: name, plan, warnings })
+}
+
+/// Reads and judges the cluster file; its faults are the refusal's text.
+pub(crate) fn read_file(path: &Path) -> Result<(Cluster, Loaded), Refusal> {
+    let bytes = fs::read(path).map_err(|error| {
+        let mend = match error.kind() {
+            io::ErrorKind::NotFound => "; write one there, or name another with -f",
+            _ => "",
+        };
+        let text = format!("can't read the cluster file {}: {error}{mend}", path.display());
+        Refusal::because(Exit::BadFile, &text)
+    })?;
+    let mut loaded = standin_config::load_bytes(&path.display().to_string(), &bytes);
+    match loaded.model.take() {
+        Some(cluster) => Ok((cluster, loaded)),
+        None => Err(Refusal { exit: Exit::BadFile, text: loaded.render(false) }),
+    }
+}
+
+/// The interface that carries one of the addresses.
+fn interface_of(addresses: &[IpAddr]) -> Option<String> {
+    let mut rtnl = Rtnl::open().ok()?;
+    let carriers = rtnl.addresses().ok()?;
+    let index = addresses.iter().find_map(|wanted| {
+        carriers.iter().find(|one| one.prefix.address() == *wanted).map(|one| one.index)
+    })?;
+    rtnl.links().ok()?.into_iter().find(|link| link.index == index).map(|link| link.name)
+}
+
+/// A lock that ends with the process, unlike a pid file.
+fn lock(path: &Path) -> io::Result<File> {
+    let file = File::options().create(true).truncate(false).write(true).open(path)?;
+    file.try_lock().map_err(|error| match error {
+        fs::TryLockError::WouldBlock => io::ErrorKind::WouldBlock.into(),
+        fs::TryLockError::Error(error) => error,
+    })?;
+    Ok(file)
+}
+
+/// The lock says that a socket file in the way is nobody's.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let socket = UnixListener::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o660))?;
+    if let Some(group) = standin_linux::group::id(GROUP) {
+        std::os::unix::fs::chown(path, None, Some(group))?;
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// How often systemd's watchdog is fed.
+pub(super) fn watchdog_interval() -> Duration {
+    sd_notify::watchdog_enabled().map_or(WATCHDOG, |limit| limit / 2).max(Duration::from_millis(1))
+}

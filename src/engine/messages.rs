@@ -1,0 +1,150 @@
+//! What the engine hears from the other threads, and what it tells them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use standin_core::event::{Event, Role, Standing};
+use standin_core::plan::{MAX_VIPS, Plan};
+use standin_core::types::{CheckId, Instant, Prefix, VipId};
+use standin_core::view::View;
+use standin_core::{Command, InterfaceState, Outcome, Verdict};
+use standin_linux::epoll::Wake;
+
+/// Messages that may wait for the engine: all addresses settle at once, and checks report meanwhile.
+const TO_ENGINE: usize = 4 * MAX_VIPS;
+
+/// Orders that may wait for the address thread: each VIP has at most one of each kind.
+const TO_ADDRESSES: usize = 4 * MAX_VIPS;
+
+/// Events that may wait for the control plane; more are counted and dropped.
+const TO_CONTROL: usize = 8 * MAX_VIPS;
+
+/// Told to the engine.
+#[derive(Debug)]
+pub(crate) enum ToEngine {
+    Interface { name: String, index: Option<u32>, state: InterfaceState },
+    OwnAddresses(Vec<IpAddr>),
+    Settled { vip: VipId, outcome: Outcome },
+    Restored { vip: VipId, address: IpAddr },
+    /// `generation` names the plan whose check ids are meant.
+    Check { generation: u64, check: CheckId, verdict: Verdict, detail: String },
+    Command(Command),
+    Plan { generation: u64, plan: Box<Plan> },
+    View(SyncSender<View>),
+}
+
+/// Ordered of the address thread.
+#[derive(Debug)]
+pub(crate) enum ToAddresses {
+    Hold { vip: VipId, interface: String, prefixes: Vec<Prefix> },
+    Release { vip: VipId },
+    /// Watch these interfaces and these addresses of the node.
+    Watch { interfaces: Vec<String>, own: Vec<IpAddr> },
+}
+
+/// Told to the control plane.
+#[derive(Debug)]
+pub(crate) enum FromEngine {
+    Event(Box<Happened>),
+    /// Everything has been given up.
+    Stopped,
+    /// A message of the engine itself, for the log.
+    Complaint(String),
+}
+
+/// An event with its words, which only the engine's plan can give.
+#[derive(Debug)]
+pub(crate) struct Happened {
+    pub(crate) event: Event,
+    pub(crate) vip: Option<String>,
+    pub(crate) words: String,
+    /// The VIP's role and this node's standing after the event.
+    pub(crate) now: Option<(Role, Standing)>,
+    /// The priority that adverts say after the event.
+    pub(crate) priority: u8,
+    /// The other node of the event, where there is one.
+    pub(crate) peer: Option<String>,
+    pub(crate) at: std::time::SystemTime,
+}
+
+/// A sender whose receiver polls a descriptor.
+#[derive(Debug)]
+pub(crate) struct Post<T> {
+    sender: SyncSender<T>,
+    wake: Arc<Wake>,
+}
+
+impl<T> Clone for Post<T> {
+    fn clone(&self) -> Self {
+        Self { sender: self.sender.clone(), wake: Arc::clone(&self.wake) }
+    }
+}
+
+impl<T> Post<T> {
+    /// Waits for room; false when the receiver has gone.
+    pub(crate) fn send(&self, message: T) -> bool {
+        let sent = self.sender.send(message).is_ok();
+        self.wake.ring();
+        sent
+    }
+
+    /// Never waits; false when there is no room or no receiver.
+    pub(crate) fn offer(&self, message: T) -> bool {
+        let sent = match self.sender.try_send(message) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        };
+        self.wake.ring();
+        sent
+    }
+}
+
+/// The receiving end of a [`Post`].
+#[derive(Debug)]
+pub(crate) struct Inbox<T> {
+    pub(crate) receiver: Receiver<T>,
+    pub(crate) wake: Arc<Wake>,
+}
+
+fn channel<T>(room: usize) -> std::io::Result<(Post<T>, Inbox<T>)> {
+    let wake = Arc::new(Wake::new()?);
+    let (sender, receiver) = sync_channel(room);
+    Ok((Post { sender, wake: Arc::clone(&wake) }, Inbox { receiver, wake }))
+}
+
+/// All posts of a daemon.
+#[derive(Debug)]
+pub(crate) struct Posts {
+    pub(crate) engine: (Post<ToEngine>, Inbox<ToEngine>),
+    pub(crate) addresses: (Post<ToAddresses>, Inbox<ToAddresses>),
+    pub(crate) control: (Post<FromEngine>, Inbox<FromEngine>),
+}
+
+impl Posts {
+    /// # Errors
+    /// When the kernel has no descriptor left.
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            engine: channel(TO_ENGINE)?,
+            addresses: channel(TO_ADDRESSES)?,
+            control: channel(TO_CONTROL)?,
+        })
+    }
+}
+
+/// When the engine last went round; who renews its addresses looks here first.
+#[derive(Debug, Default)]
+pub(crate) struct Beat(AtomicU64);
+
+impl Beat {
+    pub(crate) fn strike(&self, now: Instant) {
+        self.0.store(now.as_nanos(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        now.since(Instant::from_nanos(self.0.load(Ordering::Relaxed)))
+    }
+}

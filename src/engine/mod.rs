@@ -1,0 +1,391 @@
+//! The engine thread: packets, timers and messages in, the core's effects out.
+//!
+//! ```text
+//!   advert sockets ─┐                         ┌─▶ advert sockets   (one sendmmsg per interface)
+//!   ARP/NDP sockets ┤   ┌──────────────────┐  ├─▶ ARP/NDP sockets
+//!   timerfd ────────┼──▶│ core: Node::step │──┼─▶ address thread    (hold, release)
+//!   address thread ─┤   └──────────────────┘  └─▶ control plane     (events)
+//!   control plane ──┘
+//! ```
+//!
+//! It does no netlink, disk, DNS, fork or log, and waits for nobody: what it tells others goes into
+//! bounded queues that it never blocks on.
+
+pub(crate) mod messages;
+mod outbox;
+mod ports;
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use standin_core::event::{Event, Kind, Party, Reason};
+use standin_core::node::Node;
+use standin_core::plan::Plan;
+use standin_core::types::{Instant, InterfaceId};
+use standin_core::wire::neighbour;
+use standin_core::wire::vrrp::Envelope;
+use standin_core::{Effect, Effects, Input};
+use standin_linux::clock::{Timer, now};
+use standin_linux::epoll::Poll;
+use standin_linux::sched;
+
+use messages::{Beat, FromEngine, Happened, Inbox, Post, ToAddresses, ToEngine};
+use outbox::Outbox;
+use ports::Ports;
+
+/// Above ordinary threads and most kernel threads, below the watchdogs.
+pub(crate) const REALTIME_PRIORITY: u8 = 40;
+
+/// The engine shows that it is alive at least this often; the address thread waits for four.
+const BEAT_EVERY: Duration = Duration::from_millis(250);
+
+/// Messages taken from other threads in one go.
+const MESSAGES: usize = 256;
+
+/// Batches read from one socket in one go: a flood must not keep the timers waiting.
+const BATCHES: usize = 32;
+
+const TOKEN_TIMER: u64 = 0;
+const TOKEN_MESSAGES: u64 = 1;
+/// Tokens of sockets come after these, see [`Ports`].
+const TOKEN_PORTS: u64 = 2;
+
+pub(crate) struct Engine {
+    node: Node,
+    poll: Poll,
+    timer: Timer,
+    /// For when the timer is armed; [`Instant::FAR`] when it isn't.
+    armed: Instant,
+    inbox: Inbox<ToEngine>,
+    addresses: Post<ToAddresses>,
+    control: Post<FromEngine>,
+    ports: Ports,
+    outbox: Outbox,
+    effects: Effects,
+    beat: Arc<Beat>,
+    generation: u64,
+    dropped_events: u64,
+    stopped: bool,
+}
+
+/// What the engine needs from the outside.
+pub(crate) struct Outside {
+    pub(crate) inbox: Inbox<ToEngine>,
+    pub(crate) addresses: Post<ToAddresses>,
+    pub(crate) control: Post<FromEngine>,
+    pub(crate) beat: Arc<Beat>,
+}
+
+/// Starts the engine on a thread of its own.
+///
+/// # Errors
+/// When the kernel has no descriptor or thread left.
+pub(crate) fn start(plan: Plan, generation: u64, outside: Outside) -> io::Result<()> {
+    let mut engine = Engine::new(plan, generation, outside)?;
+    thread::Builder::new().name("standin-engine".into()).spawn(move || {
+        if let Err(error) = sched::realtime(REALTIME_PRIORITY) {
+            engine.complain(format!(
+                "the engine runs without realtime priority ({error}); a loaded machine may delay \
+                 its adverts. Mend: LimitRTPRIO and CAP_SYS_NICE in the unit, no RT group limits"
+            ));
+        }
+        // A panic here is a bug in standin: the process must not go on without its engine.
+        let run = std::panic::AssertUnwindSafe(|| engine.run());
+        let outcome = std::panic::catch_unwind(run);
+        match outcome {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                eprintln!("standin: the engine can't wait for its sockets: {error}");
+                std::process::abort();
+            }
+            Err(_) => std::process::abort(),
+        }
+    })?;
+    Ok(())
+}
+
+impl Engine {
+    fn new(plan: Plan, generation: u64, outside: Outside) -> io::Result<Self> {
+        let Outside { inbox, addresses, control, beat } = outside;
+        let (poll, timer) = (Poll::new()?, Timer::new()?);
+        poll.add(std::os::fd::AsFd::as_fd(&timer), TOKEN_TIMER)?;
+        poll.add(std::os::fd::AsFd::as_fd(&*inbox.wake), TOKEN_MESSAGES)?;
+        beat.strike(now());
+        let mut engine = Self {
+            node: Node::new(now(), plan),
+            poll,
+            timer,
+            armed: Instant::FAR,
+            inbox,
+            addresses,
+            control,
+            ports: Ports::default(),
+            outbox: Outbox::default(),
+            effects: Effects::with_capacity(1024),
+            beat,
+            generation,
+            dropped_events: 0,
+            stopped: false,
+        };
+        engine.watch();
+        Ok(engine)
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        let mut ready = Vec::with_capacity(64);
+        while !self.stopped {
+            self.wait(&mut ready)?;
+            self.beat.strike(now());
+            // What arrived comes before the tick: a live peer must not be taken for a silent one
+            // because this thread was late.
+            for token in &ready {
+                match *token {
+                    TOKEN_TIMER => self.timer.clear(),
+                    TOKEN_MESSAGES => self.messages(),
+                    socket => self.receive(socket - TOKEN_PORTS),
+                }
+            }
+            let time = now();
+            if self.armed <= time {
+                self.armed = Instant::FAR;
+            }
+            if self.node.next_deadline().is_some_and(|deadline| deadline <= time) {
+                self.node.step(time, Input::Tick, &mut self.effects);
+            }
+            self.perform();
+        }
+        Ok(())
+    }
+
+    /// Arms the timer only when it would ring too late: ringing too early costs less than arming
+    /// it at each advert.
+    fn wait(&mut self, ready: &mut Vec<u64>) -> io::Result<()> {
+        let deadline = self.node.next_deadline().unwrap_or(Instant::FAR).min(now() + BEAT_EVERY);
+        if deadline < self.armed {
+            self.timer.arm(Some(deadline))?;
+            self.armed = deadline;
+        }
+        self.poll.wait(ready)
+    }
+
+    fn messages(&mut self) {
+        self.inbox.wake.clear();
+        for count in 0..=MESSAGES {
+            if count == MESSAGES {
+                // The rest comes after the sockets have had their turn.
+                self.inbox.wake.ring();
+                return;
+            }
+            let Ok(message) = self.inbox.receiver.try_recv() else { return };
+            self.message(message);
+        }
+    }
+
+    fn message(&mut self, message: ToEngine) {
+        let time = now();
+        let (node, effects) = (&mut self.node, &mut self.effects);
+        match message {
+            ToEngine::Interface { name, index, state } => {
+                let found = node.interfaces().find(|(_, known)| *known == name);
+                let Some((interface, _)) = found else { return };
+                let complaints = self.ports.interface(&self.poll, node, interface, index, state);
+                node.step(time, Input::Interface { interface, state }, effects);
+                self.outbox.forget();
+                complaints.into_iter().for_each(|complaint| self.complain(complaint));
+            }
+            ToEngine::OwnAddresses(own) => {
+                let complaints = self.ports.own_addresses(&self.poll, node, &own);
+                node.step(time, Input::OwnAddresses(&own), effects);
+                self.outbox.forget();
+                complaints.into_iter().for_each(|complaint| self.complain(complaint));
+            }
+            ToEngine::Settled { vip, outcome } => {
+                node.step(time, Input::Settled { vip, outcome }, effects);
+            }
+            ToEngine::Restored { vip, address } => {
+                node.step(time, Input::Restored { vip, address }, effects);
+            }
+            ToEngine::Check { generation, check, verdict, detail } => {
+                if generation == self.generation {
+                    node.step(time, Input::Check { check, verdict, detail: &detail }, effects);
+                }
+            }
+            ToEngine::Command(command) => node.step(time, Input::Command(command), effects),
+            ToEngine::Plan { generation, plan } => {
+                self.generation = generation;
+                node.step(time, Input::Plan(plan), effects);
+                self.outbox.forget();
+                // Goodbyes of VIPs that left the file go out before anything is reopened.
+                self.perform();
+                self.watch();
+            }
+            ToEngine::View(reply) => {
+                // Who asked may have given up waiting.
+                let _ = reply.try_send(node.view(time));
+            }
+        }
+    }
+
+    /// Tells the address thread what to look after; it answers with the present state of it all.
+    fn watch(&mut self) {
+        let interfaces = self.node.interfaces().map(|(_, name)| name.to_owned()).collect();
+        let plan = self.node.plan();
+        let own = plan.nodes.get(plan.me.index()).map_or_else(Vec::new, |me| me.addresses.clone());
+        self.ports.resize(&self.node);
+        if !self.addresses.offer(ToAddresses::Watch { interfaces, own }) {
+            self.complain("the address thread doesn't take orders".into());
+        }
+    }
+
+    fn receive(&mut self, socket: u64) {
+        let (node, effects) = (&mut self.node, &mut self.effects);
+        let Some((interface, port)) = self.ports.socket(socket) else { return };
+        let time = now();
+        match port {
+            ports::Socket::Adverts(receiver) => {
+                for _ in 0..BATCHES {
+                    let each = &mut |received: standin_linux::advert::Received<'_>| {
+                        let envelope = Envelope {
+                            source: received.source,
+                            destination: received.destination,
+                            hop_limit: received.hop_limit,
+                        };
+                        let payload = received.payload;
+                        node.step(time, Input::Advert { interface, envelope, payload }, effects);
+                    };
+                    // An error here is the interface's end, which the address thread reports.
+                    if !matches!(receiver.receive(each), Ok(1..)) {
+                        break;
+                    }
+                }
+            }
+            ports::Socket::Neighbours(socket) => {
+                let each = &mut |frame: &[u8]| {
+                    let Some(seen) = neighbour::parse(frame) else { return };
+                    if let Some((address, mac)) = claimed(&seen) {
+                        node.step(time, Input::Sighting { interface, address, mac }, effects);
+                    }
+                };
+                // As above.
+                let _ = socket.receive(each);
+            }
+        }
+    }
+
+    fn perform(&mut self) {
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Advert { vip, family, priority } => {
+                    self.outbox.queue(&self.node, &self.ports, vip, family, priority);
+                }
+                Effect::Hold { vip } => {
+                    let Some(router) = self.node.router(vip) else { continue };
+                    let interface = self.interface_name(router.plan().interface);
+                    let prefixes = router.plan().addresses.clone();
+                    self.order(ToAddresses::Hold { vip, interface, prefixes });
+                }
+                Effect::Release { vip } => {
+                    // The goodbye precedes the release.
+                    self.outbox.send(&mut self.ports);
+                    self.order(ToAddresses::Release { vip });
+                }
+                Effect::Announce { vip } => {
+                    if let Some(router) = self.node.router(vip) {
+                        self.ports.announce(router.plan());
+                    }
+                }
+                Effect::Probe { vip } => {
+                    if let Some(router) = self.node.router(vip) {
+                        self.ports.probe(router.plan());
+                    }
+                }
+                Effect::Identify { interface, address } => {
+                    self.ports.identify(&self.node, interface, address);
+                }
+                Effect::Event(event) => self.happened(event),
+                Effect::Stopped => {
+                    self.stopped = true;
+                    self.tell(FromEngine::Stopped);
+                }
+            }
+        }
+        self.effects = effects;
+        self.outbox.send(&mut self.ports);
+    }
+
+    fn interface_name(&self, id: InterfaceId) -> String {
+        let found = self.node.interfaces().find(|(known, _)| *known == id);
+        found.map_or_else(String::new, |(_, name)| name.to_owned())
+    }
+
+    fn order(&mut self, order: ToAddresses) {
+        if !self.addresses.offer(order) {
+            // It is stuck for thousands of orders: the kernel will end what isn't renewed.
+            self.complain("the address thread doesn't take orders".into());
+        }
+    }
+
+    fn happened(&mut self, event: Event) {
+        let plan = self.node.plan();
+        let router = event.vip.and_then(|vip| self.node.router(vip));
+        let happened = Happened {
+            vip: router.map(|router| router.plan().name.clone()),
+            words: event.words(plan),
+            now: router.map(|router| (router.role(), router.standing())),
+            priority: router.map_or(0, |router| router.effective_priority().0),
+            peer: party(&event.kind).map(|who| who.words(plan)),
+            at: SystemTime::now(),
+            event,
+        };
+        self.tell(FromEngine::Event(Box::new(happened)));
+    }
+
+    fn complain(&mut self, complaint: String) {
+        self.tell(FromEngine::Complaint(complaint));
+    }
+
+    fn tell(&mut self, message: FromEngine) {
+        if !self.control.offer(message) {
+            self.dropped_events += 1;
+        } else if self.dropped_events > 0 {
+            let lost = std::mem::take(&mut self.dropped_events);
+            let words = format!("{lost} events were lost: the control plane was too slow");
+            // If this is lost too, the next one says so.
+            let _ = self.control.offer(FromEngine::Complaint(words));
+        }
+    }
+}
+
+/// Who is said to have an address; a probe claims nothing.
+fn claimed(seen: &neighbour::Sighting) -> Option<(IpAddr, standin_core::types::Mac)> {
+    match seen.kind {
+        neighbour::Kind::Probing { .. } => None,
+        _ => Some((seen.address, seen.mac)),
+    }
+}
+
+/// The other node that an event is about.
+const fn party(kind: &Kind) -> Option<Party> {
+    match kind {
+        Kind::Transition { reason, .. } => match reason {
+            Reason::Silence { who, .. }
+            | Reason::Released { who }
+            | Reason::LastResortOver { who }
+            | Reason::Failback { from: who }
+            | Reason::Outranked { by: who, .. }
+            | Reason::TakenWhileStalled { by: who, .. } => Some(*who),
+            _ => None,
+        },
+        Kind::Rival { who, .. } | Kind::Deaf { who, .. } | Kind::AddressListDiffers { who, .. } => {
+            Some(*who)
+        }
+        Kind::Stranger { source, .. } | Kind::Ignored { source, .. } => {
+            Some(Party::Unknown(*source))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,118 @@
+//! Adverts on their way out: written once, sent again and again, one system call per socket.
+
+use std::net::IpAddr;
+
+use standin_core::node::Node;
+use standin_core::plan::{Mode, VipPlan};
+use standin_core::types::{Family, InterfaceId, Priority, VipId};
+use standin_core::wire::vrrp::{self, MULTICAST_V4, MULTICAST_V6, Outgoing};
+
+use super::ports::Ports;
+
+#[derive(Default)]
+pub(super) struct Outbox {
+    /// By VIP and family.
+    written: Vec<Option<Written>>,
+    /// Places in `written` that are due, in order.
+    due: Vec<u32>,
+}
+
+/// The adverts of one VIP in one family: one to the group, or one to each peer.
+struct Written {
+    interface: InterfaceId,
+    family: Family,
+    priority: Priority,
+    messages: Vec<(IpAddr, Vec<u8>)>,
+}
+
+impl Outbox {
+    /// Forgets what was written: addresses, sources or the plan have changed.
+    pub(super) fn forget(&mut self) {
+        self.written.clear();
+        self.due.clear();
+    }
+
+    pub(super) fn queue(
+        &mut self,
+        node: &Node,
+        ports: &Ports,
+        vip: VipId,
+        family: Family,
+        priority: Priority,
+    ) {
+        let Some(router) = node.router(vip) else { return };
+        let plan = router.plan();
+        let Some(source) = ports.sender(plan.interface, family).map(|sender| sender.source) else {
+            return;
+        };
+        let place = vip.index() * 2 + family.index();
+        if self.written.len() <= place {
+            self.written.resize_with(place + 1, || None);
+        }
+        let slot = &mut self.written[place];
+        if slot.as_ref().is_none_or(|written| written.priority != priority) {
+            if self.due.iter().any(|due| *due as usize == place) {
+                // Two priorities in one step can't happen: a goodbye is sent before a release.
+                return;
+            }
+            *slot = Some(write(node, plan, family, priority, source));
+        }
+        self.due.push(u32::try_from(place).unwrap_or(u32::MAX));
+    }
+
+    /// Sends everything that is due.
+    pub(super) fn send(&mut self, ports: &mut Ports) {
+        if self.due.is_empty() {
+            return;
+        }
+        let written = &self.written;
+        let due = || self.due.iter().filter_map(|place| written.get(*place as usize)?.as_ref());
+        for (interface, family, sender) in ports.senders() {
+            let messages = due()
+                .filter(|written| written.interface == interface && written.family == family)
+                .flat_map(|written| written.messages.iter())
+                .map(|(to, bytes)| (*to, bytes.as_slice()));
+            // What couldn't be sent is the same as lost on the way: the next advert follows, and a
+            // source address or an interface that went is reported by the address thread.
+            let _ = sender.socket.send(messages);
+        }
+        self.due.clear();
+    }
+}
+
+fn write(
+    node: &Node,
+    plan: &VipPlan,
+    family: Family,
+    priority: Priority,
+    source: IpAddr,
+) -> Written {
+    let addresses: Vec<_> = plan.addresses_of(family).map(|prefix| prefix.address()).collect();
+    let destinations: Vec<IpAddr> = match (plan.mode, family) {
+        (Mode::Multicast, Family::V4) => vec![MULTICAST_V4.into()],
+        (Mode::Multicast, Family::V6) => vec![MULTICAST_V6.into()],
+        (Mode::Unicast, family) => plan
+            .members
+            .iter()
+            .filter(|member| member.node != node.plan().me)
+            .filter_map(|member| node.plan().nodes.get(member.node.index())?.address(family))
+            .collect(),
+    };
+    let messages = destinations.into_iter().map(|destination| {
+        let mut bytes = Vec::with_capacity(64);
+        let out = Outgoing {
+            version: plan.version,
+            vrid: plan.vrid,
+            priority,
+            interval: plan.advert_interval,
+            addresses: &addresses,
+            password: plan.password,
+            checksum: plan.checksum,
+            source,
+            destination,
+        };
+        vrrp::emit(&out, &mut bytes);
+        (destination, bytes)
+    });
+    Written { interface: plan.interface, family, priority, messages: messages.collect() }
+}

@@ -1,0 +1,229 @@
+//! The engine's sockets: for each interface one that hears and one that sends adverts per family,
+//! and one for ARP and neighbour discovery.
+
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+
+use standin_core::InterfaceState;
+use standin_core::node::Node;
+use standin_core::plan::{Mode, VipPlan};
+use standin_core::types::{Family, InterfaceId, Mac};
+use standin_core::wire::{arp, ndp};
+use standin_linux::advert::{AdvertReceiver, AdvertSender};
+use standin_linux::epoll::Poll;
+use standin_linux::neighbour::NeighbourSocket;
+
+use super::TOKEN_PORTS;
+
+/// Sockets of one interface that are waited for: adverts of each family, neighbours.
+const SOCKETS: u64 = 3;
+const NEIGHBOURS: u64 = 2;
+
+#[derive(Default)]
+pub(super) struct Ports {
+    ports: Vec<Port>,
+    /// The node's own addresses that are on this host.
+    own: Vec<IpAddr>,
+    frame: Vec<u8>,
+}
+
+/// One interface.
+#[derive(Default)]
+struct Port {
+    name: String,
+    index: Option<u32>,
+    state: InterfaceState,
+    receivers: [Option<AdvertReceiver>; 2],
+    senders: [Option<Sender>; 2],
+    neighbours: Option<NeighbourSocket>,
+}
+
+pub(super) struct Sender {
+    pub(super) socket: AdvertSender,
+    pub(super) source: IpAddr,
+}
+
+/// A socket that has something to read.
+pub(super) enum Socket<'a> {
+    Adverts(&'a mut AdvertReceiver),
+    Neighbours(&'a mut NeighbourSocket),
+}
+
+impl Ports {
+    /// Makes a place for each interface of the node.
+    pub(super) fn resize(&mut self, node: &Node) {
+        for (_, name) in node.interfaces().skip(self.ports.len()) {
+            self.ports.push(Port { name: name.to_owned(), ..Port::default() });
+        }
+    }
+
+    /// The socket behind a token.
+    pub(super) fn socket(&mut self, token: u64) -> Option<(InterfaceId, Socket<'_>)> {
+        let place = usize::try_from(token / SOCKETS).ok()?;
+        let port = self.ports.get_mut(place)?;
+        let socket = match token % SOCKETS {
+            NEIGHBOURS => Socket::Neighbours(port.neighbours.as_mut()?),
+            family => {
+                let family = usize::try_from(family).ok()?;
+                Socket::Adverts(port.receivers.get_mut(family)?.as_mut()?)
+            }
+        };
+        Some((InterfaceId(u16::try_from(place).ok()?), socket))
+    }
+
+    pub(super) fn sender(&self, interface: InterfaceId, family: Family) -> Option<&Sender> {
+        self.ports.get(interface.index())?.senders[family.index()].as_ref()
+    }
+
+    /// All senders with their places.
+    pub(super) fn senders(
+        &mut self,
+    ) -> impl Iterator<Item = (InterfaceId, Family, &mut Sender)> + '_ {
+        (0..).map(InterfaceId).zip(&mut self.ports).flat_map(|(id, port)| {
+            Family::BOTH
+                .into_iter()
+                .zip(&mut port.senders)
+                .filter_map(move |(family, sender)| Some((id, family, sender.as_mut()?)))
+        })
+    }
+
+    /// An interface came, went, or changed; returns what couldn't be opened and why.
+    pub(super) fn interface(
+        &mut self,
+        poll: &Poll,
+        node: &Node,
+        id: InterfaceId,
+        index: Option<u32>,
+        state: InterfaceState,
+    ) -> Vec<String> {
+        self.resize(node);
+        let Some(port) = self.ports.get_mut(id.index()) else { return Vec::new() };
+        if port.index != index || !state.up {
+            // Closing a socket takes it out of the poll.
+            *port = Port { name: std::mem::take(&mut port.name), ..Port::default() };
+        }
+        port.index = index;
+        port.state = state;
+        self.open(poll, node, id)
+    }
+
+    /// The node's own addresses came or went.
+    pub(super) fn own_addresses(
+        &mut self,
+        poll: &Poll,
+        node: &Node,
+        own: &[IpAddr],
+    ) -> Vec<String> {
+        self.own = own.to_vec();
+        let ids: Vec<_> = node.interfaces().map(|(id, _)| id).collect();
+        ids.into_iter().flat_map(|id| self.open(poll, node, id)).collect()
+    }
+
+    /// Opens what is needed and possible, closes what is neither.
+    fn open(&mut self, poll: &Poll, node: &Node, id: InterfaceId) -> Vec<String> {
+        let mut complaints = Vec::new();
+        let Some(port) = self.ports.get_mut(id.index()) else { return complaints };
+        let Some(index) = port.index.filter(|_| port.state.up) else { return complaints };
+        let vips = || node.routers().map(|(_, r)| r.plan()).filter(|plan| plan.interface == id);
+        let first = TOKEN_PORTS + u64::from(id.0) * SOCKETS;
+        for family in Family::BOTH {
+            let count = vips().filter(|plan| plan.has(family)).count();
+            let place = family.index();
+            if count == 0 {
+                (port.receivers[place], port.senders[place]) = (None, None);
+                continue;
+            }
+            if port.receivers[place].is_none() {
+                let opened = AdvertReceiver::open(family, index, &port.name, count)
+                    .and_then(|socket| {
+                        poll.add(socket.as_fd(), first + place as u64).map(|()| socket)
+                    });
+                match opened {
+                    Ok(socket) => port.receivers[place] = Some(socket),
+                    Err(error) => complaints.push(format!(
+                        "can't hear {family} adverts on {}: {error}",
+                        port.name
+                    )),
+                }
+            }
+            let multicast = vips().any(|plan| plan.has(family) && plan.mode == Mode::Multicast);
+            let source = match family {
+                Family::V6 if multicast => port.state.link_local.map(IpAddr::V6),
+                _ => self.own.iter().copied().find(|address| Family::of(*address) == family),
+            };
+            let current = port.senders[place].as_ref().map(|sender| sender.source);
+            if source != current {
+                port.senders[place] = None;
+            }
+            if let Some(source) = source.filter(|_| port.senders[place].is_none()) {
+                match AdvertSender::open(family, index, &port.name, source) {
+                    Ok(socket) => port.senders[place] = Some(Sender { socket, source }),
+                    Err(error) => complaints.push(format!(
+                        "can't send {family} adverts on {} from {source}: {error}",
+                        port.name
+                    )),
+                }
+            }
+        }
+        if port.neighbours.is_none() {
+            let opened = NeighbourSocket::open(index)
+                .and_then(|socket| poll.add(socket.as_fd(), first + NEIGHBOURS).map(|()| socket));
+            match opened {
+                Ok(socket) => port.neighbours = Some(socket),
+                Err(error) => complaints
+                    .push(format!("can't send or hear ARP on {}: {error}", port.name)),
+            }
+        }
+        complaints
+    }
+
+    /// Tells the network that the VIP is here.
+    pub(super) fn announce(&mut self, plan: &VipPlan) {
+        for prefix in &plan.addresses {
+            self.frame(plan.interface, |frame, mac, _| match prefix.address() {
+                IpAddr::V4(address) => arp::announcement(frame, mac, address),
+                IpAddr::V6(address) => ndp::announcement(frame, mac, address, false),
+            });
+        }
+    }
+
+    /// Asks the network whether somebody has the VIP.
+    pub(super) fn probe(&mut self, plan: &VipPlan) {
+        for prefix in &plan.addresses {
+            self.frame(plan.interface, |frame, mac, _| match prefix.address() {
+                IpAddr::V4(address) => arp::probe(frame, mac, address),
+                IpAddr::V6(address) => ndp::probe(frame, mac, address),
+            });
+        }
+    }
+
+    /// Asks for the MAC behind `address`.
+    pub(super) fn identify(&mut self, node: &Node, id: InterfaceId, address: IpAddr) {
+        let me = node.plan().nodes.get(node.plan().me.index());
+        let own = |family| me.and_then(|me| me.address(family));
+        self.frame(id, |frame, mac, state| match address {
+            IpAddr::V4(address) => {
+                if let Some(IpAddr::V4(source)) = own(Family::V4) {
+                    arp::request(frame, mac, source, address);
+                }
+            }
+            IpAddr::V6(address) => {
+                if let Some(source) = state.link_local {
+                    ndp::solicitation(frame, mac, source, address);
+                }
+            }
+        });
+    }
+
+    /// Writes a frame and sends it, if the interface can.
+    fn frame(&mut self, id: InterfaceId, write: impl Fn(&mut Vec<u8>, Mac, &InterfaceState)) {
+        let Some(port) = self.ports.get_mut(id.index()) else { return };
+        let (Some(socket), Some(mac)) = (&port.neighbours, port.state.mac) else { return };
+        self.frame.clear();
+        write(&mut self.frame, mac, &port.state);
+        if !self.frame.is_empty() {
+            // A full queue loses an announcement; it is repeated anyway.
+            let _ = socket.send(&self.frame);
+        }
+    }
+}
