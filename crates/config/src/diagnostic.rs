@@ -57,7 +57,7 @@ impl Diagnostic {
         Self::new(Severity::Warning, code, message)
     }
 
-    /// Adds a place; `text` may be empty.
+    /// Adds a place; `text` may be empty. The range 0..0 means the file as a whole.
     #[must_use]
     pub fn at(mut self, file: &Arc<str>, range: Range<usize>, text: impl Into<String>) -> Self {
         self.labels.push(Label { file: Arc::clone(file), range, text: text.into() });
@@ -90,8 +90,13 @@ impl Source {
         Self { name: Arc::from(name), text: secrets::hidden(text) }
     }
 
-    /// Hides `range` too.
+    /// Hides `range` too, but for quotes around it.
     pub(crate) fn hide(&mut self, range: Range<usize>) {
+        let quoted = |quote| {
+            let inside = self.text.get(range.clone())?.strip_prefix(quote)?.strip_suffix(quote)?;
+            Some(range.start + 1..range.start + 1 + inside.len())
+        };
+        let range = quoted('"').or_else(|| quoted('\'')).unwrap_or(range);
         self.text = secrets::masked(&self.text, &[range]);
     }
 
@@ -118,7 +123,7 @@ impl Source {
 pub struct Finding {
     /// `null` when it is about the host.
     pub file: Option<String>,
-    /// From 1.
+    /// From 1; `null` when it is about the whole file.
     pub line: Option<usize>,
     /// In characters, from 1.
     pub column: Option<usize>,
@@ -136,6 +141,9 @@ pub fn findings(diagnostics: &[Diagnostic], sources: &[Source]) -> Vec<Finding> 
         .map(|diagnostic| {
             let label = diagnostic.labels.first();
             let place = label.and_then(|label| {
+                if label.range == (0..0) {
+                    return None;
+                }
                 let source = sources.iter().find(|source| source.name == label.file)?;
                 Some(source.position(label.range.start))
             });
@@ -186,8 +194,10 @@ fn group<'a>(diagnostic: &'a Diagnostic, sources: &'a [Source]) -> Group<'a> {
         }
         shown.push(&label.file);
         match sources.iter().find(|source| source.name == label.file) {
-            Some(source) => group = group.element(snippet(diagnostic, source)),
-            None => group = group.element(annotate_snippets::Origin::path(&*label.file)),
+            Some(source) if label.range != (0..0) => {
+                group = group.element(snippet(diagnostic, source));
+            }
+            _ => group = group.element(annotate_snippets::Origin::path(&*label.file)),
         }
     }
     if let (Some(help), false) = (&diagnostic.help, diagnostic.labels.is_empty()) {
@@ -240,7 +250,7 @@ mod tests {
     fn ranges_outside_the_text_are_cut_to_it() {
         let source = Source::new("f", "é\nx");
         let file = Arc::clone(&source.name);
-        for range in [0..99, 1..1, 98..99, 4..2] {
+        for range in [0..99, 1..1, 98..99, Range { start: 4, end: 2 }] {
             let finding = Diagnostic::error("E0001", "m").at(&file, range, "here");
             assert!(render(&[finding], std::slice::from_ref(&source), true).contains("E0001"));
         }

@@ -109,6 +109,7 @@ impl fmt::Display for Kind {
                 Ok(())
             }
             Self::Bool => f.write_str("true, false"),
+            Self::Integer(min, max) if max - min == 1 => write!(f, "{min} or {max}"),
             Self::Integer(min, max) => write!(f, "{min} to {max}"),
             Self::Duration(min, max) => write!(
                 f,
@@ -314,6 +315,7 @@ pub(crate) const FROM_KEEPALIVED: &[(&str, &str)] = &[
     ("state", "nothing: the first state is found out by listening"),
     ("weight", "nothing: a check that fails makes the node ineligible, priorities stay"),
     ("use_vmac", "virtual_mac = true"),
+    ("master", "active = [\"/path\"] in [notify]"),
     ("notify_master", "active = [\"/path\"] in [notify]"),
     ("notify_backup", "backup = [\"/path\"] in [notify]"),
     ("notify_fault", "fault = [\"/path\"] in [notify]"),
@@ -376,18 +378,18 @@ mod tests {
     #[test]
     fn every_default_is_a_value_within_its_own_range() {
         for key in ALL {
-            let Absent::Is(value) = key.default else { continue };
+            let Is(value) = key.default else { continue };
             let fine = match key.kind {
-                Kind::Bool => value.parse::<bool>().is_ok(),
-                Kind::Integer(min, max) => (min..=max).contains(&value.parse().unwrap()),
+                Bool => value.parse::<bool>().is_ok(),
+                Integer(min, max) => (min..=max).contains(&value.parse().unwrap()),
                 Kind::Duration(min, max) => {
                     let millis =
                         u64::try_from(duration::parse(value).unwrap().as_millis()).unwrap();
                     (min..=max).contains(&millis)
                 }
-                Kind::Word(words) => words.contains(&value),
-                Kind::Text(_) => true,
-                Kind::Path | Kind::List(_) | Kind::Table(_) => false,
+                Word(words) => words.contains(&value),
+                Text(_) => true,
+                Path | List(_) | Table(_) => false,
             };
             assert!(fine, "{key:?}");
         }

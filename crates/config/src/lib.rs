@@ -15,6 +15,7 @@ mod plan;
 mod read;
 mod rules;
 mod secrets;
+mod syntax;
 
 use std::sync::Arc;
 
@@ -56,11 +57,15 @@ pub fn load(name: &str, text: &str) -> Loaded {
         return refused(name, too_large(&file, text.len()));
     }
     let (tree, errors) = DeTable::parse_recoverable(text);
-    let mut walk = read::Walk::new(Arc::clone(&file), text);
+    let mut walk = read::Walk::new(Arc::clone(&file));
     let model = walk.cluster(&tree);
     let mut diagnostics = std::mem::take(&mut walk.diagnostics);
     if let Some(cluster) = &model {
-        diagnostics.extend(rules::check(cluster));
+        // A check that seems unused may be the one that another name meant.
+        let misnamed = diagnostics.iter().any(|d| d.code == codes::UNKNOWN_NAME);
+        let found = rules::check(cluster);
+        diagnostics
+            .extend(found.into_iter().filter(|d| !misnamed || d.code != codes::UNUSED_CHECK));
     }
     let mut source = Source::new(name, text);
     for secret in walk.secrets {
@@ -119,15 +124,7 @@ fn with_syntax_errors(
         let byte = byte.min(text.len());
         text.as_bytes().get(..byte).unwrap_or_default().iter().filter(|b| **b == b'\n').count()
     };
-    let mut found: Vec<Diagnostic> = errors
-        .iter()
-        .take(MAX_DIAGNOSTICS)
-        .map(|error| {
-            let span = error.span().unwrap_or(0..0);
-            syntax_error(file, text, error.message(), span)
-        })
-        .collect();
-    found.dedup_by_key(|diagnostic| diagnostic.labels.first().map(|label| label.range.start));
+    let mut found = syntax::diagnostics(file, text, errors);
     let broken: Vec<usize> = found
         .iter()
         .filter_map(|diagnostic| diagnostic.labels.first())
@@ -141,27 +138,6 @@ fn with_syntax_errors(
     };
     found.extend(walked.into_iter().take(MAX_DIAGNOSTICS).filter(|diagnostic| !caused(diagnostic)));
     found
-}
-
-fn syntax_error(
-    file: &Arc<str>,
-    text: &str,
-    message: &str,
-    span: std::ops::Range<usize>,
-) -> Diagnostic {
-    let rest = text.get(span.start..).unwrap_or_default();
-    let help = if message.contains("duplicate key") {
-        "each key and each [section] stands once: remove or rename one of the two"
-    } else if rest.starts_with(|c: char| c.is_ascii_alphabetic()) && message.contains("string") {
-        "texts stand in quotes: name = \"value\""
-    } else if rest.starts_with(|c: char| c.is_ascii_digit()) || message.contains("number") {
-        "addresses, durations and other texts stand in quotes: address = \"192.168.1.189\""
-    } else if rest.starts_with(['{', ';', '!', '}']) {
-        "this is no TOML: keys are written name = \"value\", sections [name]; `standin convert` reads a keepalived.conf"
-    } else {
-        "keys are written name = \"value\", sections [name], lists [\"a\", \"b\"]"
-    };
-    Diagnostic::error(codes::SYNTAX, format!("syntax: {message}")).at(file, span, "").help(help)
 }
 
 fn cut(diagnostics: &mut Vec<Diagnostic>) {

@@ -218,7 +218,7 @@ impl Cluster {
         )
         .at(
             &self.file,
-            node.address_spans.first().cloned().unwrap_or(node.span.clone()),
+            node.address_spans.first().cloned().unwrap_or_else(|| node.span.clone()),
             "no interface of this machine has it",
         )
         .help(format!("{guess}\nthis machine's addresses: {}", list(local)))

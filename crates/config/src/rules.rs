@@ -80,7 +80,7 @@ fn addresses(cluster: &Cluster, found: &mut Vec<Diagnostic>) {
                 Diagnostic::error(codes::ADDRESS_TWICE, message)
                     .at(&cluster.file, span.clone(), "given again")
                     .at(&cluster.file, first_span.clone(), "first given here")
-                    .help("remove one of them"),
+                    .help("an address belongs to one VIP, once: remove the other one"),
             );
         }
     }

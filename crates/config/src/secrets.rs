@@ -32,6 +32,12 @@ pub(crate) fn hidden(text: &str) -> String {
     masked(text, &ranges)
 }
 
+/// Whether the value of a key of this name must not be shown.
+pub(crate) fn is_secret(key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    key.contains(STEM) && !key.ends_with("file")
+}
+
 /// The inside of the quoted or bare value that begins at `start`.
 fn value_range(text: &str, start: usize) -> Range<usize> {
     let rest = &text[start..];
@@ -50,7 +56,12 @@ fn value_range(text: &str, start: usize) -> Range<usize> {
     let mut escaped = false;
     for (i, c) in line.char_indices().skip(1) {
         if c == quote && !escaped {
-            return start + 1..start + i;
+            let rest = line[i + 1..].trim_start();
+            if rest.is_empty() || rest.starts_with(['#', ',', '}', '\r']) {
+                return start + 1..start + i;
+            }
+            // A quote too many, or one too few: nobody knows where the value ends.
+            break;
         }
         escaped = c == '\\' && quote == '"' && !escaped;
     }
@@ -93,6 +104,7 @@ mod tests {
                 "vip.a = { password = \"**\", version = 2 }",
             ),
             ("\"password\" = \"ab\"", "\"password\" = \"**\""),
+            ("password = \"a\"bc\"", "password = \"*****"),
             ("password = \"open", "password = \"****"),
             ("password = geheim\nx = 1", "password = ******\nx = 1"),
             ("password = \"\"\"a\nb\"\"\"", "password = \"\"\"*\n*\"\"\""),
@@ -107,7 +119,7 @@ mod tests {
 
     #[test]
     fn odd_ranges_keep_the_length() {
-        assert_eq!(masked("aü", &[2..99]), "a**");
-        assert_eq!(masked("a", &[9..10]), "a");
+        assert_eq!(masked("aü", &[2..99, 0..0]), "a**");
+        assert_eq!(masked("a", &[9..10, 0..0]), "a");
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! `UPDATE=1 cargo test -p standin-config` writes the expectations anew; read every one of them.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails ends its test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

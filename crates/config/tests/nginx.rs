@@ -14,11 +14,11 @@ fn config(main: &str, files: &[(&str, &str)]) -> NginxConfig {
         files.get(path).cloned().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     };
     let glob = |pattern: &str| {
-        let (folder, end) = pattern.split_once('*').unwrap();
+        let (folder, end) = pattern.split_once('*').unwrap_or((pattern, ""));
         files
             .keys()
             .filter(|path| {
-                let path = path.to_str().unwrap();
+                let path = path.to_string_lossy();
                 path.strip_prefix(folder)
                     .is_some_and(|name| !name.contains('/') && name.ends_with(end))
             })

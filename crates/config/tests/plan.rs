@@ -1,5 +1,7 @@
 //! From a file to a node's plan, and which node a machine is.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails ends its test")]
+
 use std::net::IpAddr;
 use std::time::Duration;
 

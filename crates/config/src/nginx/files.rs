@@ -86,7 +86,7 @@ pub fn read(
     open: &dyn Fn(&Path) -> io::Result<Vec<u8>>,
     glob: &dyn Fn(&str) -> Vec<PathBuf>,
 ) -> NginxConfig {
-    let base = main.parent().unwrap_or(Path::new("/")).to_owned();
+    let base = main.parent().unwrap_or_else(|| Path::new("/")).to_owned();
     let mut reader = Reader {
         open,
         glob,

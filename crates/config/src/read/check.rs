@@ -31,7 +31,7 @@ const FOR_ALL: &[Key] = &[
     keys::CHECK_RISE,
 ];
 
-impl Walk<'_> {
+impl Walk {
     pub(super) fn check(&mut self, named: &Named<'_, '_>) -> Option<Check> {
         let fields = &named.fields;
         self.unknown_keys(fields);
@@ -111,7 +111,7 @@ impl Walk<'_> {
                 .filter(|(_, keys)| keys.contains(key))
                 .map(|(word, _)| *word)
                 .collect();
-            let has: Vec<&str> = own.iter().map(|key| key.name).collect();
+            let has: Vec<String> = own.iter().map(|key| format!("`{}`", key.name)).collect();
             self.error(
                 codes::WRONG_PLACE,
                 format!("a check of type \"{mine}\" has no `{}`", key.name),
@@ -180,11 +180,9 @@ impl Walk<'_> {
                 None
             }
             (None, None) => {
-                self.missing(
-                    fields,
-                    &keys::CHECK_PIDFILE,
-                    "pidfile = \"/run/x.pid\", or name = \"x\"",
-                );
+                let message = format!("{} has neither `pidfile` nor `name`", fields.title);
+                let help = "add pidfile = \"/run/app.pid\", or name = \"app\"";
+                self.error(codes::MISSING_KEY, message, fields.span.clone(), "", help);
                 None
             }
             (Some(_), None) => Some(CheckKind::Process(ProcessBy::Pidfile(pidfile?))),

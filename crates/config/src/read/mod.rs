@@ -4,7 +4,9 @@
 //! looked at; the model is given away only when nothing was reported as an error.
 
 mod check;
+mod member;
 mod places;
+mod section;
 mod value;
 mod vip;
 
@@ -19,11 +21,15 @@ use toml::de::{DeTable, DeValue};
 use crate::codes;
 use crate::diagnostic::Diagnostic;
 use crate::keys::{self, Key, Section};
-use crate::model::{Api, Cluster, Link, Log, Nginx, Node, Notify, Sync, SyncSource, Trigger};
+use crate::model::{Cluster, Node};
 use crate::nearest::nearest;
+use crate::secrets::hidden;
 
 /// Longest name of a cluster, node, VIP or check: a host name's label (RFC 1035 §2.3.4).
 const MAX_NAME: usize = 63;
+
+/// What is missing has no place: the message names the file only.
+const WHOLE_FILE: Range<usize> = 0..0;
 
 /// Longest list of paths, globs, arguments: far beyond need, so that a file can't make a plan of any size.
 const MAX_LIST: usize = 1024;
@@ -54,9 +60,8 @@ impl<'a, 'i> Fields<'a, 'i> {
 }
 
 /// The walk: what was found so far.
-pub(crate) struct Walk<'a> {
+pub(crate) struct Walk {
     pub(crate) file: Arc<str>,
-    text: &'a str,
     pub(crate) diagnostics: Vec<Diagnostic>,
     /// Values that must not be shown.
     pub(crate) secrets: Vec<Range<usize>>,
@@ -65,11 +70,10 @@ pub(crate) struct Walk<'a> {
     check_names: Vec<String>,
 }
 
-impl<'a> Walk<'a> {
-    pub(crate) fn new(file: Arc<str>, text: &'a str) -> Self {
+impl Walk {
+    pub(crate) fn new(file: Arc<str>) -> Self {
         Self {
             file,
-            text,
             diagnostics: Vec::new(),
             secrets: Vec::new(),
             node_names: Vec::new(),
@@ -91,15 +95,17 @@ impl<'a> Walk<'a> {
 
     /// The whole file; `None` where a part of the model could not be made, always with an error reported.
     pub(crate) fn cluster(&mut self, root: &Spanned<DeTable<'_>>) -> Option<Cluster> {
-        // An end-of-file fault is shown on the first line: the last one has nothing to say.
         let top = Fields {
             section: Section::Top,
             title: "the file".to_owned(),
             table: root.get_ref(),
-            span: 0..self.text.find('\n').unwrap_or(self.text.len()),
+            span: WHOLE_FILE,
         };
         self.unknown_keys(&top);
-        let name = self.required_text(&top, &keys::CLUSTER);
+        if top.get(&keys::CLUSTER).is_none() {
+            self.missing(&top, &keys::CLUSTER, "its name as the first line: cluster = \"edge\"");
+        }
+        let name = self.text(&top, &keys::CLUSTER);
         if let Some((name, span)) = &name {
             self.name(name, span.clone(), "cluster");
         }
@@ -107,8 +113,8 @@ impl<'a> Walk<'a> {
         let vip_tables = self.named_tables(&top, &keys::VIP, Section::Vip);
         let check_tables = self.named_tables(&top, &keys::CHECK, Section::Check);
         let names = |tables: &[Named<'_, '_>]| tables.iter().map(|t| t.name.clone()).collect();
-        self.node_names = names(&node_tables);
-        self.check_names = names(&check_tables);
+        self.node_names.extend::<Vec<String>>(names(&node_tables));
+        self.check_names.extend::<Vec<String>>(names(&check_tables));
 
         let nodes: Vec<Node> = node_tables.iter().filter_map(|table| self.node(table)).collect();
         self.count_nodes(&top, &node_tables);
@@ -142,7 +148,7 @@ impl<'a> Walk<'a> {
     }
 
     fn count_nodes(&mut self, top: &Fields<'_, '_>, tables: &[Named<'_, '_>]) {
-        if tables.is_empty() && !self.has_error_within(top, &keys::NODE) {
+        if tables.is_empty() && !self.is_given(top, &keys::NODE) {
             self.error(
                 codes::MISSING_KEY,
                 "the file has no node",
@@ -174,7 +180,7 @@ impl<'a> Walk<'a> {
                 "one VIP may have many addresses: put addresses that move together into one",
             );
         }
-        if tables.is_empty() && !self.has_error_within(top, &keys::VIP) {
+        if tables.is_empty() && !self.is_given(top, &keys::VIP) {
             let warning = Diagnostic::warning(codes::NO_VIP, "the file has no VIP, so nothing is kept reachable")
                 .at(&self.file, top.span.clone(), "")
                 .help("write a section:\n[vip.web]\nvirtual_router_id = 41\naddresses = [\"192.168.1.41/24\"]");
@@ -182,13 +188,11 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Whether a fault was reported about the key's value: then its emptiness isn't another one.
-    fn has_error_within(&self, fields: &Fields<'_, '_>, key: &Key) -> bool {
-        let Some(span) = fields.get(key).map(Spanned::span) else { return false };
-        self.diagnostics
-            .iter()
-            .flat_map(|diagnostic| diagnostic.labels.first())
-            .any(|label| label.range == span)
+    /// Whether something stands under the key, be it as faulty as it may: that was reported.
+    fn is_given(&self, fields: &Fields<'_, '_>, key: &Key) -> bool {
+        fields
+            .get(key)
+            .is_some_and(|value| value.get_ref().as_table().is_none_or(|t| !t.is_empty()))
     }
 
     fn node(&mut self, named: &Named<'_, '_>) -> Option<Node> {
@@ -228,129 +232,6 @@ impl<'a> Walk<'a> {
         );
         None
     }
-
-    fn nginx(&mut self, fields: &Fields<'_, '_>) -> Nginx {
-        self.unknown_keys(fields);
-        Nginx {
-            binary: self.path(fields, &keys::NGINX_BINARY),
-            conf: self.path(fields, &keys::NGINX_CONF),
-            probe: self.url(fields, &keys::NGINX_PROBE),
-            cadence: self.cadence(fields, "400ms"),
-            restart: self.boolean(fields, &keys::NGINX_RESTART),
-            span: fields.span.clone(),
-        }
-    }
-
-    fn link(&mut self, top: &Fields<'_, '_>) -> Link {
-        let Some(fields) = self.sub_table(top, &keys::LINK, Section::Link) else {
-            return Link {
-                port: u16::try_from(value::default_integer(&keys::LINK_PORT)).unwrap_or(8412),
-            };
-        };
-        self.unknown_keys(&fields);
-        // The table's range is a port's.
-        Link { port: u16::try_from(self.integer(&fields, &keys::LINK_PORT)).unwrap_or(u16::MAX) }
-    }
-
-    fn sync(&mut self, fields: &Fields<'_, '_>) -> Sync {
-        self.unknown_keys(fields);
-        let trigger = match self.word(fields, &keys::SYNC_TRIGGER) {
-            "reload" => Trigger::Reload,
-            _ => Trigger::Save,
-        };
-        Sync {
-            paths: self.paths(fields, &keys::SYNC_PATHS),
-            also: self.paths(fields, &keys::SYNC_ALSO),
-            exclude: match fields.get(&keys::SYNC_EXCLUDE) {
-                Some(_) => self.texts(fields, &keys::SYNC_EXCLUDE),
-                None => vec!["*.swp".to_owned(), "*~".to_owned()],
-            },
-            trigger,
-            source: self.sync_source(fields),
-            settle: self.duration(fields, &keys::SYNC_SETTLE),
-            full_scan: self.duration(fields, &keys::SYNC_FULL_SCAN),
-            rsync: self.rsync_targets(fields),
-            rsync_password_file: self.path(fields, &keys::SYNC_RSYNC_PASSWORD_FILE),
-            span: fields.span.clone(),
-        }
-    }
-
-    fn sync_source(&mut self, fields: &Fields<'_, '_>) -> SyncSource {
-        let Some((source, span)) = self.text(fields, &keys::SYNC_SOURCE) else {
-            return SyncSource::Active;
-        };
-        if source == "active" {
-            return SyncSource::Active;
-        }
-        if !self.node_names.contains(&source) {
-            let known: Vec<String> =
-                self.node_names.iter().cloned().chain(["active".to_owned()]).collect();
-            self.unknown_name("source", "node", &source, span, &known);
-        }
-        SyncSource::Node(source)
-    }
-
-    fn rsync_targets(&mut self, fields: &Fields<'_, '_>) -> Vec<String> {
-        let targets = self.spanned_texts(fields, &keys::SYNC_RSYNC);
-        for (target, span) in &targets {
-            let fine = target.split_once("::").is_some_and(|(host, module)| {
-                !host.is_empty() && !host.starts_with('-') && !module.is_empty()
-            });
-            if !fine || target.chars().any(|c| c.is_whitespace() || c.is_control()) {
-                self.error(
-                    codes::WORD,
-                    "rsync must name a module of an rsync daemon",
-                    span.clone(),
-                    "",
-                    "write \"USER@HOST::MODULE\", with two colons",
-                );
-            }
-        }
-        targets.into_iter().map(|(target, _)| target).collect()
-    }
-
-    fn notify(&mut self, top: &Fields<'_, '_>) -> Notify {
-        let empty = DeTable::new();
-        let fields = self.sub_table(top, &keys::NOTIFY, Section::Notify).unwrap_or(Fields {
-            section: Section::Notify,
-            title: "[notify]".to_owned(),
-            table: &empty,
-            span: 0..0,
-        });
-        self.unknown_keys(&fields);
-        Notify {
-            active: self.paths(&fields, &keys::NOTIFY_ACTIVE),
-            backup: self.paths(&fields, &keys::NOTIFY_BACKUP),
-            fault: self.paths(&fields, &keys::NOTIFY_FAULT),
-            stop: self.paths(&fields, &keys::NOTIFY_STOP),
-            any: self.paths(&fields, &keys::NOTIFY_ANY),
-            timeout: self.duration(&fields, &keys::NOTIFY_TIMEOUT),
-            user: self.user(&fields, &keys::NOTIFY_USER),
-        }
-    }
-
-    fn log(&mut self, top: &Fields<'_, '_>) -> Log {
-        let Some(fields) = self.sub_table(top, &keys::LOG, Section::Log) else {
-            return Log::default();
-        };
-        self.unknown_keys(&fields);
-        let syslog = fields.get(&keys::LOG_SYSLOG).map(|_| self.word(&fields, &keys::LOG_SYSLOG));
-        let flag = |walk: &mut Self, key: &Key| fields.get(key).map(|_| walk.boolean(&fields, key));
-        Log {
-            syslog: syslog.and_then(crate::model::Facility::named),
-            journald: flag(self, &keys::LOG_JOURNALD),
-            file: self.path(&fields, &keys::LOG_FILE),
-            stderr: flag(self, &keys::LOG_STDERR),
-        }
-    }
-
-    fn api(&mut self, top: &Fields<'_, '_>) -> Api {
-        let Some(fields) = self.sub_table(top, &keys::API, Section::Api) else {
-            return Api::default();
-        };
-        self.unknown_keys(&fields);
-        Api { listen: self.socket_address(&fields, &keys::API_LISTEN) }
-    }
 }
 
 /// `[section.NAME]`.
@@ -361,7 +242,7 @@ pub(crate) struct Named<'a, 'i> {
 }
 
 /// Tables and names.
-impl Walk<'_> {
+impl Walk {
     /// `None` when it is absent, or no table (which is reported).
     fn sub_table<'a, 'i>(
         &mut self,
@@ -376,7 +257,9 @@ impl Walk<'_> {
         };
         let Some(table) = value.get_ref().as_table() else {
             let mend = match section {
-                Section::VipAnnounce => "announce = { repeat = 5, refresh = \"60s\" }".to_owned(),
+                Section::VipAnnounce => {
+                    "write announce = { repeat = 5, refresh = \"60s\" }".to_owned()
+                }
                 _ => format!("write a line [{}] and the keys below it", key.name),
             };
             self.wrong_type(key.name, "a table", value, &mend);
@@ -395,7 +278,7 @@ impl Walk<'_> {
     ) -> Vec<Named<'a, 'i>> {
         let Some(value) = top.get(key) else { return Vec::new() };
         let word = key.name;
-        let mend = format!("give each one a name: [{word}.NAME]");
+        let mend = format!("give each one a section with its name: [{word}.NAME]");
         let Some(tables) = value.get_ref().as_table() else {
             self.wrong_type(word, &format!("a table of [{word}.NAME] sections"), value, &mend);
             return Vec::new();
@@ -453,12 +336,23 @@ impl Walk<'_> {
             if near == Some(keys::VIP_PASSWORD.name) {
                 self.secrets.push(value.span());
             }
+            // References into a mistyped section are no second fault.
+            if let (Section::Top, Some(near), Some(table)) =
+                (fields.section, near, value.get_ref().as_table())
+            {
+                let names = table.keys().map(|name| name.get_ref().to_string());
+                match near {
+                    "node" => self.node_names.extend(names),
+                    "check" => self.check_names.extend(names),
+                    _ => {}
+                }
+            }
             let elsewhere = keys::ALL.iter().find(|key| key.name == word).map(|key| key.section);
             let foreign = keys::FROM_KEEPALIVED.iter().find(|(theirs, _)| *theirs == word);
             let (label, help) = if let Some((_, ours)) = foreign {
                 ("this is keepalived's word".to_owned(), format!("write {ours}"))
             } else if let Some(near) = near {
-                (format!("did you mean `{near}`?"), format!("write {near}, or remove the line"))
+                (format!("did you mean `{near}`?"), format!("write `{near}`, or remove it"))
             } else if let Some(section) = elsewhere {
                 let place = section.header();
                 (format!("this belongs to {place}"), format!("move the line to {place}"))
@@ -493,11 +387,12 @@ impl Walk<'_> {
     }
 }
 
-/// A text of the file in a message: bounded, without line breaks.
+/// A text of the file in a message: bounded, without line breaks or passwords.
 pub(crate) fn shown(text: &str) -> String {
     /// Long enough to recognise it.
     const MAX_SHOWN: usize = 60;
-    let mut out: String = text.chars().take(MAX_SHOWN).flat_map(char::escape_debug).collect();
+    let mut out: String =
+        hidden(text).chars().take(MAX_SHOWN).flat_map(char::escape_debug).collect();
     if text.chars().nth(MAX_SHOWN).is_some() {
         out.push('…');
     }

@@ -48,7 +48,7 @@ fn edge_of_network(prefix: Prefix) -> Option<&'static str> {
     }
 }
 
-impl Walk<'_> {
+impl Walk {
     /// One address, or at most one of each family; empty when unusable (which is reported).
     pub(super) fn node_addresses(
         &mut self,
@@ -116,7 +116,7 @@ impl Walk<'_> {
             return None;
         }
         let address = self.ip(&text, value.span(), "address")?;
-        let fault = unusable(address).or(match address {
+        let fault = unusable(address).or_else(|| match address {
             IpAddr::V6(v6) if v6.is_unicast_link_local() => {
                 Some("this is link-local: it says nothing without its interface")
             }
@@ -138,10 +138,12 @@ impl Walk<'_> {
         if parsed.is_err() {
             let help = if text.chars().any(|c| c.is_ascii_alphabetic()) && !text.contains(':') {
                 "names are not looked up here, so that DNS can't stop a takeover: write the address"
+            } else if name == "addresses" {
+                "write it like \"192.168.1.41/24\" or \"fd00::41/64\""
             } else {
                 "write it like \"192.168.1.41\" or \"fd00::41\""
             };
-            let message = format!("{name} is no IP address: \"{}\"", shown(text));
+            let message = format!("{name}: \"{}\" is no IP address", shown(text));
             self.error(codes::ADDRESS, message, span, "", help);
         }
         parsed.ok()
@@ -183,13 +185,19 @@ impl Walk<'_> {
             Ok(prefix) => prefix,
             Err(PrefixError::NotAnAddress) => {
                 let bare = text.split_once('/').map_or(text, |(address, _)| address);
-                self.ip(bare, span, "each entry of addresses");
+                self.ip(bare, span, "addresses");
                 return None;
             }
             Err(error @ PrefixError::NotALength) => {
                 let bare = text.split_once('/').map_or(text, |(address, _)| address);
                 let message = format!("\"{}\" has no usable prefix length", shown(text));
-                let example = if bare.contains(':') { "64" } else { "24" };
+                let given = text.rsplit('/').next().unwrap_or_default();
+                let mask = given.parse::<Ipv4Addr>().map(Ipv4Addr::to_bits).ok();
+                let example = match mask.filter(|mask| mask.leading_ones() == mask.count_ones()) {
+                    Some(mask) => mask.count_ones(),
+                    None if bare.contains(':') => 64,
+                    None => 24,
+                };
                 self.error(
                     codes::ADDRESS,
                     message,
@@ -225,7 +233,7 @@ impl Walk<'_> {
         }
         self.error(
             codes::NAME,
-            format!("{name} is no interface name: \"{}\"", shown(text)),
+            format!("{name}: \"{}\" is no interface name", shown(text)),
             span,
             "",
             format!("`ip link` shows the names; they have at most {MAX_INTERFACE_NAME} characters"),
@@ -242,10 +250,12 @@ impl Walk<'_> {
         let (text, span) = self.text(fields, key)?;
         let parsed = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
         if parsed.is_none() {
-            let help = if text.parse::<IpAddr>().is_ok() {
-                "add the port: \"127.0.0.1:8413\", \"[::1]:8413\""
-            } else {
-                "write \"127.0.0.1:8413\" or \"[::1]:8413\"; names are not looked up"
+            let help = match text.parse::<IpAddr>() {
+                Ok(IpAddr::V4(ip)) => format!("add the port: \"{ip}:PORT\""),
+                Ok(IpAddr::V6(ip)) => format!("add the port, and brackets: \"[{ip}]:PORT\""),
+                Err(_) => {
+                    "write \"127.0.0.1:PORT\" or \"[::1]:PORT\"; names are not looked up".to_owned()
+                }
             };
             let message =
                 format!("{} must be an IP address with a port, not \"{}\"", key.name, shown(&text));

@@ -1,6 +1,6 @@
 //! Reads single values: type, range and default come from the table of keys.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ fn as_i64(value: &DeInteger<'_>) -> Option<i64> {
     i64::from_str_radix(value.as_str(), value.radix()).ok()
 }
 
-impl Walk<'_> {
+impl Walk {
     pub(super) fn wrong_type(&mut self, name: &str, wanted: &str, value: &Value<'_>, mend: &str) {
         let found = type_words(value.get_ref());
         self.error(
@@ -60,7 +60,7 @@ impl Walk<'_> {
             format!("{name} must be {wanted}, not {found}"),
             value.span(),
             format!("this is {found}"),
-            format!("write {mend}"),
+            mend,
         );
     }
 
@@ -91,8 +91,10 @@ impl Walk<'_> {
                 DeValue::Boolean(flag) => Some(flag.to_string()),
                 _ => None,
             };
-            let mend = plain
-                .map_or("a text in quotes".to_owned(), |plain| format!("\"{plain}\", with quotes"));
+            let mend = plain.map_or_else(
+                || "write a text in quotes".to_owned(),
+                |plain| format!("write \"{plain}\", with quotes"),
+            );
             self.wrong_type(name, "a text", value, &mend);
             return None;
         };
@@ -107,17 +109,6 @@ impl Walk<'_> {
             return None;
         }
         Some(text.to_owned())
-    }
-
-    pub(super) fn required_text(
-        &mut self,
-        fields: &Fields<'_, '_>,
-        key: &Key,
-    ) -> Option<(String, Range<usize>)> {
-        if fields.get(key).is_none() {
-            self.missing(fields, key, &format!("{} = \"...\"", key.name));
-        }
-        self.text(fields, key)
     }
 
     /// One of the table's words, or the default.
@@ -144,11 +135,19 @@ impl Walk<'_> {
         let default = default_text(key) == "true";
         let Some(value) = fields.get(key) else { return default };
         value.get_ref().as_bool().unwrap_or_else(|| {
+            let no = match value.get_ref() {
+                DeValue::Integer(number) => as_i64(number) == Some(0),
+                DeValue::String(text) => {
+                    matches!(&*text.to_ascii_lowercase(), "false" | "no" | "off" | "0")
+                }
+                _ => false,
+            };
+            let meant = if no { "false" } else { "true" };
             self.wrong_type(
                 key.name,
                 "true or false",
                 value,
-                &format!("{} = true, without quotes", key.name),
+                &format!("write {} = {meant}, without quotes", key.name),
             );
             default
         })
@@ -173,10 +172,10 @@ impl Walk<'_> {
         {
             self.error(
                 codes::RANGE,
-                format!("{} must be {min} to {max}", key.name),
+                format!("{} must be {}", key.name, key.kind),
                 value.span(),
                 "",
-                format!("{} (default {})", key.doc, default_text(key)),
+                about(key),
             );
             return None;
         }
@@ -195,8 +194,10 @@ impl Walk<'_> {
             return Some(as_i64(integer).unwrap_or(beyond));
         }
         let bare = value.get_ref().as_str().filter(|text| text.parse::<i64>().is_ok());
-        let mend =
-            bare.map_or_else(|| example.to_owned(), |number| format!("{number}, without quotes"));
+        let mend = bare.map_or_else(
+            || format!("write {example}"),
+            |number| format!("write {number}, without quotes"),
+        );
         self.wrong_type(name, "a whole number", value, &mend);
         None
     }
@@ -213,53 +214,61 @@ impl Walk<'_> {
         key: &Key,
     ) -> Option<Duration> {
         let value = fields.get(key)?;
-        let duration = self.any_duration(value, key.name)?;
-        let Kind::Duration(min, max) = key.kind else { return Some(duration) };
-        if duration >= Duration::from_millis(min) && duration <= Duration::from_millis(max) {
+        let Kind::Duration(min, max) = key.kind else { return None };
+        let range = Duration::from_millis(min)..=Duration::from_millis(max);
+        let duration = self.any_duration(value, key.name, &range)?;
+        if range.contains(&duration) {
             return Some(duration);
         }
         let code = if *key == keys::VIP_ADVERT_INTERVAL { codes::INTERVAL } else { codes::RANGE };
-        let default = match key.default {
-            Absent::Is(text) => format!(" (default \"{text}\")"),
-            Absent::Means(words) => format!(" (default {words})"),
-            Absent::Required => String::new(),
-        };
         let message = format!("{} must be {}", key.name, key.kind);
-        self.error(code, message, value.span(), "", format!("{}{default}", key.doc));
+        self.error(code, message, value.span(), "", about(key));
         None
     }
 
-    pub(super) fn any_duration(&mut self, value: &Value<'_>, name: &str) -> Option<Duration> {
+    /// `range` is what its reader will accept: only such values are proposed.
+    pub(super) fn any_duration(
+        &mut self,
+        value: &Value<'_>,
+        name: &str,
+        range: &RangeInclusive<Duration>,
+    ) -> Option<Duration> {
         let number = match value.get_ref() {
-            DeValue::String(text) => {
-                let parsed = duration::parse(text);
-                if parsed.is_none() {
-                    let mend = if text.parse::<u64>().is_ok() {
-                        format!(
-                            "say the unit: \"{text}s\" for seconds, \"{text}ms\" for milliseconds"
-                        )
-                    } else {
-                        "write a number and one unit, ms, s, m or h: \"100ms\", \"1.5s\", \"30m\""
-                            .to_owned()
-                    };
-                    let message = format!("{name} is no duration: \"{}\"", shown(text));
-                    self.error(codes::DURATION, message, value.span(), "", mend);
-                }
-                return parsed;
+            DeValue::String(text) => match duration::parse(text) {
+                Some(parsed) => return Some(parsed),
+                None => text.trim().to_owned(),
+            },
+            DeValue::Integer(number) => number.to_string(),
+            DeValue::Float(number) => number.to_string(),
+            _ => {
+                self.wrong_type(name, "a duration", value, "write a text such as \"100ms\"");
+                return None;
             }
-            DeValue::Integer(number) => Some(number.to_string()),
-            DeValue::Float(number) => Some(number.to_string()),
-            _ => None,
         };
-        match number {
-            Some(number) => self.error(
+        let candidates: Vec<String> = [("s", "seconds"), ("ms", "milliseconds"), ("m", "minutes")]
+            .into_iter()
+            .filter(|(unit, _)| {
+                duration::parse(&format!("{number}{unit}")).is_some_and(|d| range.contains(&d))
+            })
+            .take(2)
+            .map(|(unit, word)| format!("\"{number}{unit}\" for {word}"))
+            .collect();
+        if candidates.is_empty() {
+            self.error(
+                codes::DURATION,
+                format!("{name} is no duration: \"{}\"", shown(&number)),
+                value.span(),
+                "",
+                "write a number and one unit, ms, s, m or h: \"100ms\", \"1.5s\", \"30m\"",
+            );
+        } else {
+            self.error(
                 codes::DURATION,
                 format!("{name} must be a duration with its unit"),
                 value.span(),
-                "seconds or milliseconds?",
-                format!("write \"{number}s\" for seconds, \"{number}ms\" for milliseconds"),
-            ),
-            None => self.wrong_type(name, "a duration", value, "a text such as \"100ms\""),
+                "which unit?",
+                format!("write {}", candidates.join(", ")),
+            );
         }
         None
     }
@@ -277,12 +286,16 @@ impl Walk<'_> {
         let Some(value) = fields.get(key) else { return Vec::new() };
         let Some(list) = value.get_ref().as_array() else {
             let mend = match value.get_ref().as_str() {
-                Some(_) => format!(
-                    "{} = [{}], with brackets",
-                    key.name,
-                    self.text.get(value.span()).unwrap_or("\"...\"")
-                ),
-                None => format!("{} = [\"...\"]", key.name),
+                // A command line in one text: its words are the entries.
+                Some(text) if text.contains(' ') && !text.contains(['"', '\'', '\\']) => {
+                    let words: Vec<String> = text
+                        .split_whitespace()
+                        .map(|word| format!("\"{}\"", shown(word)))
+                        .collect();
+                    format!("write {} = [{}]", key.name, words.join(", "))
+                }
+                Some(text) => format!("write {} = [\"{}\"], with brackets", key.name, shown(text)),
+                None => format!("write {} = [\"...\"]", key.name),
             };
             self.wrong_type(key.name, &format!("a list of {}", list_of(key)), value, &mend);
             return Vec::new();
@@ -392,6 +405,18 @@ impl Walk<'_> {
             fall: self.small_integer(fields, &pick(keys::NGINX_FALL, keys::CHECK_FALL)),
             rise: self.small_integer(fields, &pick(keys::NGINX_RISE, keys::CHECK_RISE)),
         }
+    }
+}
+
+/// What the key is for and what holds without it.
+fn about(key: &Key) -> String {
+    match key.default {
+        Absent::Is(text) if matches!(key.kind, Kind::Integer(..)) => {
+            format!("the default is {text}. {}", key.doc)
+        }
+        Absent::Is(text) => format!("the default is \"{text}\". {}", key.doc),
+        Absent::Means(words) => format!("the default is {words}. {}", key.doc),
+        Absent::Required => key.doc.to_owned(),
     }
 }
 

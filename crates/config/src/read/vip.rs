@@ -4,22 +4,22 @@ use std::ops::Range;
 use std::time::Duration;
 
 use standin_core::plan::MAX_ADDRESSES_PER_FAMILY;
-use standin_core::types::{Family, IntervalCs, Priority, Vrid};
+use standin_core::types::{Family, IntervalCs, Vrid};
 
-use super::{Fields, Named, Walk, shown};
+use super::{Fields, Named, Walk};
 use crate::codes;
 use crate::diagnostic::Diagnostic;
 use crate::duration;
 use crate::keys::{self, Key, Section};
 use crate::model::{
     AllIneligible, Announce, ChecksumStyle, Failback, Mode, NGINX_CHECK, Node, Password, Version,
-    Vip, VipMember,
+    Vip,
 };
 
 /// Longest `failback`.
 const MAX_FAILBACK: Duration = Duration::from_secs(24 * 3600);
 
-impl Walk<'_> {
+impl Walk {
     /// `None` when it has no usable id, interval or address: each was reported.
     pub(super) fn vip(
         &mut self,
@@ -52,7 +52,7 @@ impl Walk<'_> {
         let heartbeat = self
             .spanned_texts(fields, &keys::VIP_HEARTBEAT)
             .into_iter()
-            .filter_map(|(text, span)| self.interface_name(&text, span, "each entry of heartbeat"))
+            .filter_map(|(text, span)| self.interface_name(&text, span, "heartbeat"))
             .collect();
         let vip = Vip {
             name: named.name.clone(),
@@ -83,10 +83,11 @@ impl Walk<'_> {
             span: named.key_span.clone(),
             vrid_span: fields
                 .get(&keys::VIP_VRID)
-                .map_or(named.key_span.clone(), toml::Spanned::span),
+                .map_or_else(|| named.key_span.clone(), toml::Spanned::span),
             interface_span,
         };
         self.families(&vip, nodes);
+        self.no_effect(fields, &vip);
         self.equal_priorities(&vip, nodes);
         // What has no id or no address can't collide with anything.
         (vrid.is_some() && advert_interval.is_some() && !vip.addresses.is_empty()).then_some(vip)
@@ -174,14 +175,20 @@ impl Walk<'_> {
 
     fn password(&mut self, fields: &Fields<'_, '_>, version: Version) -> Option<Password> {
         let value = fields.get(&keys::VIP_PASSWORD)?;
-        self.secrets.push(value.span());
-        let (text, span) = self.text(fields, &keys::VIP_PASSWORD)?;
-        let password = Password::new(&text);
+        let span = value.span();
+        self.secrets.push(span.clone());
+        // Not by `text`, whose message would propose the value.
+        let Some(text) = value.get_ref().as_str() else {
+            let help = "write password = \"...\", with quotes";
+            self.error(codes::WRONG_TYPE, "password must be a text", span, "", help);
+            return None;
+        };
+        let password = Password::new(text);
         if password.is_none() {
             let count = text.len();
             self.error(
                 codes::PASSWORD,
-                format!("password has {count} bytes, an advert of version 2 carries 8"),
+                format!("password has {count} bytes, and must have 1 to 8"),
                 span.clone(),
                 "",
                 "give the old peers and this file the same 8 characters; keepalived silently cuts longer ones",
@@ -206,7 +213,7 @@ impl Walk<'_> {
         }
         let wait = match value.get_ref().as_str() {
             Some(text) => duration::parse(text),
-            None => self.any_duration(value, "failback"),
+            None => self.any_duration(value, "failback", &(Duration::ZERO..=MAX_FAILBACK)),
         };
         match wait {
             Some(wait) if wait <= MAX_FAILBACK => Failback::After(wait),
@@ -226,8 +233,9 @@ impl Walk<'_> {
 
     fn announce(&mut self, fields: &Fields<'_, '_>) -> Announce {
         let empty = toml::de::DeTable::new();
-        let fields =
-            self.sub_table(fields, &keys::VIP_ANNOUNCE, Section::VipAnnounce).unwrap_or(Fields {
+        let fields = self
+            .sub_table(fields, &keys::VIP_ANNOUNCE, Section::VipAnnounce)
+            .unwrap_or_else(|| Fields {
                 section: Section::VipAnnounce,
                 title: "announce".to_owned(),
                 table: &empty,
@@ -284,116 +292,6 @@ impl Walk<'_> {
         found
     }
 
-    /// The nodes of the VIP with its priorities; nodes that don't exist are reported and left out.
-    fn members(&mut self, named: &Named<'_, '_>, nodes: &[Node]) -> Vec<VipMember> {
-        let fields = &named.fields;
-        let known = self.node_names.clone();
-        let wanted =
-            fields.get(&keys::VIP_NODES).map(|_| self.spanned_texts(fields, &keys::VIP_NODES));
-        let mut names: Vec<String> = Vec::new();
-        for (name, span) in wanted.iter().flatten() {
-            if names.contains(name) {
-                self.repeated("nodes", name, span.clone());
-            } else if !known.contains(name) {
-                self.unknown_name("nodes", "node", name, span.clone(), &known);
-            }
-            names.push(name.clone());
-        }
-        if let Some(value) = fields.get(&keys::VIP_NODES)
-            && value.get_ref().as_array().is_some_and(|list| list.is_empty())
-        {
-            self.error(
-                codes::EMPTY,
-                "nodes must not be empty",
-                value.span(),
-                "",
-                "name the nodes that may hold the VIP, or remove the line: then all may",
-            );
-        }
-        let own = self.own_priorities(fields, &known, wanted.is_some().then_some(&names));
-        let members: Vec<VipMember> = nodes
-            .iter()
-            .filter(|node| wanted.is_none() || names.contains(&node.name))
-            .map(|node| VipMember {
-                node: node.name.clone(),
-                priority: own
-                    .iter()
-                    .find(|(name, _)| *name == node.name)
-                    .map_or(node.priority, |(_, priority)| *priority),
-            })
-            .collect();
-        self.owners(named, &members);
-        if members.len() == 1
-            && known.len() == nodes.len()
-            && wanted.as_ref().is_none_or(|names| names.len() == 1)
-        {
-            let name = members.first().map_or("", |member| &member.node);
-            let message = format!("{} has one node, {name}: nobody stands in", fields.title);
-            let warning = Diagnostic::warning(codes::ALONE, message)
-                .at(&self.file, fields.span.clone(), "")
-                .help("add the second machine as [node.NAME]");
-            self.diagnostics.push(warning);
-        }
-        members
-    }
-
-    fn own_priorities(
-        &mut self,
-        fields: &Fields<'_, '_>,
-        known: &[String],
-        members: Option<&Vec<String>>,
-    ) -> Vec<(String, Priority)> {
-        let Some(value) = fields.get(&keys::VIP_PRIORITY) else { return Vec::new() };
-        let Some(table) = value.get_ref().as_table() else {
-            let first = known.first().map_or("n1", String::as_str);
-            self.wrong_type(
-                "priority",
-                "a table of nodes",
-                value,
-                &format!(
-                    "priority = {{ {first} = 150 }}; a priority for all VIPs stands in [node.NAME]"
-                ),
-            );
-            return Vec::new();
-        };
-        let mut found = Vec::new();
-        for (name, value) in table {
-            let text: &str = name.get_ref();
-            if !known.iter().any(|known| known == text) {
-                self.unknown_name("priority", "node", text, name.span(), known);
-            } else if members.is_some_and(|members| !members.iter().any(|member| member == text)) {
-                self.error(
-                    codes::UNKNOWN_NAME,
-                    format!("priority names {}, which is not among this VIP's nodes", shown(text)),
-                    name.span(),
-                    "",
-                    "add it to nodes, or remove it here",
-                );
-            }
-            if let Some(priority) = self.priority(value, &format!("priority of {}", shown(text))) {
-                found.push((text.to_owned(), priority));
-            }
-        }
-        found
-    }
-
-    fn owners(&mut self, named: &Named<'_, '_>, members: &[VipMember]) {
-        let owners: Vec<&str> = members
-            .iter()
-            .filter(|member| member.priority == Priority::OWNER)
-            .map(|member| member.node.as_str())
-            .collect();
-        if owners.len() > 1 {
-            self.error(
-                codes::OWNERS,
-                format!("{} has several owners: {}", named.fields.title, owners.join(", ")),
-                named.key_span.clone(),
-                "two nodes of priority 255 would both hold it",
-                "give all but one of them 254 or less",
-            );
-        }
-    }
-
     /// Every member needs an address of the family that its adverts come from.
     fn families(&mut self, vip: &Vip, nodes: &[Node]) {
         for family in Family::BOTH {
@@ -418,7 +316,7 @@ impl Walk<'_> {
                 self.error(
                     codes::FAMILY_MISSING,
                     format!("node {} has no {family} address, and [vip.{}] needs one", node.name, vip.name),
-                    node.address_spans.first().cloned().unwrap_or(node.span.clone()),
+                    node.address_spans.first().cloned().unwrap_or_else(|| node.span.clone()),
                     format!("{by} for {family} addresses come from the node's own {family} address"),
                     format!("write both: address = [\"{}\", \"...\"], or leave the node out of the VIP's nodes", node.addresses.first().map(ToString::to_string).unwrap_or_default()),
                 );
@@ -439,28 +337,19 @@ impl Walk<'_> {
         }
     }
 
-    /// Among standins the node's address breaks a tie at once; a keepalived may see it otherwise.
-    fn equal_priorities(&mut self, vip: &Vip, nodes: &[Node]) {
-        let foreign = |member: &VipMember| {
-            nodes.iter().any(|node| node.name == member.node && node.vrrp_only)
-        };
-        for member in vip.members.iter().filter(|member| foreign(member)) {
-            let Some(equal) = vip
-                .members
-                .iter()
-                .find(|other| other.node != member.node && other.priority == member.priority)
-            else {
-                continue;
-            };
-            let warning = Diagnostic::warning(
-                codes::EQUAL_PRIORITIES,
-                format!("{} and {} have the same priority {} in [vip.{}]", equal.node, member.node, member.priority, vip.name),
-            )
-            .at(&self.file, vip.span.clone(), format!("{} is no standin", member.node))
-            .help("give each its own priority, in keepalived.conf too: a tie may leave both active for a moment");
-            self.diagnostics.push(warning);
+    fn no_effect(&mut self, fields: &Fields<'_, '_>, vip: &Vip) {
+        let Some(span) = fields.key_span(&keys::VIP_CHECKSUM) else { return };
+        let why = if vip.version == Version::V2 {
+            "version 2 has one kind of checksum"
+        } else if !vip.addresses.is_empty() && !vip.has(Family::V4) {
+            "IPv6 has one kind of checksum"
+        } else {
             return;
-        }
+        };
+        let warning = Diagnostic::warning(codes::NO_EFFECT, "checksum has no effect here")
+            .at(&self.file, span, why)
+            .help("remove the line");
+        self.diagnostics.push(warning);
     }
 }
 
@@ -470,5 +359,5 @@ fn first_of(vip: &Vip, family: Family) -> Range<usize> {
         .iter()
         .zip(&vip.address_spans)
         .find(|(prefix, _)| prefix.family() == family)
-        .map_or(vip.span.clone(), |(_, span)| span.clone())
+        .map_or_else(|| vip.span.clone(), |(_, span)| span.clone())
 }
