@@ -240,7 +240,10 @@ impl Lab {
         let deadline = Instant::now() + STOPS_WITHIN;
         while !self.daemon_pids(node)?.is_empty() {
             if Instant::now() > deadline {
-                bail!("{}: the daemon still runs {STOPS_WITHIN:?} after it was told to end", self.name(node));
+                bail!(
+                    "{}: the daemon still runs {STOPS_WITHIN:?} after it was told to end",
+                    self.name(node)
+                );
             }
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -33,9 +33,17 @@ pub(super) fn readiness(host: &mut Host) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// What `standin events --json` says.
+/// What `standin events --json` says, one object a line.
 pub(super) fn events(host: &mut Host) -> Result<String> {
     host.run(&[BINARY, "events", "--json"])
+}
+
+/// How many changes of role the daemon has recorded.
+pub(super) fn transitions(host: &mut Host) -> Result<usize> {
+    let events = events(host)?;
+    let records = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let kinds = records.filter(|record| record.get("kind").is_some_and(|it| it == "transition"));
+    Ok(kinds.count())
 }
 
 fn json(host: &mut Host, command: &str) -> Result<Value> {

@@ -143,6 +143,7 @@ impl Drill<'_> {
             reasons.push("no steady answers before the fault".to_owned());
         }
 
+        let transitions = self.transitions();
         let start = Instant::now();
         let hurt = match fault.inject(self.lab, active) {
             Ok(hurt) => hurt,
@@ -169,6 +170,9 @@ impl Drill<'_> {
         self.judge(fault, &expected, active, &after, &connected, start, &measured, &mut reasons);
         if overlap > expected.overlap {
             reasons.push(two_holders(overlap, expected.overlap));
+        }
+        if expected.ends == Ends::Unmoved && self.transitions() != transitions {
+            reasons.push("a node changed its role, although nothing was wrong".to_owned());
         }
         if !reasons.is_empty() {
             self.keep_evidence(fault, round)?;
@@ -255,6 +259,17 @@ impl Drill<'_> {
         if fault == Fault::DaemonKilled && after.iter().flatten().any(|node| *node == active) {
             reasons.push("the VIP outlived its daemon".to_owned());
         }
+    }
+
+    /// How many changes of role each node's daemon has recorded; `None` where it doesn't say.
+    fn transitions(&mut self) -> Vec<Option<usize>> {
+        let mut counts = Vec::new();
+        for node in 0..self.lab.count() {
+            let asked = !self.lab.is_keepalived(node);
+            let host = self.lab.host(node).ok().filter(|_| asked);
+            counts.push(host.and_then(|host| daemon::transitions(host).ok()));
+        }
+        counts
     }
 
     /// Waits until every VIP has one holder and every node could take over.

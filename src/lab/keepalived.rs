@@ -29,7 +29,7 @@ pub(super) fn start(
 ) -> Result<()> {
     // An nginx that listens on the VIPs alone answers nowhere on a backup.
     let script = if bind_vip {
-        "/usr/bin/pidof nginx".to_owned()
+        "/usr/bin/pgrep -x nginx".to_owned()
     } else {
         format!("/usr/bin/curl -fsS -o /dev/null -m 1 {}", probe_url(cluster))
     };
@@ -40,17 +40,11 @@ pub(super) fn start(
     host.launch(&["keepalived", "-n", "-l", "-D", "-f", CONF], LOG).map(|_| ())
 }
 
-fn configuration(
-    cluster: &Cluster,
-    node: &str,
-    interface: &str,
-    script: &str,
-) -> Option<String> {
+fn configuration(cluster: &Cluster, node: &str, interface: &str, script: &str) -> Option<String> {
     let mut text = format!(
         "global_defs {{
   router_id {node}
   script_user root
-  enable_script_security
 }}
 vrrp_script nginx {{
   script \"{script}\"

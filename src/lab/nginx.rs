@@ -17,6 +17,8 @@ const CANDIDATES: [&str; 3] =
 pub(super) struct Nginx {
     /// Absolute, since an upgrade by USR2 executes what the master was started as.
     binary: String,
+    /// What is copied to `binary` in each host, where the machine has none there.
+    copied_from: Option<String>,
     conf: String,
     text: String,
 }
@@ -26,20 +28,26 @@ impl Nginx {
     /// When no nginx is found.
     pub(super) fn find(cluster: &Cluster, bind_vip: bool) -> Result<Self> {
         let section = cluster.nginx.as_ref();
-        let named = section.and_then(|it| it.binary.as_deref()).filter(|path| path.is_file());
-        let binary = named
+        let named = section.and_then(|it| it.binary.as_deref());
+        let found = named
+            .filter(|path| path.is_file())
             .or_else(|| CANDIDATES.iter().map(Path::new).find(|path| path.is_file()))
             .context("no nginx on this machine: install it (apt install nginx)")?;
+        let binary = named.unwrap_or(found);
         let conf =
             section.and_then(|it| it.conf.as_deref()).unwrap_or_else(|| Path::new(DEFAULT_CONF));
         Ok(Self {
             binary: binary.display().to_string(),
+            copied_from: (binary != found).then(|| found.display().to_string()),
             conf: conf.display().to_string(),
             text: configuration(cluster, bind_vip),
         })
     }
 
     pub(super) fn configure(&self, host: &mut Host) -> Result<()> {
+        if let Some(original) = &self.copied_from {
+            host.run(&["install", "-D", original, &self.binary])?;
+        }
         host.write(&self.conf, &self.text)
     }
 
