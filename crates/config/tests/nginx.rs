@@ -143,3 +143,22 @@ fn what_cannot_be_followed_is_named_and_the_rest_is_read() {
     assert!(problems[4].starts_with("/n.conf:7: `;` is missing"));
     assert_eq!(config.listens.iter().map(|l| l.port).collect::<Vec<_>>(), [82, 81]);
 }
+
+#[test]
+fn an_include_within_a_server_belongs_to_it() {
+    let config = config(
+        "/n.conf",
+        &[
+            (
+                "/n.conf",
+                "http { server { include listen.inc; server_name a; } include 'with blank.conf'; }",
+            ),
+            ("/listen.inc", "listen 81; listen 82 ssl;"),
+            ("/with blank.conf", "server { ssl on; listen unix:/run/x; listen 83; }"),
+        ],
+    );
+    assert_eq!(config.problems, []);
+    let listens: Vec<_> =
+        config.listens.iter().map(|l| (l.port, l.ssl, l.server_names.len())).collect();
+    assert_eq!(listens, [(81, false, 1), (82, true, 1), (0, true, 0), (83, true, 0)]);
+}
