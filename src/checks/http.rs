@@ -1,7 +1,7 @@
 //! One HTTP request on a fresh connection: no redirects, no proxy, no pool, no name resolution.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
@@ -9,7 +9,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Response, header};
 use hyper_util::rt::TokioIo;
 use standin_config::model::HttpUrl;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
@@ -25,6 +25,8 @@ const READ_BUFFER: usize = 8 * 1024;
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) url: HttpUrl,
+    /// The source address; `None`: the kernel's choice.
+    pub(crate) from: Option<IpAddr>,
     /// The Host header; `None`: as in the URL.
     pub(crate) host: Option<String>,
     /// Empty: 200 to 399.
@@ -69,7 +71,14 @@ pub(crate) async fn probe(request: &Request) -> Outcome {
     let url = &request.url;
     let deadline = Instant::now() + request.timeout;
     let host = request.host.as_deref().unwrap_or(&url.host);
-    let response = match ask(url.address, host, &url.path, deadline).await {
+    let question = Question {
+        method: Method::GET,
+        address: url.address,
+        from: request.from,
+        host,
+        path: &url.path,
+    };
+    let response = match ask(&question, deadline).await {
         Ok(response) => response,
         Err(trouble) => return Outcome::fail(format!("{url}: {}", trouble.say(request.timeout))),
     };
@@ -95,22 +104,42 @@ pub(crate) async fn probe(request: &Request) -> Outcome {
     }
 }
 
-/// Sends one GET and returns the head of the answer.
-pub(crate) async fn ask(
-    address: SocketAddr,
-    host: &str,
-    path: &str,
-    deadline: Instant,
-) -> Result<Response<Answer>, Trouble> {
+/// One request.
+#[derive(Debug)]
+pub(crate) struct Question<'q> {
+    pub(crate) method: Method,
+    pub(crate) address: SocketAddr,
+    /// The source address. An address asked from itself can't be answered by another node, should
+    /// it move there at this very moment.
+    pub(crate) from: Option<IpAddr>,
+    pub(crate) host: &'q str,
+    pub(crate) path: &'q str,
+}
+
+impl Question<'_> {
+    async fn connect(&self) -> io::Result<TcpStream> {
+        let socket = match self.address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        if let Some(from) = self.from {
+            socket.bind(SocketAddr::new(from, 0))?;
+        }
+        socket.connect(self.address).await
+    }
+}
+
+/// Asks, and returns the head of the answer.
+pub(crate) async fn ask(question: &Question<'_>, deadline: Instant) -> Result<Response<Answer>, Trouble> {
     let request = hyper::Request::builder()
-        .method(Method::GET)
-        .uri(path)
-        .header(header::HOST, host)
+        .method(&question.method)
+        .uri(question.path)
+        .header(header::HOST, question.host)
         .header(header::USER_AGENT, "standin")
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(Trouble::Request)?;
-    let stream = match timeout_at(deadline, TcpStream::connect(address)).await {
+    let stream = match timeout_at(deadline, question.connect()).await {
         Ok(connected) => connected.map_err(Trouble::Connect)?,
         Err(_) => return Err(Trouble::NoConnection),
     };

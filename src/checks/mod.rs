@@ -11,10 +11,10 @@
 mod host;
 pub(crate) mod http;
 mod ping;
-mod process;
+pub(crate) mod process;
 pub(crate) mod schedule;
 pub(crate) mod script;
-mod trust;
+pub(crate) mod trust;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -35,39 +35,39 @@ const DETAIL_BYTES: usize = 300;
 
 /// What one probe saw.
 #[derive(Clone, Debug)]
-pub struct Report {
-    pub check: CheckId,
-    pub verdict: Verdict,
+pub(crate) struct Report {
+    pub(crate) check: CheckId,
+    pub(crate) verdict: Verdict,
     /// One line for a person, at most 300 bytes.
-    pub detail: String,
-    pub took: Duration,
+    pub(crate) detail: String,
+    pub(crate) took: Duration,
 }
 
 /// Where results go; called on the runtime's thread, so it must not block.
-pub trait Sink: Fn(Report) + Send + Sync + Clone + 'static {}
+pub(crate) trait Sink: Fn(Report) + Send + Sync + Clone + 'static {}
 
 impl<F: Fn(Report) + Send + Sync + Clone + 'static> Sink for F {}
 
 /// A check as status shows it.
 #[derive(Clone, Debug)]
-pub struct Live {
-    pub name: String,
+pub(crate) struct Live {
+    pub(crate) name: String,
     /// The word of the cluster file: `http`, `script`, … or `nginx`.
-    pub kind: &'static str,
+    pub(crate) kind: &'static str,
     /// What it looks at.
-    pub target: String,
+    pub(crate) target: String,
     /// `None` before the first result.
-    pub verdict: Option<Verdict>,
-    pub detail: String,
+    pub(crate) verdict: Option<Verdict>,
+    pub(crate) detail: String,
     /// The last 4 KiB of what the script said in the last run; empty for other kinds.
-    pub output: String,
-    pub took: Duration,
+    pub(crate) output: String,
+    pub(crate) took: Duration,
     /// When the last result came.
-    pub when: Option<SystemTime>,
+    pub(crate) when: Option<SystemTime>,
     /// Results so far.
-    pub runs: u64,
+    pub(crate) runs: u64,
     /// Results so far that were no pass.
-    pub failures: u64,
+    pub(crate) failures: u64,
 }
 
 /// What one probe found, before it is anybody's report.
@@ -99,7 +99,7 @@ impl Outcome {
 
 /// The checks under way; dropping it ends them and what they started.
 #[derive(Debug)]
-pub struct Running {
+pub(crate) struct Running {
     board: Board,
     tasks: Vec<JoinHandle<()>>,
     nginx: Option<Arc<Mutex<NginxView>>>,
@@ -108,13 +108,13 @@ pub struct Running {
 impl Running {
     /// Every check, in the order of the plan.
     #[must_use]
-    pub fn live(&self) -> Vec<Live> {
+    pub(crate) fn live(&self) -> Vec<Live> {
         locked(&self.board.live).clone()
     }
 
     /// What is known of nginx; `None` without `[nginx]`.
     #[must_use]
-    pub fn nginx(&self) -> Option<NginxView> {
+    pub(crate) fn nginx(&self) -> Option<NginxView> {
         self.nginx.as_ref().map(|view| locked(view).clone())
     }
 }
@@ -132,7 +132,7 @@ impl Drop for Running {
 /// A check of the plan that the cluster file doesn't have is reported as failing: it must not look
 /// healthy because nobody runs it.
 #[must_use]
-pub fn start(cluster: Arc<Cluster>, plan: &Plan, sink: impl Sink) -> Running {
+pub(crate) fn start(cluster: Arc<Cluster>, plan: &Plan, sink: impl Sink) -> Running {
     let live = plan.checks.iter().map(|check| describe(&cluster, &check.name)).collect();
     let board = Board { live: Arc::new(Mutex::new(live)), sink: Arc::new(sink) };
     let mut tasks = Vec::new();
@@ -160,7 +160,7 @@ fn begin(check: Check, desk: Desk) -> JoinHandle<()> {
     let Cadence { interval, timeout, .. } = check.cadence;
     match check.kind {
         CheckKind::Http { url, host, status, body } => {
-            let request = Arc::new(http::Request { url, host, status, body, timeout });
+            let request = Arc::new(http::Request { url, from: None, host, status, body, timeout });
             scheduled(interval, desk, move || {
                 let request = Arc::clone(&request);
                 async move { http::probe(&request).await }
@@ -326,6 +326,3 @@ fn target(kind: &CheckKind) -> String {
         CheckKind::Ping { to } => to.to_string(),
     }
 }
-
-#[cfg(test)]
-mod tests;

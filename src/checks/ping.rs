@@ -5,10 +5,9 @@ use std::io;
 use std::net::IpAddr;
 
 use standin_linux::echo::Echo;
-use tokio::io::unix::AsyncFd;
-use tokio::io::Interest;
 
 use super::Outcome;
+use super::process::readable;
 
 /// Numbers the requests of one check.
 #[derive(Debug)]
@@ -43,7 +42,7 @@ impl Pinger {
 }
 
 async fn echo(to: IpAddr, identifier: u16, sequence: u16) -> io::Result<()> {
-    let echo = AsyncFd::with_interest(Echo::open(to, identifier)?, Interest::READABLE)?;
+    let echo = readable(Echo::open(to, identifier)?)?;
     echo.get_ref().ask(sequence)?;
     loop {
         let mut ready = echo.readable().await?;

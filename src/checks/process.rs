@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use standin_config::model::ProcessBy;
 use standin_linux::process::{self as system, PidFd};
-use tokio::io::unix::AsyncFd;
 use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
 use super::{Desk, Outcome, schedule};
@@ -38,7 +38,7 @@ impl Watched {
     /// `ESRCH` when there is no such process; what pidfd_open(2) and epoll_ctl(2) say.
     pub(crate) fn open(pid: u32) -> io::Result<Self> {
         let fd = Held(PidFd::open(pid)?);
-        Ok(Self { pid, fd: AsyncFd::with_interest(fd, Interest::READABLE)? })
+        Ok(Self { pid, fd: readable(fd)? })
     }
 
     /// Returns when the process has ended.
@@ -50,6 +50,12 @@ impl Watched {
     pub(crate) fn lives(&self) -> bool {
         self.fd.get_ref().0.alive()
     }
+}
+
+/// Lets the runtime wait for a descriptor to become readable.
+#[expect(deprecated, reason = "its successor is unsafe; `inner` owns one descriptor for all its life")]
+pub(super) fn readable<T: AsRawFd>(inner: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(inner, Interest::READABLE)
 }
 
 /// Returns when the watched process has ended; never without one.

@@ -24,6 +24,11 @@ impl Order {
         self.started
     }
 
+    /// Makes every answer that is still under way old news.
+    pub(crate) fn outdate(&mut self) {
+        self.newest_answer = self.started;
+    }
+
     /// Whether the answer of probe `number` is news: a later probe hasn't answered yet.
     pub(crate) fn is_news(&mut self, number: u64) -> bool {
         let news = number > self.newest_answer;

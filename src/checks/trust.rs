@@ -24,7 +24,7 @@ const GROUP_WRITES: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
 
 /// Why a command must not run as root, in words; `None` when only root could have changed it.
-pub(super) fn objection(command: &[String]) -> Option<String> {
+pub(crate) fn objection(command: &[String]) -> Option<String> {
     let (program, arguments) = command.split_first()?;
     let program = Path::new(program);
     if let Some(why) = program_objection(program, 0) {

@@ -16,7 +16,7 @@ const OUTPUT_BYTES: u64 = 64 * 1024;
 
 /// Whose nginx it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Flavour {
+pub(crate) enum Flavour {
     #[default]
     Nginx,
     OpenResty,
@@ -55,15 +55,15 @@ impl fmt::Display for Flavour {
 
 /// What `-V` says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Build {
-    pub flavour: Flavour,
+pub(crate) struct Build {
+    pub(crate) flavour: Flavour,
     /// The flavour's own, `1.25.3.1` of `openresty/1.25.3.1`.
-    pub version: String,
-    pub prefix: PathBuf,
+    pub(crate) version: String,
+    pub(crate) prefix: PathBuf,
     /// Absolute.
-    pub conf_path: PathBuf,
+    pub(crate) conf_path: PathBuf,
     /// Absolute.
-    pub pid_path: PathBuf,
+    pub(crate) pid_path: PathBuf,
 }
 
 impl Build {
@@ -71,7 +71,7 @@ impl Build {
     ///
     /// # Errors
     /// In words, when it can't be run, takes too long, or is no nginx.
-    pub async fn of(binary: &Path) -> Result<Self, String> {
+    pub(crate) async fn of(binary: &Path) -> Result<Self, String> {
         let shown = binary.display();
         let run = async {
             let mut running = Command::new(binary)
@@ -101,7 +101,7 @@ impl Build {
 
     /// Reads what `-V` printed; `None` when that is no nginx.
     #[must_use]
-    pub fn parse(said: &str) -> Option<Self> {
+    pub(crate) fn parse(said: &str) -> Option<Self> {
         let versions = said.lines().filter_map(|line| line.split_once(" version: "));
         // Forks that also say which nginx they come from say their own name first.
         let (flavour, version) = versions.filter_map(|(_, what)| named_version(what)).next()?;

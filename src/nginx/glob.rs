@@ -1,13 +1,14 @@
 //! File name patterns as nginx's `include` has them: glob(3).
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// More files than one pattern may give; the reader of the configuration has its own limit as well.
 const MATCHES: usize = 4096;
 
 /// The files that match an absolute pattern, by name.
-pub fn glob(pattern: &str) -> Vec<PathBuf> {
+pub(crate) fn glob(pattern: &str) -> Vec<PathBuf> {
     let mut found = vec![PathBuf::from("/")];
     for part in pattern.split('/').filter(|part| !part.is_empty()) {
         let mut deeper = Vec::new();
@@ -34,7 +35,7 @@ fn matching(folder: &Path, pattern: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let names = entries.flatten().map(|entry| entry.file_name());
     let mut names: Vec<_> = names
-        .filter(|name| name.to_str().is_some_and(|name| fits(pattern.as_bytes(), name.as_bytes())))
+        .filter(|name| fits(pattern.as_bytes(), name.as_bytes()))
         .collect();
     names.sort_unstable();
     names.truncate(MATCHES);

@@ -12,7 +12,7 @@ const UNUSABLE: u32 = 0x08 | 0x40;
 
 /// Whether `address` is on this host now.
 #[must_use]
-pub fn is_local(address: IpAddr) -> bool {
+pub(crate) fn is_local(address: IpAddr) -> bool {
     match address {
         address if address.is_loopback() => true,
         IpAddr::V4(address) => has_v4(address).unwrap_or_else(|_| by_netlink(address.into())),

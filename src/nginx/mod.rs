@@ -1,1 +1,92 @@
+//! nginx on this host: found without being told, watched by its master's pidfd, asked over HTTP.
+//!
+//! ```text
+//! discover ── masters in /proc, else what is installed ── build (`-V`) ── glob + config::nginx
+//!    │ Survey: binary, configuration, pid file, listeners
+//!    ▼
+//! watch ─┬─ pidfd fires → pid file again → successor: an upgrade │ none: Dead, at once
+//!        ├─ each interval: pid file, workers, state of the configuration file → survey again
+//!        └─ each interval: probe a listener that is local now, else judge by workers and sockets
+//! ```
 
+pub(crate) mod build;
+mod discover;
+mod glob;
+pub(crate) mod local;
+pub(crate) mod nonlocal;
+mod probe;
+mod title;
+mod watch;
+
+use std::path::PathBuf;
+
+use standin_config::model::Nginx;
+use standin_config::nginx::NginxConfig;
+
+pub(crate) use build::{Build, Flavour};
+pub(crate) use glob::glob;
+pub(crate) use watch::watch;
+
+/// What is known of nginx, for status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NginxView {
+    /// `None` until a binary has been asked.
+    pub(crate) flavour: Option<Flavour>,
+    pub(crate) version: Option<String>,
+    pub(crate) binary: Option<PathBuf>,
+    /// nginx's main configuration file.
+    pub(crate) conf: Option<PathBuf>,
+    pub(crate) pid_file: Option<PathBuf>,
+    /// `None`: it doesn't run.
+    pub(crate) master: Option<u32>,
+    pub(crate) workers: Vec<u32>,
+    /// Workers that run on without a master; they answer, but can't be reloaded or restarted.
+    pub(crate) orphans: Vec<u32>,
+    /// What is asked over HTTP.
+    pub(crate) probe: Option<String>,
+    /// Why nothing is asked over HTTP; then master, workers and sockets decide.
+    pub(crate) no_probe: Option<String>,
+    /// What was done about `ip_nonlocal_bind`, or why it couldn't be.
+    pub(crate) nonlocal: Option<String>,
+    pub(crate) notes: Vec<String>,
+}
+
+/// Files that standin writes for nginx's sake.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    /// Where `ip_nonlocal_bind` is set for the next boot.
+    pub(crate) sysctl_drop_in: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { sysctl_drop_in: PathBuf::from(nonlocal::DROP_IN) }
+    }
+}
+
+/// nginx as `standin check` sees it, at one time.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) binary: Option<PathBuf>,
+    pub(crate) build: Option<Build>,
+    pub(crate) conf: Option<PathBuf>,
+    pub(crate) pid_file: Option<PathBuf>,
+    pub(crate) config: NginxConfig,
+    /// The running master.
+    pub(crate) master: Option<u32>,
+    pub(crate) notes: Vec<String>,
+}
+
+/// Looks once, without changing anything.
+pub(crate) async fn find(section: &Nginx) -> Found {
+    let survey = discover::survey(section, None, None).await;
+    Found {
+        binary: survey.binary,
+        build: survey.build,
+        conf: survey.conf,
+        pid_file: survey.pid_file,
+        config: survey.config,
+        master: survey.master,
+        notes: survey.notes,
+    }
+}

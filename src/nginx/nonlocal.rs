@@ -15,20 +15,20 @@ use standin_linux::sysctl;
 use super::local::is_local;
 
 /// Read by systemd-sysctl and procps at boot.
-pub const DROP_IN: &str = "/etc/sysctl.d/90-standin.conf";
+pub(crate) const DROP_IN: &str = "/etc/sysctl.d/90-standin.conf";
 
 /// Which families listen on an address that isn't local.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Need {
+pub(crate) struct Need {
     /// The first such address of each family, for the message.
-    pub v4: Option<IpAddr>,
-    pub v6: Option<IpAddr>,
+    pub(crate) v4: Option<IpAddr>,
+    pub(crate) v6: Option<IpAddr>,
 }
 
 impl Need {
     /// What this configuration needs on this host, now.
     #[must_use]
-    pub fn of(config: &NginxConfig) -> Self {
+    pub(crate) fn of(config: &NginxConfig) -> Self {
         let all = config.listens.iter().chain(&config.other_listens);
         Self::among(all.filter_map(standin_config::nginx::Listen::ip), is_local)
     }
@@ -48,13 +48,13 @@ impl Need {
     }
 
     #[must_use]
-    pub const fn is_nothing(self) -> bool {
+    pub(crate) const fn is_nothing(self) -> bool {
         self.v4.is_none() && self.v6.is_none()
     }
 
     /// The settings with the value 1 that nginx needs.
     #[must_use]
-    pub fn settings(self) -> Vec<&'static str> {
+    pub(crate) fn settings(self) -> Vec<&'static str> {
         let v4 = self.v4.map(|_| "net/ipv4/ip_nonlocal_bind");
         let v6 = self.v6.map(|_| "net/ipv6/ip_nonlocal_bind");
         v4.into_iter().chain(v6).collect()
@@ -62,7 +62,7 @@ impl Need {
 
     /// Those of them that aren't set now.
     #[must_use]
-    pub fn missing(self) -> Vec<&'static str> {
+    pub(crate) fn missing(self) -> Vec<&'static str> {
         let set = |path: &&str| sysctl::read(path).is_ok_and(|value| value == "1");
         self.settings().into_iter().filter(|path| !set(path)).collect()
     }
@@ -79,7 +79,7 @@ impl fmt::Display for Need {
 ///
 /// # Errors
 /// In words: what couldn't be set, and how to do it by hand.
-pub fn ensure(need: Need, drop_in: &Path) -> Result<Option<String>, String> {
+pub(crate) fn ensure(need: Need, drop_in: &Path) -> Result<Option<String>, String> {
     let mut done = Vec::new();
     for path in need.missing() {
         sysctl::write(path, "1").map_err(|error| {

@@ -97,11 +97,6 @@ impl Arguments {
         })
     }
 
-    /// Whether `-c` or `-p` depend on a directory that only the process knows.
-    pub(crate) fn is_relative(&self) -> bool {
-        let relative = |path: &Option<PathBuf>| path.as_deref().is_some_and(Path::is_relative);
-        relative(&self.prefix)
-    }
 }
 
 fn is_option(word: &str) -> bool {
