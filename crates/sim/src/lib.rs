@@ -1,1 +1,26 @@
-//! Doubts.
+//! standin's doubts: many cores, one virtual clock, bad weather, and checkers for each promise.
+//!
+//! ```text
+//!  draw or a scenario ─▶ Fault ─▶ Scene ─▶ Observation ─▶ Checks ─▶ what was broken
+//!                                 ├── machine, kernel   the shell's rules around a real core
+//!                                 └── network, traffic  real bytes on one bad segment
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod apply;
+pub mod campaign;
+pub mod check;
+pub mod clock;
+pub mod cluster;
+pub mod draw;
+pub mod fault;
+mod kernel;
+pub mod machine;
+pub mod network;
+pub mod queue;
+pub mod random;
+pub mod scene;
+pub mod trace;
+mod traffic;
+pub mod world;

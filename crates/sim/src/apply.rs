@@ -1,0 +1,306 @@
+//! How each fault is done to the scene.
+
+use std::time::Duration;
+
+use standin_core::event::Role;
+use standin_core::node::Node;
+use standin_core::types::{CheckId, Family, InterfaceId};
+use standin_core::{Command, Input, Verdict};
+
+use crate::clock::{Clock, MILLISECOND, Nanos, SECOND};
+use crate::fault::Fault;
+use crate::machine::{Mail, Run, Sabotage};
+use crate::network::{CLIENT, FOREIGN};
+use crate::queue::Due;
+use crate::scene::{CACHE_UNKNOWN, Cause, Observation, Scene};
+
+/// From the start of a daemon to the first result of each check.
+const FIRST_RESULT: (Nanos, Nanos) = (2 * MILLISECOND, 400 * MILLISECOND);
+
+impl Scene {
+    pub fn apply(&mut self, fault: Fault) {
+        if let Some(trace) = &mut self.trace {
+            trace.fault(self.now, &fault, &self.machines, &self.file);
+        }
+        self.seen.push(Observation::Disturbed);
+        match fault {
+            Fault::Isolate { machine, cut } => self.isolate(machine, cut),
+            Fault::Way { from, to, family, cut } => self.way(from, to, family, cut),
+            Fault::Pair { a, b, cut } => {
+                self.way(a, b, None, cut);
+                self.way(b, a, None, cut);
+            }
+            Fault::Family { machine, family, cut } => {
+                for other in (0..self.machines.len()).filter_map(|other| u8::try_from(other).ok()) {
+                    if other != machine {
+                        self.way(machine, other, Some(family), cut);
+                        self.way(other, machine, Some(family), cut);
+                    }
+                }
+            }
+            Fault::Loss { ppm } => self.network.burst_loss_ppm = u64::from(ppm),
+            Fault::Duplication { ppm } => self.network.burst_duplicate_ppm = u64::from(ppm),
+            Fault::Corruption { ppm } => self.network.burst_corrupt_ppm = u64::from(ppm),
+            Fault::Spike { up_to } => {
+                // Packets that were delayed before arrive after its end.
+                self.queue.push(self.now + self.network.spike.max(up_to), Due::Disturb);
+                self.network.spike = up_to;
+            }
+            Fault::Stop { machine } => self.freeze(machine, Run::Stopped { since: self.now }),
+            Fault::Suspend { machine } => self.freeze(machine, Run::Suspended { since: self.now }),
+            Fault::Continue { machine, clock_stood } => self.thaw(machine, clock_stood),
+            Fault::Kill { machine } => self.kill(machine),
+            Fault::PowerOff { machine } => self.power_off(machine),
+            Fault::Start { machine } => self.start(machine),
+            Fault::Quit { machine } => {
+                self.machines[usize::from(machine)].stopping = true;
+                self.command(machine, Command::Stop);
+            }
+            Fault::Service { machine, check, works, sudden, gap } => {
+                self.service(machine, check, works, sudden, gap);
+            }
+            Fault::Result { machine, check, verdict } => self.result(machine, check, verdict),
+            Fault::Maintenance { machine, on, lasting } => self.maintain(machine, on, lasting),
+            Fault::Edit(edit) => self.file.edit(edit),
+            Fault::Reload { machine } => self.reload(machine),
+            Fault::Interface { machine, up } => {
+                self.machines[usize::from(machine)].interface_up = up;
+                self.say_interface(machine);
+            }
+            Fault::OwnAddress { machine, present } => {
+                self.machines[usize::from(machine)].own_present = present;
+                self.say_own(machine);
+            }
+            Fault::DeleteVip { machine, vip } => self.delete(machine, vip),
+            Fault::Refuse { machine, vip, lasting } => {
+                let slot = &mut self.machines[usize::from(machine)].kernel[usize::from(vip)];
+                slot.refuses_until = self.now + lasting;
+                self.queue.push(self.now + lasting, Due::Disturb);
+            }
+            Fault::SlowKernel { machine, delay } => {
+                self.machines[usize::from(machine)].kernel_slow = delay;
+            }
+            Fault::Drift { machine, ppm } => {
+                let host = &mut self.machines[usize::from(machine)];
+                host.clock.drift(self.now, ppm);
+                host.armed = Nanos::MAX;
+                self.arm(machine);
+            }
+            Fault::Foreign { vip, present } => self.foreign[usize::from(vip)] = present,
+            Fault::Stranger { vip } => self.stranger(vip),
+        }
+    }
+
+    fn way(&mut self, from: u8, to: u8, family: Option<Family>, cut: bool) {
+        let (from, to) = (usize::from(from), usize::from(to));
+        if cut {
+            self.network.cut(from, to, family);
+        } else {
+            self.network.heal(from, to, family);
+        }
+    }
+
+    fn isolate(&mut self, machine: u8, cut: bool) {
+        let [client, foreign] = [CLIENT, FOREIGN].map(|it| u8::try_from(it).unwrap_or(u8::MAX));
+        for other in self.places().chain([client, foreign]).filter(|other| *other != machine) {
+            self.way(machine, other, None, cut);
+            self.way(other, machine, None, cut);
+        }
+        if !cut {
+            self.client_lost_sight(machine);
+        }
+    }
+
+    /// A client that couldn't see a holder for a while may have learnt another one since.
+    fn client_lost_sight(&mut self, machine: u8) {
+        let host = &self.machines[usize::from(machine)];
+        for (slot, cache) in host.kernel.iter().zip(&mut self.cache) {
+            if slot.present {
+                *cache = Some(CACHE_UNKNOWN);
+            }
+        }
+    }
+
+    fn freeze(&mut self, machine: u8, run: Run) {
+        let host = &mut self.machines[usize::from(machine)];
+        if !host.running() {
+            return;
+        }
+        host.run = run;
+        host.token += 1;
+        host.armed = Nanos::MAX;
+        if matches!(run, Run::Stopped { .. }) {
+            self.lifetimes_run(machine);
+        }
+    }
+
+    /// Empties the sockets first, then looks at the clock: the shell's rule.
+    fn thaw(&mut self, machine: u8, clock_stood: bool) {
+        let host = &mut self.machines[usize::from(machine)];
+        match host.run {
+            Run::Running | Run::Off => return,
+            Run::Stopped { .. } => {}
+            Run::Suspended { since } => {
+                if clock_stood {
+                    host.clock.stood_still(since, self.now);
+                    self.client_lost_sight(machine);
+                }
+            }
+        }
+        let host = &mut self.machines[usize::from(machine)];
+        host.run = Run::Running;
+        host.thawed_at = self.now;
+        self.renew(machine);
+        if self.machines[usize::from(machine)].sabotage == Sabotage::TicksFirst {
+            self.tick(machine);
+        }
+        while let Some(mail) = self.machines[usize::from(machine)].inbox.pop_front() {
+            match mail {
+                Mail::Advert(packet) => self.hear(machine, &packet),
+                Mail::Sighting { from, what } => self.look(machine, from, what),
+                Mail::Kernel(request) => self.kernel_done(machine, request),
+            }
+        }
+        self.say_interface(machine);
+        self.say_own(machine);
+        self.tick(machine);
+        self.arm(machine);
+    }
+
+    fn kill(&mut self, machine: u8) {
+        if self.machines[usize::from(machine)].run == Run::Off {
+            return;
+        }
+        self.lifetimes_run(machine);
+        self.machines[usize::from(machine)].forget();
+        self.seen.push(Observation::Gone { machine });
+    }
+
+    fn power_off(&mut self, machine: u8) {
+        self.machines[usize::from(machine)].forget();
+        self.machines[usize::from(machine)].powered = false;
+        self.seen.push(Observation::Gone { machine });
+        for vip in 0..self.file.names.len() {
+            self.machines[usize::from(machine)].kernel[vip].present = false;
+            let vip = u8::try_from(vip).unwrap_or(u8::MAX);
+            self.seen.push(Observation::Presence { machine, vip });
+        }
+    }
+
+    /// The core said that nothing is held any more, and the process ends.
+    pub fn process_ends(&mut self, machine: u8) {
+        let host = &mut self.machines[usize::from(machine)];
+        if host.kernel.iter().any(|slot| slot.present || slot.pending > 0) {
+            let what = format!("P3: {} says that it is stopped and holds a VIP", host.name);
+            self.seen.push(Observation::Broken(what));
+        }
+        if host.roles.iter().any(|role| *role != Role::Idle) {
+            let what = format!("P7: {} stopped with {:?} in its history", host.name, host.roles);
+            self.seen.push(Observation::Broken(what));
+        }
+        host.forget();
+        self.seen.push(Observation::Gone { machine });
+    }
+
+    fn start(&mut self, machine: u8) {
+        if self.machines[usize::from(machine)].run != Run::Off {
+            return;
+        }
+        let plan = self.file.plan_of(machine);
+        let boot = self.random.within(SECOND, 1_000 * SECOND);
+        self.clear_leftovers(machine);
+        let host = &mut self.machines[usize::from(machine)];
+        if !host.powered {
+            host.powered = true;
+            host.clock = Clock::new(self.now, boot, 0);
+        }
+        host.run = Run::Running;
+        host.started_at = self.now;
+        host.node = Some(Node::new(host.clock.read(self.now), plan));
+        self.learn_places(machine);
+        self.say_interface(machine);
+        self.say_own(machine);
+        self.arm(machine);
+        for check in 0..self.machines[usize::from(machine)].checks.len() {
+            let works = self.machines[usize::from(machine)].checks[check].works;
+            let verdict = if works { Verdict::Pass } else { Verdict::Fail };
+            let Ok(check) = u8::try_from(check) else { continue };
+            let at = self.now + self.random.within(FIRST_RESULT.0, FIRST_RESULT.1);
+            self.queue.push(at, Due::Fault(Fault::Result { machine, check, verdict }));
+        }
+    }
+
+    fn say_interface(&mut self, machine: u8) {
+        let state = self.machines[usize::from(machine)].interface_state(usize::from(machine));
+        if self.machines[usize::from(machine)].running() {
+            let input = Input::Interface { interface: InterfaceId(0), state };
+            self.step(machine, Cause::Interface, input);
+            self.arm(machine);
+        }
+    }
+
+    fn say_own(&mut self, machine: u8) {
+        let host = &self.machines[usize::from(machine)];
+        let own: Vec<_> = host.own.into_iter().flatten().filter(|_| host.own_present).collect();
+        if host.running() {
+            self.step(machine, Cause::OwnAddresses, Input::OwnAddresses(&own));
+            self.arm(machine);
+        }
+    }
+
+    fn command(&mut self, machine: u8, command: Command) {
+        if self.machines[usize::from(machine)].running() {
+            self.step(machine, Cause::Command, Input::Command(command));
+            self.arm(machine);
+        }
+    }
+
+    fn maintain(&mut self, machine: u8, on: bool, lasting: Nanos) {
+        self.machines[usize::from(machine)].maintenance = on;
+        let lasting = (lasting > 0).then(|| Duration::from_nanos(lasting));
+        self.command(
+            machine,
+            if on { Command::MaintenanceOn { lasting } } else { Command::MaintenanceOff },
+        );
+    }
+
+    fn service(&mut self, machine: u8, check: u8, works: bool, sudden: bool, gap: Nanos) {
+        let truth = &mut self.machines[usize::from(machine)].checks[usize::from(check)];
+        truth.works = works;
+        let verdict = match (works, sudden) {
+            (true, _) => Verdict::Pass,
+            (false, true) => Verdict::Dead,
+            (false, false) => Verdict::Fail,
+        };
+        for number in 0..u64::from(truth.needed(verdict)) {
+            let result = Fault::Result { machine, check, verdict };
+            self.queue.push(self.now + number * gap, Due::Fault(result));
+        }
+    }
+
+    fn result(&mut self, machine: u8, check: u8, verdict: Verdict) {
+        let host = &mut self.machines[usize::from(machine)];
+        if !host.running() {
+            return;
+        }
+        let hidden = host.sabotage == Sabotage::HidesFailures && verdict != Verdict::Pass;
+        host.checks[usize::from(check)].result(verdict);
+        if hidden {
+            return;
+        }
+        let detail = if verdict == Verdict::Pass { "200 OK" } else { "no answer" };
+        let check = CheckId(u16::from(check));
+        self.step(machine, Cause::Check, Input::Check { check, verdict, detail });
+        self.arm(machine);
+    }
+
+    fn reload(&mut self, machine: u8) {
+        if self.machines[usize::from(machine)].running() {
+            let plan = self.file.plan_of(machine);
+            self.step(machine, Cause::Plan, Input::Plan(Box::new(plan)));
+            // A reload without effects changes what a packet says all the same.
+            self.learn_places(machine);
+            self.arm(machine);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! One case of a long run: a cluster and its story, drawn from a seed and a number.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::clock::{MILLISECOND, Nanos, SECOND};
+use crate::draw;
+use crate::random::Random;
+use crate::scene::Counts;
+use crate::trace::Trace;
+use crate::world::World;
+
+/// Simulated time of one case: long enough for a cluster to be disturbed some hundred times,
+/// short enough to be replayed in a second.
+pub const CASE: Nanos = 1_800 * SECOND;
+
+/// Lines of the trace that are shown of a failure.
+const TAIL: usize = 120;
+
+/// What the cases of a run are drawn from.
+#[derive(Clone, Copy, Debug)]
+pub struct Campaign {
+    pub seed: u64,
+    pub fewest_nodes: usize,
+    pub most_nodes: usize,
+}
+
+/// What happened in some cases, added up.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    pub cases: u64,
+    pub simulated: Nanos,
+    pub adverts: u64,
+    pub transitions: u64,
+    pub faults: Counts,
+    pub reasons: Counts,
+    /// Undisturbed overlaps at a change: how many, and the longest.
+    pub overlaps: u64,
+    pub longest_overlap: Nanos,
+    /// How often a client was found to send to the holder.
+    pub clients_right: u64,
+}
+
+impl Tally {
+    pub fn add(&mut self, other: &Self) {
+        self.cases += other.cases;
+        self.simulated += other.simulated;
+        self.adverts += other.adverts;
+        self.transitions += other.transitions;
+        self.overlaps += other.overlaps;
+        self.longest_overlap = self.longest_overlap.max(other.longest_overlap);
+        self.clients_right += other.clients_right;
+        for (mine, theirs) in
+            [(&mut self.faults, &other.faults), (&mut self.reasons, &other.reasons)]
+        {
+            for (name, count) in theirs {
+                *mine.entry(name.clone()).or_default() += count;
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn faults_total(&self) -> u64 {
+        self.faults.values().sum()
+    }
+}
+
+/// A case in which a promise was broken.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub case: u64,
+    pub what: String,
+    /// The tail of the story, when it was traced.
+    pub trace: String,
+}
+
+impl Campaign {
+    /// Draws the world of one case.
+    #[must_use]
+    pub fn world(&self, case: u64) -> World {
+        let mut random = Random::of_case(self.seed, case);
+        let nodes = random.within(self.fewest_nodes as u64, self.most_nodes as u64);
+        World::new(draw::scene(random, usize::try_from(nodes).unwrap_or(2)))
+    }
+
+    /// Runs one case to its end.
+    ///
+    /// # Errors
+    /// The promise that was broken; a panic of a core is one.
+    pub fn run(&self, case: u64, traced: bool) -> Result<Tally, Failure> {
+        let mut world = self.world(case);
+        if traced {
+            world.scene.trace = Some(Trace::default());
+        }
+        let ended = catch_unwind(AssertUnwindSafe(|| world.run_until(CASE)));
+        let what = match ended {
+            Ok(Ok(())) => return Ok(tally(&world)),
+            Ok(Err(broken)) => broken.to_string(),
+            Err(panic) => {
+                let words = panic.downcast_ref::<&str>().map(ToString::to_string);
+                let words = words.or_else(|| panic.downcast_ref::<String>().cloned());
+                let at = world.scene.now / MILLISECOND;
+                format!("P6: a panic at {at} ms: {}", words.unwrap_or_default())
+            }
+        };
+        let trace = world.scene.trace.as_ref().map_or_else(String::new, |it| it.tail(TAIL));
+        Err(Failure { case, what, trace })
+    }
+}
+
+fn tally(world: &World) -> Tally {
+    Tally {
+        cases: 1,
+        simulated: world.scene.now,
+        adverts: world.scene.deliveries,
+        transitions: world.checks.history.transitions,
+        faults: world.scene.faults.clone(),
+        reasons: world.scene.events.clone(),
+        overlaps: world.checks.overlap.clean,
+        longest_overlap: world.checks.overlap.longest_clean,
+        clients_right: world.checks.clients.right,
+    }
+}

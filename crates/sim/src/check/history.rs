@@ -1,0 +1,203 @@
+//! Promise 7: each transition has one reason, a true one, and the events tell the roles' history.
+
+use standin_core::event::{Party, Reason, Role, Standing};
+use standin_core::plan::Failback;
+use standin_core::types::{NodeId, Priority};
+
+use crate::clock::{MILLISECOND, Nanos, SECOND};
+use crate::scene::{Cause, Scene};
+
+/// A transition as the event stream told it.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    pub machine: u8,
+    pub vip: u8,
+    pub from: Role,
+    pub to: Role,
+    pub cause: Cause,
+}
+
+#[derive(Debug)]
+pub struct History {
+    roles: Vec<Vec<(Role, Nanos)>>,
+    pub transitions: u64,
+}
+
+impl History {
+    #[must_use]
+    pub fn new(scene: &Scene) -> Self {
+        let one = vec![(Role::Idle, 0); scene.file.names.len()];
+        Self { roles: vec![one; scene.machines.len()], transitions: 0 }
+    }
+
+    /// The process has ended; its next life begins idle.
+    pub fn gone(&mut self, machine: u8) {
+        self.roles[usize::from(machine)].fill((Role::Idle, 0));
+    }
+
+    pub fn transition(&mut self, scene: &Scene, step: Step, reason: &Reason) -> Option<String> {
+        self.transitions += 1;
+        let host = &scene.machines[usize::from(step.machine)];
+        let known = &mut self.roles[usize::from(step.machine)][usize::from(step.vip)];
+        let (was, since) = std::mem::replace(known, (step.to, scene.now));
+        let name = format!("{} {}", host.name, scene.name(step.vip));
+        let Step { from, to, cause, .. } = step;
+        if was != from || from == to {
+            return Some(format!("P7: {name} was {was}, and its event says {from} -> {to}"));
+        }
+        let held = Claim { scene, step, since };
+        held.untrue(reason).map(|why| {
+            format!("P7: {name} {from} -> {to} in {cause:?} with reason {reason:?}, but {why}")
+        })
+    }
+
+    pub fn stepped(&self, scene: &Scene, machine: u8) -> Option<String> {
+        for vip in scene.vips() {
+            let told = self.roles[usize::from(machine)][usize::from(vip)].0;
+            let Some(router) = scene.router(machine, vip) else { continue };
+            if router.role() != told {
+                return Some(format!(
+                    "P7: {} is {} for {}, but its events say {told}",
+                    scene.machines[usize::from(machine)].name,
+                    router.role(),
+                    scene.name(vip),
+                ));
+            }
+        }
+        None
+    }
+}
+
+/// A transition with all that is needed to doubt its reason.
+struct Claim<'a> {
+    scene: &'a Scene,
+    step: Step,
+    since: Nanos,
+}
+
+impl Claim<'_> {
+    /// Why the reason can't be true.
+    fn untrue(&self, reason: &Reason) -> Option<&'static str> {
+        let Step { from, to, .. } = self.step;
+        let fits = match reason {
+            Reason::Usable => (from, to) == (Role::Idle, Role::Backup),
+            Reason::NobodyThere
+            | Reason::Silence { .. }
+            | Reason::Released { .. }
+            | Reason::LastResortOver { .. }
+            | Reason::Failback { .. }
+            | Reason::NobodyEligible => (from, to) == (Role::Backup, Role::Active),
+            Reason::Outranked { .. }
+            | Reason::TakenWhileStalled { .. }
+            | Reason::Obstacle(_)
+            | Reason::AddressRefused { .. } => (from, to) == (Role::Active, Role::Backup),
+            Reason::InterfaceDown
+            | Reason::SourceAddressGone
+            | Reason::RemovedFromFile
+            | Reason::Stopping => to == Role::Idle,
+        };
+        if fits { self.unfounded(reason) } else { Some("no such transition has that reason") }
+    }
+
+    fn unfounded(&self, reason: &Reason) -> Option<&'static str> {
+        let host = &self.scene.machines[usize::from(self.step.machine)];
+        let cause = self.step.cause;
+        let (told, why) = match reason {
+            Reason::Usable => (
+                matches!(
+                    cause,
+                    Cause::Interface | Cause::OwnAddresses | Cause::Plan | Cause::Start
+                ),
+                "no interface, address or plan was told",
+            ),
+            Reason::InterfaceDown => (!host.interface_up, "the interface is up"),
+            Reason::SourceAddressGone => {
+                (!host.own_present || cause == Cause::Plan, "its own addresses are there")
+            }
+            Reason::RemovedFromFile => (cause == Cause::Plan, "no file was read"),
+            Reason::Stopping => (
+                cause == Cause::Command && (host.stopping || host.node.is_none()),
+                "nobody asked it to stop",
+            ),
+            Reason::AddressRefused { .. } => (cause == Cause::Settled, "nothing was refused"),
+            Reason::Obstacle(_) => (
+                matches!(cause, Cause::Check | Cause::Command | Cause::Plan | Cause::Tick),
+                "nothing was in the way",
+            ),
+            Reason::Failback { from } => return self.doubt_failback(*from),
+            Reason::Outranked { by, priority } => {
+                (self.is_advert_of(*by, Some(*priority)), "no such advert was heard")
+            }
+            Reason::TakenWhileStalled { by, .. } => {
+                (self.is_advert_of(*by, None), "no advert of it was heard")
+            }
+            _ if cause != Cause::Tick => (false, "no wait was over"),
+            Reason::Silence { who, lasted } => {
+                return self.doubt_silence(*who, super::nanos(*lasted));
+            }
+            Reason::Released { who } => {
+                (self.last_priority(*who) == Some(Priority::RELEASE), "it didn't say so")
+            }
+            Reason::LastResortOver { who } => {
+                (self.last_priority(*who) == Some(Priority::LAST_RESORT), "it didn't say so")
+            }
+            Reason::NobodyThere => return self.doubt_nobody(),
+            Reason::NobodyEligible => {
+                let router = self.scene.router(self.step.machine, self.step.vip);
+                let standing = router.map(|router| router.standing());
+                (standing == Some(Standing::Ineligible), "it is eligible itself")
+            }
+        };
+        (!told).then_some(why)
+    }
+
+    fn is_advert_of(&self, party: Party, priority: Option<Priority>) -> bool {
+        let Cause::Advert { from, vip, priority: said } = self.step.cause else { return false };
+        party == Party::Node(NodeId(from))
+            && vip == self.step.vip
+            && priority.is_none_or(|priority| priority.0 == said)
+    }
+
+    fn last(&self, party: Party) -> Option<(Nanos, u8)> {
+        let Party::Node(node) = party else { return None };
+        let host = &self.scene.machines[usize::from(self.step.machine)];
+        host.heard[usize::from(self.step.vip)].get(&node.0).copied()
+    }
+
+    fn last_priority(&self, party: Party) -> Option<Priority> {
+        self.last(party).map(|(_, priority)| Priority(priority))
+    }
+
+    fn doubt_silence(&self, who: Party, lasted: Nanos) -> Option<&'static str> {
+        let Some((at, _)) = self.last(who) else { return Some("it was never heard") };
+        let silent = self.scene.now - at;
+        // Told by a clock that may be 2 % fast.
+        (silent + silent / 40 + MILLISECOND < lasted).then_some("it was heard since")
+    }
+
+    fn doubt_failback(&self, from: Party) -> Option<&'static str> {
+        let router = self.scene.router(self.step.machine, self.step.vip)?;
+        let Some(priority) = self.last_priority(from) else { return Some("it was never heard") };
+        if !self.is_advert_of(from, Some(priority)) {
+            return Some("no advert of it was heard");
+        }
+        let owner = router.priority() == Priority::OWNER;
+        if router.plan().failback == Failback::Never && !owner {
+            return Some("the file says never");
+        }
+        (priority >= router.priority()).then_some("that node is no worse")
+    }
+
+    fn doubt_nobody(&self) -> Option<&'static str> {
+        let host = &self.scene.machines[usize::from(self.step.machine)];
+        let heard = &host.heard[usize::from(self.step.vip)];
+        let after = self.since.max(host.thawed_at);
+        if heard.values().any(|(at, _)| *at > after) {
+            return Some("somebody was heard");
+        }
+        // A foreign owner answers within the wait for a first claim.
+        let recent = |at: Nanos| at + 4 * SECOND > self.scene.now;
+        let answered = host.foreign_answered[usize::from(self.step.vip)].is_some_and(recent);
+        (heard.is_empty() && answered).then_some("a foreign host answered for the address")
+    }
+}

@@ -1,0 +1,176 @@
+//! The checkers: each holds the machines to one of the promises of the design.
+
+mod clients;
+mod history;
+mod overlap;
+mod takeover;
+
+use standin_core::event::{Reason, Role};
+use standin_core::plan::Failback;
+use standin_core::types::Priority;
+
+use crate::clock::{Nanos, SECOND};
+use crate::network::MAX_MACHINES;
+use crate::scene::{Observation, Scene};
+
+pub use clients::Clients;
+pub use history::History;
+pub use overlap::Overlap;
+pub use takeover::Takeover;
+
+/// After a foreign owner or a refusal the core tries again in 5 s; probes and bad clocks add some.
+const RETRY: Nanos = 6 * SECOND;
+
+/// How long nothing has gone wrong.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quiet {
+    pub fault_at: Nanos,
+    pub drop_at: Nanos,
+}
+
+#[derive(Debug)]
+pub struct Checks {
+    pub overlap: Overlap,
+    pub takeover: Takeover,
+    pub history: History,
+    pub clients: Clients,
+    quiet: Quiet,
+    due: Nanos,
+    /// What was broken first.
+    pub broken: Option<String>,
+}
+
+impl Checks {
+    #[must_use]
+    pub fn new(scene: &Scene) -> Self {
+        Self {
+            overlap: Overlap::default(),
+            takeover: Takeover::new(scene),
+            history: History::new(scene),
+            clients: Clients::new(scene),
+            quiet: Quiet::default(),
+            due: 0,
+            broken: None,
+        }
+    }
+
+    /// When [`Checks::look`] is to be called, even if nothing happens.
+    #[must_use]
+    pub const fn due(&self) -> Nanos {
+        self.due
+    }
+
+    pub fn saw(&mut self, scene: &Scene, seen: &[Observation]) {
+        let mut only_drops = true;
+        let mut stepped = [false; MAX_MACHINES];
+        for observation in seen {
+            match observation {
+                Observation::Dropped { from, to } => {
+                    self.quiet.drop_at = scene.now;
+                    self.overlap.dropped(scene, *from, *to);
+                    continue;
+                }
+                Observation::Disturbed => self.disturbed(scene),
+                Observation::Presence { machine, vip } => {
+                    self.overlap.presence(scene, *machine, *vip);
+                    self.clients.changed(scene.now, *vip);
+                }
+                Observation::Transition { machine, vip, from, to, reason, cause } => {
+                    let (machine, vip) = (*machine, *vip);
+                    self.clients.changed(scene.now, vip);
+                    let step = history::Step { machine, vip, from: *from, to: *to, cause: *cause };
+                    self.fail(self.stays_put(scene, machine, vip, *to, reason));
+                    let fault = self.history.transition(scene, step, reason);
+                    self.fail(fault);
+                    if matches!(reason, Reason::Failback { .. }) {
+                        // What follows from it is no instability.
+                        self.quiet.fault_at = scene.now;
+                    }
+                }
+                Observation::Standing { .. } => {
+                    self.quiet.fault_at = scene.now;
+                    self.takeover.disturbed(scene.now);
+                }
+                Observation::Stepped { machine } => stepped[usize::from(*machine)] = true,
+                Observation::Gone { machine } => self.history.gone(*machine),
+                Observation::Broken(what) => self.fail(Some(what.clone())),
+            }
+            only_drops = false;
+        }
+        // One thing that happens may be several steps; the events of all of them were seen now.
+        for machine in scene.places().filter(|machine| stepped[usize::from(*machine)]) {
+            let fault = self.history.stepped(scene, machine);
+            self.fail(fault);
+            self.fail(takeover::standings(scene, machine));
+        }
+        if !only_drops {
+            self.fail_all(scene);
+        }
+        self.due = self.next_due(scene);
+    }
+
+    pub fn look(&mut self, scene: &Scene) {
+        self.fail_all(scene);
+        self.due = self.next_due(scene);
+    }
+
+    fn fail_all(&mut self, scene: &Scene) {
+        let overlap = self.overlap.look(scene);
+        self.fail(overlap);
+        let takeover = self.takeover.look(scene, self.quiet);
+        self.fail(takeover);
+        let clients = self.clients.look(scene);
+        self.fail(clients);
+    }
+
+    fn next_due(&self, scene: &Scene) -> Nanos {
+        self.overlap.due(scene).min(self.takeover.due(scene)).min(self.clients.due())
+    }
+
+    fn disturbed(&mut self, scene: &Scene) {
+        self.quiet.fault_at = scene.now;
+        self.overlap.disturbed(scene.now);
+        self.takeover.disturbed(scene.now);
+        self.clients.disturbed(scene.now);
+    }
+
+    fn fail(&mut self, what: Option<String>) {
+        if self.broken.is_none() {
+            self.broken = what;
+        }
+    }
+
+    /// Nothing moves when nothing happens; nothing moves back when `failback = "never"`.
+    fn stays_put(
+        &self,
+        scene: &Scene,
+        machine: u8,
+        vip: u8,
+        to: Role,
+        reason: &Reason,
+    ) -> Option<String> {
+        let name = &scene.machines[usize::from(machine)].name;
+        let router = scene.router(machine, vip)?;
+        if matches!(reason, Reason::Failback { .. }) {
+            let owner = router.priority() == Priority::OWNER;
+            let never = router.plan().failback == Failback::Never;
+            return (never && !owner).then(|| {
+                format!("failback = \"never\", but {name} took {} back", scene.name(vip))
+            });
+        }
+        let patience = takeover::patience(scene, vip) + RETRY;
+        let since = self.quiet.fault_at.max(self.quiet.drop_at);
+        let quiet = scene.now.saturating_sub(since);
+        (quiet > patience && scene.network.whole()).then(|| {
+            format!(
+                "stability: nothing happened for {} ms, but {name} became {to} for {} ({reason:?})",
+                quiet / 1_000_000,
+                scene.name(vip),
+            )
+        })
+    }
+}
+
+fn nanos(duration: std::time::Duration) -> Nanos {
+    Nanos::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX)
+}

@@ -1,0 +1,122 @@
+//! One Ethernet segment in bad weather: delay, jitter, loss, duplication, cuts.
+
+use standin_core::types::Family;
+
+use crate::clock::Nanos;
+use crate::random::Random;
+
+/// Places on the segment: machines first, then those below.
+pub const MAX_MACHINES: usize = 8;
+/// The host that talks to the VIPs and is never cut from healthy machines except with them.
+pub const CLIENT: usize = MAX_MACHINES;
+/// A host that has a VIP's address and speaks no VRRP.
+pub const FOREIGN: usize = MAX_MACHINES + 1;
+/// A host outside the cluster that advertises its router ids.
+pub const STRANGER: usize = MAX_MACHINES + 2;
+pub const HOSTS: usize = MAX_MACHINES + 3;
+
+const MILLION: u64 = 1_000_000;
+
+/// What every packet meets.
+#[derive(Clone, Copy, Debug)]
+pub struct Weather {
+    pub delay: Nanos,
+    pub jitter: Nanos,
+    pub loss_ppm: u64,
+    pub duplicate_ppm: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Network {
+    pub weather: Weather,
+    /// Added while a burst lasts.
+    pub burst_loss_ppm: u64,
+    pub burst_duplicate_ppm: u64,
+    pub burst_corrupt_ppm: u64,
+    /// Longest additional delay while a spike lasts.
+    pub spike: Nanos,
+    /// How many faults block each way, for each family.
+    blocked: [[[u8; 2]; HOSTS]; HOSTS],
+    cuts: u32,
+}
+
+/// What becomes of one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Blocked,
+    Lost,
+    Arrives { after: Nanos, again_after: Option<Nanos>, corrupt: bool },
+}
+
+impl Network {
+    #[must_use]
+    pub const fn new(weather: Weather) -> Self {
+        Self {
+            weather,
+            burst_loss_ppm: 0,
+            burst_duplicate_ppm: 0,
+            burst_corrupt_ppm: 0,
+            spike: 0,
+            blocked: [[[0; 2]; HOSTS]; HOSTS],
+            cuts: 0,
+        }
+    }
+
+    /// Cuts one way, for one family or both. Cuts are counted: each needs its [`Network::heal`].
+    pub fn cut(&mut self, from: usize, to: usize, family: Option<Family>) {
+        self.change(from, to, family, true);
+    }
+
+    pub fn heal(&mut self, from: usize, to: usize, family: Option<Family>) {
+        self.change(from, to, family, false);
+    }
+
+    fn change(&mut self, from: usize, to: usize, family: Option<Family>, cut: bool) {
+        for one in Family::BOTH.into_iter().filter(|one| family.is_none_or(|only| only == *one)) {
+            let count = &mut self.blocked[from][to][one.index()];
+            if cut {
+                *count = count.saturating_add(1);
+                self.cuts += 1;
+            } else if *count > 0 {
+                *count -= 1;
+                self.cuts -= 1;
+            }
+        }
+    }
+
+    #[must_use]
+    pub const fn whole(&self) -> bool {
+        self.cuts == 0
+    }
+
+    #[must_use]
+    pub const fn passes(&self, from: usize, to: usize, family: Family) -> bool {
+        self.blocked[from][to][family.index()] == 0
+    }
+
+    /// The longest time a packet is on its way.
+    #[must_use]
+    pub const fn longest(&self) -> Nanos {
+        self.weather.delay + self.weather.jitter + self.spike
+    }
+
+    pub fn fate(&self, random: &mut Random, from: usize, to: usize, family: Family) -> Fate {
+        if !self.passes(from, to, family) {
+            return Fate::Blocked;
+        }
+        let loss = self.weather.loss_ppm + self.burst_loss_ppm;
+        if loss > 0 && random.below(MILLION) < loss {
+            return Fate::Lost;
+        }
+        let duplicates = self.weather.duplicate_ppm + self.burst_duplicate_ppm;
+        let again = duplicates > 0 && random.below(MILLION) < duplicates;
+        let corrupt = self.burst_corrupt_ppm > 0 && random.below(MILLION) < self.burst_corrupt_ppm;
+        let after = self.delay(random);
+        Fate::Arrives { after, again_after: again.then(|| self.delay(random)), corrupt }
+    }
+
+    fn delay(&self, random: &mut Random) -> Nanos {
+        let spike = if self.spike > 0 { random.below(self.spike) } else { 0 };
+        self.weather.delay + random.below(self.weather.jitter + 1) + spike
+    }
+}

@@ -1,0 +1,296 @@
+//! What machines send: adverts in real bytes, announcements, questions and answers about addresses.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use standin_core::Input;
+use standin_core::plan::Mode;
+use standin_core::types::{Family, InterfaceId, IntervalCs, Priority};
+use standin_core::wire::vrrp::{self, Envelope, HOP_LIMIT, MULTICAST_V4, MULTICAST_V6, Outgoing};
+
+use crate::machine::{Mail, Run, Sabotage, mac};
+use crate::network::{CLIENT, FOREIGN, Fate, STRANGER};
+use crate::queue::{Due, Seen};
+use crate::scene::{CACHE_UNKNOWN, Cause, Observation, Packet, Scene};
+
+/// The destination of a cached packet that goes to the group.
+const GROUP: u8 = u8::MAX;
+
+const OWN_V4: u8 = 0;
+const OWN_V6: u8 = 1;
+const LINK_LOCAL: u8 = 2;
+
+impl Scene {
+    /// Encodes an advert and sends it to whom it concerns.
+    pub fn advertise(&mut self, machine: u8, vip: u8, family: Family, priority: Priority) {
+        let host = &self.machines[usize::from(machine)];
+        let Some(router) = host.id_of(vip).and_then(|id| host.node.as_ref()?.router(id)) else {
+            return;
+        };
+        let multicast = router.plan().mode == Mode::Multicast;
+        if !host.on_the_air() || host.source(family, multicast).is_none() {
+            return;
+        }
+        let members =
+            router.plan().members.iter().fold(0_u16, |set, member| set | 1 << member.node.0);
+        for to in (0..self.machines.len()).filter_map(|to| u8::try_from(to).ok()) {
+            if to == machine || !(multicast || members & (1 << to) != 0) {
+                continue;
+            }
+            let key = (vip, family as u8, priority.0, if multicast { GROUP } else { to });
+            let known = self.machines[usize::from(machine)].sent.get(&key).cloned();
+            let packet = known.or_else(|| {
+                let packet = Rc::new(self.encode(machine, vip, family, priority, to)?);
+                self.machines[usize::from(machine)].sent.insert(key, Rc::clone(&packet));
+                Some(packet)
+            });
+            if let Some(packet) = packet {
+                self.send(machine, to, packet);
+            }
+        }
+    }
+
+    fn send(&mut self, from: u8, to: u8, packet: Rc<Packet>) {
+        let (source, target) = (usize::from(from), usize::from(to));
+        let fate = self.network.fate(&mut self.random, source, target, packet.family);
+        let (after, again_after, corrupt) = match fate {
+            Fate::Blocked => return,
+            Fate::Lost => return self.seen.push(Observation::Dropped { from, to }),
+            Fate::Arrives { after, again_after, corrupt } => (after, again_after, corrupt),
+        };
+        // Nobody there to hear it, then or soon: a starting machine begins with silence.
+        if self.machines[target].run == Run::Off {
+            return;
+        }
+        let packet = if corrupt {
+            self.seen.push(Observation::Dropped { from, to });
+            Rc::new(self.damaged(&packet))
+        } else {
+            packet
+        };
+        if let Some(again) = again_after {
+            let packet = Rc::clone(&packet);
+            self.queue.push(self.now + again, Due::Deliver { to, packet });
+        }
+        self.queue.push(self.now + after, Due::Deliver { to, packet });
+    }
+
+    fn damaged(&mut self, packet: &Packet) -> Packet {
+        let mut damaged = packet.clone();
+        damaged.corrupt = true;
+        let place = self.random.index(damaged.payload.len());
+        if let Some(byte) = damaged.payload.get_mut(place) {
+            // A single flipped bit never escapes the checksum.
+            *byte ^= 1 << self.random.below(8);
+        }
+        damaged
+    }
+
+    fn encode(
+        &self,
+        machine: u8,
+        vip: u8,
+        family: Family,
+        priority: Priority,
+        to: u8,
+    ) -> Option<Packet> {
+        let host = &self.machines[usize::from(machine)];
+        let router = host.node.as_ref()?.router(host.id_of(vip)?)?;
+        let plan = router.plan();
+        let multicast = plan.mode == Mode::Multicast;
+        let destination = match (multicast, family) {
+            (true, Family::V4) => IpAddr::V4(MULTICAST_V4),
+            (true, Family::V6) => IpAddr::V6(MULTICAST_V6),
+            (false, family) => self.machines[usize::from(to)].own[family.index()]?,
+        };
+        let source = host.source(family, multicast)?;
+        let addresses: Vec<IpAddr> = plan.addresses.iter().map(|prefix| prefix.address()).collect();
+        let mut payload = Vec::new();
+        vrrp::emit(
+            &Outgoing {
+                version: plan.version,
+                vrid: plan.vrid,
+                priority,
+                interval: plan.advert_interval,
+                addresses: &addresses,
+                password: plan.password,
+                checksum: plan.checksum,
+                source,
+                destination,
+            },
+            &mut payload,
+        );
+        let envelope = Envelope { source, destination, hop_limit: HOP_LIMIT };
+        let priority = priority.0;
+        Some(Packet { from: machine, vip, family, priority, corrupt: false, envelope, payload })
+    }
+
+    /// A host outside the cluster claims the VIP with priority 255, as loudly as it can.
+    pub fn stranger(&mut self, vip: u8) {
+        let Some(plan) = self.file.vip(vip).cloned() else { return };
+        if !plan.has(Family::V4) {
+            return;
+        }
+        let source = IpAddr::from([10, 0, 0, 200]);
+        let destination = IpAddr::V4(MULTICAST_V4);
+        let addresses: Vec<IpAddr> = plan.addresses.iter().map(|prefix| prefix.address()).collect();
+        let mut payload = Vec::new();
+        vrrp::emit(
+            &Outgoing {
+                version: plan.version,
+                vrid: plan.vrid,
+                priority: Priority::OWNER,
+                interval: IntervalCs::MIN,
+                addresses: &addresses,
+                password: plan.password,
+                checksum: plan.checksum,
+                source,
+                destination,
+            },
+            &mut payload,
+        );
+        let packet = Rc::new(Packet {
+            from: u8::try_from(STRANGER).unwrap_or(u8::MAX),
+            vip,
+            family: Family::V4,
+            priority: Priority::OWNER.0,
+            corrupt: false,
+            envelope: Envelope { source, destination, hop_limit: HOP_LIMIT },
+            payload,
+        });
+        for to in (0..self.machines.len()).filter_map(|to| u8::try_from(to).ok()) {
+            self.queue.push(self.now + 1, Due::Deliver { to, packet: Rc::clone(&packet) });
+        }
+    }
+
+    /// Gratuitous ARP and unsolicited NA: the client and all machines see it.
+    pub fn announce(&mut self, machine: u8, vip: u8) {
+        if !self.machines[usize::from(machine)].on_the_air() {
+            return;
+        }
+        for to in (0..self.machines.len()).chain([CLIENT]) {
+            if to != usize::from(machine) {
+                self.tell(usize::from(machine), to, Seen::Vip(vip), self.vip_family(vip), 0);
+            }
+        }
+    }
+
+    /// Asks who has the VIP; whoever has it in its kernel answers.
+    pub fn probe(&mut self, machine: u8, vip: u8) {
+        let family = self.vip_family(vip);
+        for other in 0..self.machines.len() {
+            if other != usize::from(machine)
+                && self.machines[other].on_the_air()
+                && self.machines[other].kernel[usize::from(vip)].present
+            {
+                self.answer(other, usize::from(machine), Seen::Vip(vip), family);
+            }
+        }
+        if self.foreign[usize::from(vip)] {
+            self.answer(FOREIGN, usize::from(machine), Seen::Vip(vip), family);
+        }
+    }
+
+    /// Asks who has an own address of a machine.
+    pub fn identify(&mut self, machine: u8, address: IpAddr) {
+        for other in 0..self.machines.len() {
+            let host = &self.machines[other];
+            let what = if address == IpAddr::V6(host.link_local) {
+                LINK_LOCAL
+            } else if host.own_present && host.own[0] == Some(address) {
+                OWN_V4
+            } else if host.own_present && host.own[1] == Some(address) {
+                OWN_V6
+            } else {
+                continue;
+            };
+            if other != usize::from(machine) && host.on_the_air() {
+                let family = Family::of(address);
+                self.answer(other, usize::from(machine), Seen::Own(what), family);
+            }
+        }
+    }
+
+    fn answer(&mut self, from: usize, to: usize, what: Seen, family: Family) {
+        // The question has to arrive first.
+        match self.network.fate(&mut self.random, to, from, family) {
+            Fate::Arrives { after, corrupt: false, .. } => {
+                self.tell(from, to, what, family, after);
+            }
+            _ => {}
+        }
+    }
+
+    fn tell(&mut self, from: usize, to: usize, what: Seen, family: Family, wait: u64) {
+        let fate = self.network.fate(&mut self.random, from, to, family);
+        let (Ok(sender), Ok(target)) = (u8::try_from(from), u8::try_from(to)) else { return };
+        match fate {
+            Fate::Arrives { after, corrupt: false, .. } => {
+                let due = Due::Sighting { to: target, from: sender, what };
+                self.queue.push(self.now + wait + after, due);
+            }
+            _ if to == CLIENT => {
+                // It may have believed the one that was lost: nothing is known of it now.
+                if let Seen::Vip(vip) = what {
+                    self.cache[usize::from(vip)] = Some(CACHE_UNKNOWN);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// An answer or an announcement arrives.
+    pub fn sighted(&mut self, to: u8, from: u8, what: Seen) {
+        if usize::from(to) == CLIENT {
+            if let Seen::Vip(vip) = what {
+                self.cache[usize::from(vip)] = Some(from);
+            }
+            return;
+        }
+        let host = &mut self.machines[usize::from(to)];
+        if !host.on_the_air() {
+            return;
+        }
+        match host.run {
+            Run::Running => {
+                self.look(to, from, what);
+                self.arm(to);
+            }
+            Run::Stopped { .. } => host.inbox.push_back(Mail::Sighting { from, what }),
+            Run::Off | Run::Suspended { .. } => {}
+        }
+    }
+
+    pub fn look(&mut self, to: u8, from: u8, what: Seen) {
+        if let (Seen::Vip(vip), true) = (what, usize::from(from) == FOREIGN) {
+            let host = &mut self.machines[usize::from(to)];
+            host.foreign_answered[usize::from(vip)] = Some(self.now);
+        }
+        if self.machines[usize::from(to)].sabotage == Sabotage::LooksAway {
+            return;
+        }
+        let mac = mac(usize::from(from));
+        let addresses: Vec<IpAddr> = match what {
+            Seen::Vip(vip) => self.file.vip(vip).map_or_else(Vec::new, |plan| {
+                plan.addresses.iter().map(|prefix| prefix.address()).collect()
+            }),
+            Seen::Own(kind) => {
+                let Some(host) = self.machines.get(usize::from(from)) else { return };
+                let own = match kind {
+                    LINK_LOCAL => Some(IpAddr::V6(host.link_local)),
+                    kind => host.own[usize::from(kind)],
+                };
+                own.into_iter().collect()
+            }
+        };
+        for address in addresses {
+            let sighting = Input::Sighting { interface: InterfaceId(0), address, mac };
+            self.step(to, Cause::Sighting, sighting);
+        }
+    }
+
+    fn vip_family(&self, vip: u8) -> Family {
+        let first = self.file.vip(vip).and_then(|plan| plan.addresses.first());
+        first.map_or(Family::V4, |prefix| prefix.family())
+    }
+}
