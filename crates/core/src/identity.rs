@@ -21,6 +21,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// An answer that came this long ago no longer says who sits at a link-local address.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
+/// A sender isn't called a stranger before the network had this long to say who it is.
+const UNDECIDED: Duration = Duration::from_secs(1);
+
 #[derive(Clone, Debug, Default)]
 pub struct Identity {
     seen: BTreeMap<(InterfaceId, IpAddr), Seen>,
@@ -29,6 +32,7 @@ pub struct Identity {
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     mac: Option<Mac>,
+    first_at: Instant,
     asked_at: Instant,
     answered_at: Instant,
 }
@@ -74,6 +78,7 @@ impl Identity {
             None if full => return None,
             None => self.seen.entry((interface, address)).or_insert_with(|| Seen {
                 mac: None,
+                first_at: now,
                 asked_at: Instant::default(),
                 answered_at: now,
             }),
@@ -93,6 +98,13 @@ impl Identity {
             seen.mac = Some(mac);
             seen.answered_at = now;
         }
+    }
+
+    /// Whether it is too early to say that `source` is no node: it was first heard just now.
+    #[must_use]
+    pub fn undecided(&self, now: Instant, interface: InterfaceId, source: IpAddr) -> bool {
+        let seen = self.seen.get(&(interface, source));
+        seen.is_some_and(|seen| now.since(seen.first_at) < UNDECIDED)
     }
 
     /// Forgets everything; the nodes have changed.
@@ -138,6 +150,18 @@ mod tests {
         assert_eq!(identity.of(now, &nodes, IF, source, &mut effects), None);
         identity.sighted(now, IF, "10.0.0.2".parse().unwrap(), mac);
         assert_eq!(identity.of(now, &nodes, IF, source, &mut effects), Some(NodeId(1)));
+    }
+
+    #[test]
+    fn a_new_sender_is_undecided_until_the_network_had_time_to_answer() {
+        let nodes = [node("n1", "10.0.0.1")];
+        let source: IpAddr = "fe80::9".parse().unwrap();
+        let now = Instant::from_nanos(1_000_000_000);
+        let mut identity = Identity::default();
+        assert!(!identity.undecided(now, IF, source), "never heard");
+        identity.of(now, &nodes, IF, source, &mut Effects::new());
+        assert!(identity.undecided(now + UNDECIDED / 2, IF, source));
+        assert!(!identity.undecided(now + UNDECIDED, IF, source));
     }
 
     #[test]

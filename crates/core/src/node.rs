@@ -187,6 +187,7 @@ impl Node {
         let who = match member {
             Some(node) => Party::Node(node),
             None if router.plan().accept_unknown => Party::Unknown(source),
+            None if self.identity.undecided(now, interface, source) => return,
             None => return router.stranger(&mut step, source, advert.priority),
         };
         let wins_ties = ties_to(&self.plan, &self.interfaces, router.plan(), who, source);
@@ -336,7 +337,9 @@ impl Node {
             }
         }
         self.health = Health::new(&plan.checks, &self.health);
-        self.identity.clear();
+        if self.plan.nodes != plan.nodes {
+            self.identity.clear();
+        }
         self.last_advert = plan
             .nodes
             .iter()
@@ -346,7 +349,12 @@ impl Node {
             })
             .collect();
         self.plan = plan;
+        let stopping = self.stopping != Stopping::No;
         for (vip, slot) in (0..).map(VipId).zip(&mut self.routers) {
+            // What left the file at an earlier reading and holds nothing has gone by now.
+            if !stopping && slot.as_ref().is_some_and(VirtualRouter::is_over) {
+                *slot = None;
+            }
             let Some(router) = slot else { continue };
             let same = |plan: &&VipPlan| same_router(plan, router.plan());
             let mut step = Step { now, vip, effects };
@@ -354,13 +362,18 @@ impl Node {
                 Some(plan) => {
                     let priority = plan.priority_of(self.plan.me).unwrap_or(Priority::DEFAULT);
                     router.replan(&mut step, plan.clone(), priority);
+                    if !stopping {
+                        router.revive();
+                    }
                 }
                 None => router.stop(&mut step, Reason::RemovedFromFile),
             }
         }
-        self.add_new_routers(now);
+        if !stopping {
+            self.add_new_routers(now);
+        }
         self.rebuild_index();
-        if self.stopping == Stopping::No {
+        if !stopping {
             self.review_usability(now, effects);
             self.judge_all(now, effects);
         }

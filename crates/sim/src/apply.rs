@@ -184,6 +184,7 @@ impl Scene {
             self.machines[usize::from(machine)].kernel[vip].present = false;
             let vip = u8::try_from(vip).unwrap_or(u8::MAX);
             self.seen.push(Observation::Presence { machine, vip });
+            self.client_lost(machine, vip);
         }
     }
 

@@ -89,7 +89,10 @@ impl Campaign {
     pub fn run(&self, case: u64, traced: bool) -> Result<Tally, Failure> {
         let mut world = self.world(case);
         if traced {
-            world.scene.trace = Some(Trace::default());
+            let packets = std::env::var_os("PACKETS").is_some();
+            let mut trace = Trace::default();
+            trace.packets = packets;
+            world.scene.trace = Some(trace);
         }
         let ended = catch_unwind(AssertUnwindSafe(|| world.run_until(CASE)));
         let what = match ended {
@@ -102,7 +105,8 @@ impl Campaign {
                 format!("P6: a panic at {at} ms: {}", words.unwrap_or_default())
             }
         };
-        let trace = world.scene.trace.as_ref().map_or_else(String::new, |it| it.tail(TAIL));
+        let tail = |trace: &Trace| trace.tail(TAIL) + &world.scene.standing();
+        let trace = world.scene.trace.as_ref().map_or_else(String::new, tail);
         Err(Failure { case, what, trace })
     }
 }

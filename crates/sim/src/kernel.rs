@@ -6,7 +6,7 @@ use standin_core::{Input, Outcome};
 use crate::clock::{MILLISECOND, Nanos};
 use crate::machine::{Mail, Request, Run, Sabotage};
 use crate::queue::Due;
-use crate::scene::{Cause, Observation, Scene};
+use crate::scene::{CACHE_UNKNOWN, Cause, Observation, Scene};
 
 /// A lifetime of 2 s that is renewed every 0.5 s has this much left when nobody renews it any more.
 const LIFETIME_LEFT: (Nanos, Nanos) = (1_500 * MILLISECOND, 2_000 * MILLISECOND);
@@ -120,6 +120,17 @@ impl Scene {
             slot.present = false;
             self.seen.push(Observation::Disturbed);
             self.seen.push(Observation::Presence { machine, vip });
+            self.client_lost(machine, vip);
+        }
+    }
+
+    /// Addresses went without a word. Another holder, who never heard of this one, says nothing
+    /// either; a real client asks anew after some seconds.
+    pub fn client_lost(&mut self, machine: u8, vip: u8) {
+        let held = self.machines.iter().any(|host| host.kernel[usize::from(vip)].present);
+        let cache = &mut self.cache[usize::from(vip)];
+        if held && *cache == Some(machine) {
+            *cache = Some(CACHE_UNKNOWN);
         }
     }
 

@@ -2,6 +2,7 @@
 //! daemon follows them.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::mem;
 use std::rc::Rc;
 
@@ -185,8 +186,16 @@ impl Scene {
             && host.on_the_air()
             && !host.stopping
             && self.file.stands(vip)
+            && self.has_read(machine, vip)
             && router.plan().has(family)
             && host.source(family, multicast).is_some()
+    }
+
+    /// Whether the file that a machine read last has the VIP.
+    fn has_read(&self, machine: u8, vip: u8) -> bool {
+        let name = self.name(vip);
+        let node = self.machines[usize::from(machine)].node.as_ref();
+        node.is_some_and(|node| node.plan().vips.iter().any(|plan| plan.name == name))
     }
 
     /// Whether adverts of `from` for a VIP reach `to`.
@@ -197,6 +206,37 @@ impl Scene {
                 && self.network.passes(usize::from(from), usize::from(to), *family)
         };
         self.works(to, vip) && Family::BOTH.iter().any(passes)
+    }
+
+    /// How each machine sees each VIP, for the end of a trace.
+    #[must_use]
+    pub fn standing(&self) -> String {
+        let mut out = String::new();
+        for host in &self.machines {
+            let slots = host.kernel.iter().map(|slot| if slot.present { "held" } else { "-" });
+            let slots = slots.collect::<Vec<_>>().join(" ");
+            let _ = writeln!(out, "  {} {:?}, kernel: {slots}", host.name, host.run);
+            let Some(node) = &host.node else { continue };
+            for (_, router) in node.routers() {
+                let plan = router.plan();
+                let due = host.clock.when(router.next_deadline());
+                let due = due.checked_sub(self.now).map(|wait| wait / 1_000);
+                let _ = writeln!(
+                    out,
+                    "    {} {} {:?} priority {} of {}, every {}, {:?} {:?}, follows {:?}, due in {due:?} us",
+                    plan.name,
+                    router.role(),
+                    router.standing(),
+                    router.effective_priority(),
+                    router.priority(),
+                    plan.advert_interval,
+                    plan.mode,
+                    plan.version,
+                    router.followed(),
+                );
+            }
+        }
+        out
     }
 
     /// One thing that is due.
@@ -307,6 +347,9 @@ impl Scene {
 
     pub fn hear(&mut self, to: u8, packet: &Packet) {
         self.deliveries += 1;
+        if let Some(trace) = &mut self.trace {
+            trace.packet(self.now, &self.machines[usize::from(to)], packet, &self.file);
+        }
         let host = &mut self.machines[usize::from(to)];
         if !packet.corrupt {
             let (place, said) = (usize::from(packet.vip), (self.now, packet.priority));

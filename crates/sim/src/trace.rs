@@ -10,6 +10,7 @@ use crate::clock::{Nanos, SECOND};
 use crate::cluster::ClusterFile;
 use crate::fault::Fault;
 use crate::machine::Machine;
+use crate::scene::Packet;
 
 /// Lines that are kept; a failure's cause is never further away than a few faults.
 const LINES: usize = 2_000;
@@ -17,6 +18,8 @@ const LINES: usize = 2_000;
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
     lines: VecDeque<String>,
+    /// Also show each advert that is heard.
+    pub packets: bool,
 }
 
 /// Seconds since the beginning, to the microsecond.
@@ -72,6 +75,17 @@ impl Trace {
             words = words.replace(&format!(" vip: {place}"), &format!(" vip: {name}"));
         }
         self.push(at, &words);
+    }
+
+    pub fn packet(&mut self, at: Nanos, machine: &Machine, packet: &Packet, file: &ClusterFile) {
+        if self.packets {
+            let vip = file.names.get(usize::from(packet.vip)).map_or("", String::as_str);
+            let Packet { priority, family, envelope, .. } = packet;
+            let source = envelope.source;
+            let what =
+                format!("{} {vip} hears {source}, {family}: priority {priority}", machine.name);
+            self.push(at, &what);
+        }
     }
 
     pub fn note(&mut self, at: Nanos, what: &str) {

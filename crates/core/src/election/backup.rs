@@ -221,6 +221,9 @@ impl VirtualRouter {
     /// RFC 9568 §6.4.2 (450) to (490).
     pub(super) fn backup_heard(&mut self, step: &mut Step<'_>, heard: &Heard<'_>) {
         let priority = heard.advert.priority;
+        if self.follows_better(step.now, heard.who, priority) {
+            return;
+        }
         let eligible = self.standing == Standing::Eligible;
         if priority > Priority::LAST_RESORT
             && eligible
@@ -251,6 +254,17 @@ impl VirtualRouter {
             backup.following_since = step.now;
         }
         self.hear_family(step, heard);
+    }
+
+    /// Whether this node still hears an active with no worse a claim than the sender's.
+    ///
+    /// In a partial cut two nodes are active and this one hears both: the better one counts. The
+    /// worse one's adverts are no reason to claim, and its leaving says nothing about the other.
+    fn follows_better(&self, now: Instant, sender: Party, priority: Priority) -> bool {
+        let State::Backup(backup) = &self.state else { return false };
+        let Cause::Following { who, priority: followed } = backup.cause else { return false };
+        let fresh = now.since(backup.base) < self.interval * timers::MISSED_ADVERTS;
+        who != sender && followed >= priority && fresh
     }
 
     fn may_fail_back(&self, now: Instant) -> bool {

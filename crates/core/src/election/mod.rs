@@ -353,6 +353,17 @@ impl VirtualRouter {
         }
     }
 
+    /// It was stopped and holds nothing any more.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.stopping && !self.holding && matches!(self.state, State::Idle)
+    }
+
+    /// The file names the VIP again before its last addresses have gone.
+    pub const fn revive(&mut self) {
+        self.stopping = false;
+    }
+
     /// Takes what may change without a transition; the node made sure that it is the same router.
     pub fn replan(&mut self, step: &mut Step<'_>, plan: VipPlan, priority: Priority) {
         let said = self.effective_priority();
