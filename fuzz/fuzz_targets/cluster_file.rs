@@ -12,7 +12,7 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(loaded.model.is_some(), errors == 0);
     assert!(loaded.diagnostics.len() <= MAX_DIAGNOSTICS + 1);
     // Drawing is the slow part; either form is drawn for half of the inputs.
-    let text = loaded.render(data.len() % 2 == 0);
+    let text = loaded.render(data.len().is_multiple_of(2));
     assert_eq!(text.is_empty(), loaded.diagnostics.is_empty());
     let sources = std::slice::from_ref(&loaded.source);
     assert_eq!(findings(&loaded.diagnostics, sources).len(), loaded.diagnostics.len());
