@@ -9,6 +9,7 @@ mod engine;
 mod exit;
 mod lab;
 mod nginx;
+mod readable;
 
 use std::process::ExitCode;
 

@@ -66,7 +66,6 @@ pub(crate) struct Addresses {
 }
 
 struct Held {
-    interface: String,
     index: u32,
     prefixes: Vec<Prefix>,
 }
@@ -170,7 +169,7 @@ impl Addresses {
                     self.watch(interfaces, own)?;
                 }
                 Err(TryRecvError::Empty) => break true,
-                Err(TryRecvError::Disconnected) => break false,
+                Ok(ToAddresses::End) | Err(TryRecvError::Disconnected) => break false,
             }
         };
         self.apply(&batch, &vips)?;
@@ -207,7 +206,7 @@ impl Addresses {
             batch.push(Change::Hold { index, prefix: *prefix, valid_s: LIFETIME_S });
             vips.push((vip, Outcome::Held));
         }
-        self.held.insert(vip, Held { interface, index, prefixes });
+        self.held.insert(vip, Held { index, prefixes });
     }
 
     /// Makes the changes; `vips` says for each whose it is and what success means.

@@ -53,9 +53,8 @@ impl Connected<IncomingStream<'_, UnixListener>> for Caller {
 /// Answers on the Unix socket for as long as the runtime lives.
 pub(crate) fn serve(socket: StdUnixListener, desk: Desk) {
     let reading = reading();
-    let writing = Router::new()
-        .route("/v1/maintenance", post(maintenance))
-        .route("/v1/reload", post(reload));
+    let writing =
+        Router::new().route("/v1/maintenance", post(maintenance)).route("/v1/reload", post(reload));
     let app = reading.merge(writing).with_state(desk);
     tokio::spawn(async move {
         match UnixListener::from_std(socket) {

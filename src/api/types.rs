@@ -11,6 +11,7 @@ use standin_core::view::{CheckView, VipView};
 use crate::checks::Live;
 use crate::control;
 use crate::control::time::rfc3339;
+use crate::nginx::NginxView;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Status {
@@ -99,7 +100,27 @@ pub(crate) struct Nginx {
     pub(crate) workers: Vec<u32>,
     pub(crate) orphans: Vec<u32>,
     pub(crate) probe: Option<String>,
+    /// Why there is no probe over HTTP.
+    pub(crate) no_probe: Option<String>,
     pub(crate) notes: Vec<String>,
+}
+
+impl From<NginxView> for Nginx {
+    fn from(view: NginxView) -> Self {
+        let path = |path: Option<std::path::PathBuf>| path.map(|path| path.display().to_string());
+        Self {
+            flavour: view.flavour.map(|flavour| flavour.to_string()),
+            version: view.version,
+            binary: path(view.binary),
+            conf: path(view.conf),
+            master: view.master,
+            workers: view.workers,
+            orphans: view.orphans,
+            probe: view.probe,
+            no_probe: view.no_probe,
+            notes: view.nonlocal.into_iter().chain(view.notes).collect(),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

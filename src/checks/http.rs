@@ -84,7 +84,10 @@ pub(crate) async fn probe(request: &Request) -> Outcome {
     };
     let status = response.status().as_u16();
     if !accepts(&request.status, status) {
-        return Outcome::fail(format!("{url}: status {status}, wanted {}", wanted(&request.status)));
+        return Outcome::fail(format!(
+            "{url}: status {status}, wanted {}",
+            wanted(&request.status)
+        ));
     }
     let Some(text) = &request.body else {
         return Outcome::pass(format!("{url}: status {status}"));
@@ -130,7 +133,10 @@ impl Question<'_> {
 }
 
 /// Asks, and returns the head of the answer.
-pub(crate) async fn ask(question: &Question<'_>, deadline: Instant) -> Result<Response<Answer>, Trouble> {
+pub(crate) async fn ask(
+    question: &Question<'_>,
+    deadline: Instant,
+) -> Result<Response<Answer>, Trouble> {
     let request = hyper::Request::builder()
         .method(&question.method)
         .uri(question.path)
@@ -183,7 +189,9 @@ async fn contains(mut response: Response<Answer>, text: &[u8]) -> Result<bool, h
     let mut seen = Vec::new();
     while let Some(frame) = response.body_mut().incoming.frame().await {
         if let Some(data) = frame?.data_ref() {
-            seen.extend_from_slice(data.get(..data.len().min(BODY_BYTES - seen.len())).unwrap_or(data));
+            seen.extend_from_slice(
+                data.get(..data.len().min(BODY_BYTES - seen.len())).unwrap_or(data),
+            );
         }
         if seen.windows(text.len().max(1)).any(|window| window == text) {
             return Ok(true);

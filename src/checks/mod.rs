@@ -143,8 +143,9 @@ pub(crate) fn start(cluster: Arc<Cluster>, plan: &Plan, sink: impl Sink) -> Runn
         if planned.name == NGINX_CHECK {
             if let Some(section) = cluster.nginx.clone() {
                 let view = Arc::new(Mutex::new(NginxView::default()));
+                let places = nginx::Places::of(&cluster);
                 nginx = Some(Arc::clone(&view));
-                tasks.push(tokio::spawn(nginx::watch(section, nginx::Places::default(), desk, view)));
+                tasks.push(tokio::spawn(nginx::watch(section, places, desk, view)));
                 continue;
             }
         } else if let Some(check) = cluster.check(&planned.name) {
@@ -326,3 +327,8 @@ fn target(kind: &CheckKind) -> String {
         CheckKind::Ping { to } => to.to_string(),
     }
 }
+
+#[cfg(test)]
+pub(crate) mod space;
+#[cfg(test)]
+mod tests;

@@ -32,9 +32,9 @@ impl Pinger {
         async move {
             match echo(to, identifier, sequence).await {
                 Ok(()) => Outcome::pass(format!("{to} answers")),
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Outcome::fail(
-                    format!("{to}: {error}; mend: a ping check needs CAP_NET_RAW"),
-                ),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    Outcome::fail(format!("{to}: {error}; mend: a ping check needs CAP_NET_RAW"))
+                }
                 Err(error) => Outcome::fail(format!("{to}: {error}")),
             }
         }

@@ -53,7 +53,10 @@ impl Watched {
 }
 
 /// Lets the runtime wait for a descriptor to become readable.
-#[expect(deprecated, reason = "its successor is unsafe; `inner` owns one descriptor for all its life")]
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe; `inner` owns one descriptor for all its life"
+)]
 pub(super) fn readable<T: AsRawFd>(inner: T) -> io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(inner, Interest::READABLE)
 }
@@ -76,9 +79,9 @@ pub(crate) fn pid_in(file: &Path) -> Result<u32, String> {
     fs::File::open(file)
         .and_then(|opened| opened.take(PID_FILE_BYTES).read_to_string(&mut text))
         .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => format!("there is no pid file {shown}"),
-            _ => format!("pid file {shown}: {error}"),
-        })?;
+        io::ErrorKind::NotFound => format!("there is no pid file {shown}"),
+        _ => format!("pid file {shown}: {error}"),
+    })?;
     match text.trim().parse() {
         Ok(pid) if pid > 0 => Ok(pid),
         _ if text.trim().is_empty() => Err(format!("pid file {shown} is empty")),
@@ -136,7 +139,9 @@ fn look(by: &ProcessBy, watched: &mut Option<Watched>) -> Outcome {
         *watched = Watched::open(pid).ok().filter(Watched::lives);
     }
     match watched {
-        Some(_) => Outcome::pass(format!("process {pid} ({}) runs", system::name(pid).unwrap_or_default())),
+        Some(_) => {
+            Outcome::pass(format!("process {pid} ({}) runs", system::name(pid).unwrap_or_default()))
+        }
         None => Outcome::fail(format!("process {pid} doesn't run")),
     }
 }

@@ -78,10 +78,7 @@ pub(crate) fn ticks(every: Duration) -> tokio::time::Interval {
 }
 
 /// `probe`'s outcome, or a failure once `timeout` has passed.
-pub(crate) async fn within(
-    timeout: Duration,
-    probe: impl Future<Output = Outcome>,
-) -> Outcome {
+pub(crate) async fn within(timeout: Duration, probe: impl Future<Output = Outcome>) -> Outcome {
     match tokio::time::timeout(timeout, probe).await {
         Ok(outcome) => outcome,
         Err(_) => Outcome::fail(format!("no answer within {} ms", timeout.as_millis())),

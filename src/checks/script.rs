@@ -30,8 +30,15 @@ pub(crate) struct Script {
     pub(crate) timeout: Duration,
 }
 
-/// Kills the script's process group when the script is over, timed out, or no longer wanted.
+/// Kills the script's process group when it timed out or is no longer wanted.
 struct Group(u32);
+
+impl Group {
+    /// The script came to its end; what it left running was meant to stay.
+    fn disband(self) {
+        std::mem::forget(self);
+    }
+}
 
 impl Drop for Group {
     fn drop(&mut self) {
@@ -48,11 +55,13 @@ impl Script {
 
     /// As [`Script::run`], with more in its environment.
     pub(crate) async fn run_with(&self, environment: &[(&str, String)]) -> Outcome {
-        let user = match self.user.as_deref().map(User::named).transpose() {
+        let user = match self.who().await {
             Ok(user) => user,
             Err(error) => {
                 let name = self.user.as_deref().unwrap_or_default();
-                return Outcome::fail(format!("not run: user {name}: {error}; mend: create the user"));
+                return Outcome::fail(format!(
+                    "not run: user {name}: {error}; mend: create the user"
+                ));
             }
         };
         let as_root = user.as_ref().map_or_else(spawn::is_root, |user| user.uid() == 0);
@@ -77,6 +86,13 @@ impl Script {
         let detail = if last.is_empty() { how } else { format!("{how}: {last}") };
         let outcome = if good { Outcome::pass(detail) } else { Outcome::fail(detail) };
         outcome.with_output(said)
+    }
+
+    /// Looks the user up on another thread: a directory service may be slow.
+    async fn who(&self) -> io::Result<Option<User>> {
+        let Some(name) = self.user.clone() else { return Ok(None) };
+        let found = tokio::task::spawn_blocking(move || User::named(&name)).await;
+        found.map_err(io::Error::other)?.map(Some)
     }
 
     /// `None`: it was killed at its deadline.
@@ -110,13 +126,14 @@ impl Script {
         let mut running = command.spawn()?;
         // The command keeps our ends of the pipe open; without it the pipe ends with the script.
         drop(command);
-        let _group = Group(running.id().unwrap_or_default());
+        let group = Group(running.id().unwrap_or_default());
         let mut reader = pipe::Receiver::from_owned_fd(reader.into())?;
         let mut open = true;
         loop {
             tokio::select! {
                 status = running.wait() => {
                     tail.drain(&reader);
+                    group.disband();
                     return status.map(Some);
                 }
                 more = tail.read(&mut reader), if open => open = more,

@@ -7,8 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 /// Programs whose first argument is a program, too.
-const INTERPRETERS: &[&str] =
-    &["sh", "bash", "dash", "ash", "ksh", "zsh", "env", "python", "perl", "ruby", "php", "node", "lua", "tclsh"];
+const INTERPRETERS: &[&str] = &[
+    "sh", "bash", "dash", "ash", "ksh", "zsh", "env", "python", "perl", "ruby", "php", "node",
+    "lua", "tclsh",
+];
 
 /// The kernel reads an interpreter's line up to here (BINPRM_BUF_SIZE).
 const SHEBANG_BYTES: usize = 256;
@@ -119,7 +121,10 @@ fn look(here: &Path) -> Result<bool, String> {
         return said("everybody", format!("chmod o-w {}", here.display()));
     }
     if mode & GROUP_WRITES != 0 && found.gid() != ROOT {
-        return said(&format!("its group {}", found.gid()), format!("chmod g-w {}", here.display()));
+        return said(
+            &format!("its group {}", found.gid()),
+            format!("chmod g-w {}", here.display()),
+        );
     }
     Ok(false)
 }

@@ -43,7 +43,10 @@ pub(super) fn maintenance(args: &MaintenanceArgs) -> Result<()> {
     client::block_on(client::call(&socket, Method::POST, "/v1/maintenance", Some(&body)))?;
     match (on, args.lasting) {
         (true, Some(time)) => {
-            println!("maintenance is on for {}; `standin maintenance off` ends it", super::ago(time));
+            println!(
+                "maintenance is on for {}; `standin maintenance off` ends it",
+                super::ago(time)
+            );
         }
         (true, None) => println!("maintenance is on until `standin maintenance off`"),
         (false, _) => println!("maintenance is off"),

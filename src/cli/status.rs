@@ -82,7 +82,8 @@ fn page(status: &Status, color: bool) -> String {
         let left = maintenance
             .remaining_s
             .map_or_else(String::new, |left| format!(", {} left", ago(Duration::from_secs(left))));
-        let _ = writeln!(out, "{}", painted(&format!("maintenance{left}"), Paint::Attention, color));
+        let _ =
+            writeln!(out, "{}", painted(&format!("maintenance{left}"), Paint::Attention, color));
     }
     if let Some(error) = &status.file_error {
         let text = format!("{} on disk has errors; an older one is in force:", status.file);
@@ -185,6 +186,9 @@ fn nginx_block(out: &mut String, nginx: &Nginx, color: bool) {
     }
     if let Some(probe) = &nginx.probe {
         let _ = writeln!(out, "  probed at {probe}");
+    }
+    if let Some(why) = &nginx.no_probe {
+        let _ = writeln!(out, "  not probed over HTTP: {why}");
     }
     for note in &nginx.notes {
         let _ = writeln!(out, "  {note}");

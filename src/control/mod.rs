@@ -20,7 +20,6 @@ use standin_config::Cluster;
 use standin_core::Command;
 use standin_core::event::{Kind, Reason, Role};
 use standin_core::view::View;
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -61,11 +60,21 @@ pub(crate) struct Paths {
 /// What the API asks of the control plane.
 pub(crate) enum Request {
     Status(oneshot::Sender<Option<Status>>),
-    Events { after: u64, reply: oneshot::Sender<(Vec<Record>, broadcast::Receiver<Record>)> },
+    Events {
+        after: u64,
+        reply: oneshot::Sender<(Vec<Record>, broadcast::Receiver<Record>)>,
+    },
     /// `by` says who asked.
-    Command { command: Command, by: String, reply: oneshot::Sender<bool> },
+    Command {
+        command: Command,
+        by: String,
+        reply: oneshot::Sender<bool>,
+    },
     /// Answers with what is wrong with the file, if anything.
-    Reload { by: String, reply: oneshot::Sender<Result<String, String>> },
+    Reload {
+        by: String,
+        reply: oneshot::Sender<Result<String, String>>,
+    },
 }
 
 /// Everything that `standin status` shows.
@@ -220,8 +229,11 @@ async fn serve(paths: Paths, ready: startup::Ready) -> io::Result<()> {
         this.log.line(severity, Some(&ran.vip), &ran.text);
     }
     this.log.line(Severity::Notice, None, "standin has stopped");
-    // Its queue ends with the engine; it puts the host's settings back before it goes.
-    tokio::task::spawn_blocking(move || keeper.join()).await.ok();
+    // It puts the host's settings back before it goes.
+    let deadline = tokio::time::Instant::now() + STOP_TAKES;
+    while !keeper.is_finished() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     Ok(())
 }
 
@@ -384,7 +396,7 @@ struct Events {
 impl Events {
     fn new(inbox: Inbox<FromEngine>) -> io::Result<Self> {
         let wake = inbox.wake.as_fd().try_clone_to_owned()?;
-        Ok(Self { readable: AsyncFd::register_with_interest(wake, Interest::READABLE)?, inbox })
+        Ok(Self { readable: crate::readable::readable(wake)?, inbox })
     }
 
     fn try_next(&self) -> Option<FromEngine> {

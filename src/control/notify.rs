@@ -81,12 +81,7 @@ pub(crate) struct Notifier {
 
 impl Notifier {
     pub(crate) fn new(section: Notify, ran: mpsc::UnboundedSender<Ran>) -> Self {
-        Self {
-            section: Arc::new(section),
-            queues: BTreeMap::new(),
-            states: BTreeMap::new(),
-            ran,
-        }
+        Self { section: Arc::new(section), queues: BTreeMap::new(), states: BTreeMap::new(), ran }
     }
 
     /// Takes new scripts from the next call on; what waits runs with the old ones.

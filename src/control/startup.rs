@@ -65,7 +65,8 @@ pub(super) struct Ready {
 /// Everything that can fail is done here, before anything is touched on the host.
 pub(super) fn prepare(paths: &Paths, log: &mut Log) -> Result<Ready, Refusal> {
     let missing = process::missing_capabilities();
-    let fatal: Vec<_> = missing.iter().filter(|name| name.starts_with("CAP_NET")).copied().collect();
+    let fatal: Vec<_> =
+        missing.iter().filter(|name| name.starts_with("CAP_NET")).copied().collect();
     if !fatal.is_empty() {
         let text = format!(
             "missing privileges: {}. Run it as root or from its systemd unit",
@@ -94,8 +95,7 @@ pub(super) fn prepare(paths: &Paths, log: &mut Log) -> Result<Ready, Refusal> {
     let log = Log::open(&chosen.cluster.log)
         .map_err(|error| Refusal::because(Exit::BadFile, &error.to_string()))?;
     let events = paths.state_dir.join("events.jsonl");
-    let history =
-        History::open(&events).map_err(|error| failed("can't open", &events, &error))?;
+    let history = History::open(&events).map_err(|error| failed("can't open", &events, &error))?;
     let socket_path = paths.run_dir.join("standin.sock");
     let socket =
         listen(&socket_path).map_err(|error| failed("can't listen on", &socket_path, &error))?;

@@ -7,10 +7,8 @@ use jiff::{Timestamp, Zoned};
 
 /// `2026-11-22T14:55:01.250Z`.
 pub(crate) fn rfc3339(at: SystemTime) -> String {
-    Timestamp::try_from(at).map_or_else(
-        |_| "?".to_owned(),
-        |at| at.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string(),
-    )
+    Timestamp::try_from(at)
+        .map_or_else(|_| "?".to_owned(), |at| at.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string())
 }
 
 /// `Nov 22 14:55:01` in local time (RFC 3164 §4.1.2).
@@ -20,10 +18,7 @@ pub(crate) fn syslog(at: SystemTime) -> String {
 
 /// `2026-11-22 14:55:01.250` in local time.
 pub(crate) fn for_people(at: SystemTime) -> String {
-    local(at).map_or_else(
-        || "?".to_owned(),
-        |at| at.strftime("%Y-%m-%d %H:%M:%S.%3f").to_string(),
-    )
+    local(at).map_or_else(|| "?".to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%S.%3f").to_string())
 }
 
 fn local(at: SystemTime) -> Option<Zoned> {

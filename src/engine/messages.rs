@@ -25,24 +25,53 @@ const TO_CONTROL: usize = 8 * MAX_VIPS;
 /// Told to the engine.
 #[derive(Debug)]
 pub(crate) enum ToEngine {
-    Interface { name: String, index: Option<u32>, state: InterfaceState },
+    Interface {
+        name: String,
+        index: Option<u32>,
+        state: InterfaceState,
+    },
     OwnAddresses(Vec<IpAddr>),
-    Settled { vip: VipId, outcome: Outcome },
-    Restored { vip: VipId, address: IpAddr },
+    Settled {
+        vip: VipId,
+        outcome: Outcome,
+    },
+    Restored {
+        vip: VipId,
+        address: IpAddr,
+    },
     /// `generation` names the plan whose check ids are meant.
-    Check { generation: u64, check: CheckId, verdict: Verdict, detail: String },
+    Check {
+        generation: u64,
+        check: CheckId,
+        verdict: Verdict,
+        detail: String,
+    },
     Command(Command),
-    Plan { generation: u64, plan: Box<Plan> },
+    Plan {
+        generation: u64,
+        plan: Box<Plan>,
+    },
     View(SyncSender<View>),
 }
 
 /// Ordered of the address thread.
 #[derive(Debug)]
 pub(crate) enum ToAddresses {
-    Hold { vip: VipId, interface: String, prefixes: Vec<Prefix> },
-    Release { vip: VipId },
+    Hold {
+        vip: VipId,
+        interface: String,
+        prefixes: Vec<Prefix>,
+    },
+    Release {
+        vip: VipId,
+    },
     /// Watch these interfaces and these addresses of the node.
-    Watch { interfaces: Vec<String>, own: Vec<IpAddr> },
+    Watch {
+        interfaces: Vec<String>,
+        own: Vec<IpAddr>,
+    },
+    /// Leave the host as it was found, and end.
+    End,
 }
 
 /// Told to the control plane.

@@ -85,6 +85,12 @@ pub(crate) struct Outside {
 /// When the kernel has no descriptor or thread left.
 pub(crate) fn start(plan: Plan, generation: u64, outside: Outside) -> io::Result<()> {
     let mut engine = Engine::new(plan, generation, outside)?;
+    if let Err(error) = sched::lock_memory() {
+        engine.complain(format!(
+            "memory can't be locked ({error}); swapping may delay adverts. Mend: LimitMEMLOCK in \
+             the unit, or CAP_IPC_LOCK"
+        ));
+    }
     thread::Builder::new().name("standin-engine".into()).spawn(move || {
         if let Err(error) = sched::realtime(REALTIME_PRIORITY) {
             engine.complain(format!(
@@ -309,6 +315,7 @@ impl Engine {
                 Effect::Event(event) => self.happened(event),
                 Effect::Stopped => {
                     self.stopped = true;
+                    self.order(ToAddresses::End);
                     self.tell(FromEngine::Stopped);
                 }
             }

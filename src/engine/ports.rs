@@ -134,16 +134,14 @@ impl Ports {
                 continue;
             }
             if port.receivers[place].is_none() {
-                let opened = AdvertReceiver::open(family, index, &port.name, count)
-                    .and_then(|socket| {
+                let opened =
+                    AdvertReceiver::open(family, index, &port.name, count).and_then(|socket| {
                         poll.add(socket.as_fd(), first + place as u64).map(|()| socket)
                     });
                 match opened {
                     Ok(socket) => port.receivers[place] = Some(socket),
-                    Err(error) => complaints.push(format!(
-                        "can't hear {family} adverts on {}: {error}",
-                        port.name
-                    )),
+                    Err(error) => complaints
+                        .push(format!("can't hear {family} adverts on {}: {error}", port.name)),
                 }
             }
             let multicast = vips().any(|plan| plan.has(family) && plan.mode == Mode::Multicast);
@@ -170,8 +168,9 @@ impl Ports {
                 .and_then(|socket| poll.add(socket.as_fd(), first + NEIGHBOURS).map(|()| socket));
             match opened {
                 Ok(socket) => port.neighbours = Some(socket),
-                Err(error) => complaints
-                    .push(format!("can't send or hear ARP on {}: {error}", port.name)),
+                Err(error) => {
+                    complaints.push(format!("can't send or hear ARP on {}: {error}", port.name))
+                }
             }
         }
         complaints

@@ -5,8 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use standin_linux::child::User;
+use standin_linux::spawn;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
+
+use crate::checks::trust;
 
 /// `-V` prints and exits; one that doesn't is no nginx, or its disk is gone.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -67,14 +71,19 @@ pub(crate) struct Build {
 }
 
 impl Build {
-    /// Runs `binary -V`.
+    /// Runs `binary -V`, as nobody where others than root could have put the binary there: whoever
+    /// can name a process of his nginx can't make root run his program by that.
     ///
     /// # Errors
     /// In words, when it can't be run, takes too long, or is no nginx.
     pub(crate) async fn of(binary: &Path) -> Result<Self, String> {
         let shown = binary.display();
+        let mut command = Command::new(binary);
+        if spawn::is_root() && trust::objection(&[shown.to_string()]).is_some() {
+            User::nobody().applies_to(command.as_std_mut());
+        }
         let run = async {
-            let mut running = Command::new(binary)
+            let mut running = command
                 .arg("-V")
                 .env_clear()
                 .current_dir("/")
@@ -91,9 +100,8 @@ impl Build {
             Ok::<_, std::io::Error>(String::from_utf8_lossy(&said).into_owned())
         };
         match tokio::time::timeout(PATIENCE, run).await {
-            Ok(Ok(said)) => {
-                Self::parse(&said).ok_or_else(|| format!("`{shown} -V` doesn't speak like an nginx"))
-            }
+            Ok(Ok(said)) => Self::parse(&said)
+                .ok_or_else(|| format!("`{shown} -V` doesn't speak like an nginx")),
             Ok(Err(error)) => Err(format!("{shown} can't be run: {error}")),
             Err(_) => Err(format!("`{shown} -V` didn't end within {} s", PATIENCE.as_secs())),
         }
@@ -156,13 +164,55 @@ mod tests {
     use super::*;
 
     const FIXTURES: [(&str, Flavour, &str, &str, &str); 7] = [
-        (include_str!("fixtures/debian.txt"), Flavour::Nginx, "1.22.1", "/etc/nginx/nginx.conf", "/run/nginx.pid"),
-        (include_str!("fixtures/source.txt"), Flavour::Nginx, "1.27.4", "/usr/local/nginx/conf/nginx.conf", "/usr/local/nginx/logs/nginx.pid"),
-        (include_str!("fixtures/openresty.txt"), Flavour::OpenResty, "1.25.3.1", "/usr/local/openresty/nginx/conf/nginx.conf", "/usr/local/openresty/nginx/logs/nginx.pid"),
-        (include_str!("fixtures/tengine.txt"), Flavour::Tengine, "3.1.0", "/usr/local/tengine/conf/nginx.conf", "/usr/local/tengine/logs/nginx.pid"),
-        (include_str!("fixtures/tengine_old.txt"), Flavour::Tengine, "2.2.2", "/etc/nginx/nginx.conf", "/var/run/nginx.pid"),
-        (include_str!("fixtures/angie.txt"), Flavour::Angie, "1.11.0", "/etc/angie/angie.conf", "/run/angie.pid"),
-        (include_str!("fixtures/freenginx.txt"), Flavour::Freenginx, "1.27.5", "/usr/local/nginx/conf/nginx.conf", "/usr/local/nginx/logs/nginx.pid"),
+        (
+            include_str!("fixtures/debian.txt"),
+            Flavour::Nginx,
+            "1.22.1",
+            "/etc/nginx/nginx.conf",
+            "/run/nginx.pid",
+        ),
+        (
+            include_str!("fixtures/source.txt"),
+            Flavour::Nginx,
+            "1.27.4",
+            "/usr/local/nginx/conf/nginx.conf",
+            "/usr/local/nginx/logs/nginx.pid",
+        ),
+        (
+            include_str!("fixtures/openresty.txt"),
+            Flavour::OpenResty,
+            "1.25.3.1",
+            "/usr/local/openresty/nginx/conf/nginx.conf",
+            "/usr/local/openresty/nginx/logs/nginx.pid",
+        ),
+        (
+            include_str!("fixtures/tengine.txt"),
+            Flavour::Tengine,
+            "3.1.0",
+            "/usr/local/tengine/conf/nginx.conf",
+            "/usr/local/tengine/logs/nginx.pid",
+        ),
+        (
+            include_str!("fixtures/tengine_old.txt"),
+            Flavour::Tengine,
+            "2.2.2",
+            "/etc/nginx/nginx.conf",
+            "/var/run/nginx.pid",
+        ),
+        (
+            include_str!("fixtures/angie.txt"),
+            Flavour::Angie,
+            "1.11.0",
+            "/etc/angie/angie.conf",
+            "/run/angie.pid",
+        ),
+        (
+            include_str!("fixtures/freenginx.txt"),
+            Flavour::Freenginx,
+            "1.27.5",
+            "/usr/local/nginx/conf/nginx.conf",
+            "/usr/local/nginx/logs/nginx.pid",
+        ),
     ];
 
     #[test]

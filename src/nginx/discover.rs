@@ -15,7 +15,6 @@ use super::build::Build;
 use super::glob::glob;
 use super::title::{self, Arguments, Title};
 use crate::checks::process::pid_in;
-use crate::checks::trust;
 
 /// Where nginx and its forks are installed, the packaged ones first.
 const BINARIES: &[&str] = &[
@@ -37,6 +36,8 @@ const MASTERS: usize = 16;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Survey {
     pub(crate) binary: Option<PathBuf>,
+    /// The state of the binary on disk when it was asked for its version.
+    pub(crate) binary_stamp: Option<Stamp>,
     pub(crate) build: Option<Build>,
     pub(crate) prefix: PathBuf,
     pub(crate) conf: Option<PathBuf>,
@@ -89,23 +90,30 @@ struct Home {
 }
 
 /// Looks around. `known` is the master that is watched already; `earlier` saves asking `-V` again.
-pub(crate) async fn survey(section: &Nginx, known: Option<u32>, earlier: Option<&Survey>) -> Survey {
+pub(crate) async fn survey(
+    section: &Nginx,
+    known: Option<u32>,
+    earlier: Option<&Survey>,
+) -> Survey {
     let (masters, orphans) = match known.and_then(master) {
         Some(known) => (vec![known], Vec::new()),
         None => running(),
     };
     let mut candidates = Vec::new();
+    let mut strangers = Vec::new();
     for master in masters {
         let home = home_of(section, Some(&master), earlier).await;
         if fits(section, &home) {
             candidates.push((master, home));
+        } else {
+            strangers.extend(home.conf.map(|conf| (master.pid, conf)));
         }
     }
-    let section = section.clone();
-    let (chosen, others) = choose(candidates);
+    let (chosen, mut others) = choose(candidates);
+    others.extend(strangers);
     let home = match &chosen {
         Some((_, home)) => home.clone(),
-        None => home_of(&section, None, earlier).await,
+        None => home_of(section, None, earlier).await,
     };
     let chosen = chosen.map(|(master, _)| master);
     let reading = tokio::task::spawn_blocking(move || read(home, chosen, orphans));
@@ -125,6 +133,7 @@ pub(crate) async fn survey(section: &Nginx, known: Option<u32>, earlier: Option<
 fn read(home: Home, master: Option<Master>, orphans: Vec<u32>) -> Survey {
     let Home { binary, build, prefix, conf, notes } = home;
     let mut survey = Survey { binary, build, prefix, conf, orphans, notes, ..Survey::default() };
+    survey.binary_stamp = survey.binary.as_deref().and_then(Stamp::of);
     if let Some(conf) = &survey.conf {
         survey.stamp = Stamp::of(conf);
         survey.config = files::read(conf, &open, &glob);
@@ -159,13 +168,14 @@ async fn home_of(section: &Nginx, master: Option<&Master>, earlier: Option<&Surv
     let mut home = Home::default();
     let arguments = master.map(|master| master.arguments.clone()).unwrap_or_default();
     let started = master.and_then(|master| {
-        master.executable.clone().or_else(|| {
-            Some(arguments.program.clone()).filter(|program| program.is_absolute())
-        })
+        master
+            .executable
+            .clone()
+            .or_else(|| Some(arguments.program.clone()).filter(|program| program.is_absolute()))
     });
-    home.binary = started.or_else(|| section.binary.clone()).or_else(|| {
-        BINARIES.iter().map(PathBuf::from).find(|path| path.is_file())
-    });
+    home.binary = started
+        .or_else(|| section.binary.clone())
+        .or_else(|| BINARIES.iter().map(PathBuf::from).find(|path| path.is_file()));
     if let Some(binary) = &home.binary {
         match build_of(binary, earlier).await {
             Ok(build) => home.build = Some(build),
@@ -187,17 +197,11 @@ async fn home_of(section: &Nginx, master: Option<&Master>, earlier: Option<&Surv
 }
 
 async fn build_of(binary: &Path, earlier: Option<&Survey>) -> Result<Build, String> {
-    // An upgrade on disk restarts the master or brings a new one, and with it a new survey.
-    if let Some(Survey { binary: Some(before), build: Some(build), master: Some(_), .. }) = earlier
+    if let Some(Survey { binary: Some(before), build: Some(build), binary_stamp, .. }) = earlier
         && before == binary
+        && *binary_stamp == Stamp::of(binary)
     {
         return Ok(build.clone());
-    }
-    // Whoever can rename a process of his can't make root run his program by that.
-    if standin_linux::spawn::is_root()
-        && let Some(why) = trust::objection(&[binary.display().to_string()])
-    {
-        return Err(format!("`{} -V` is {why}", binary.display()));
     }
     Build::of(binary).await
 }
@@ -213,7 +217,10 @@ fn absolute(path: &Path, master: Option<&Master>) -> PathBuf {
 
 /// Whether this is the nginx that the section means.
 fn fits(section: &Nginx, home: &Home) -> bool {
-    let same = |a: &Path, b: &Path| a == b || fs::canonicalize(a).ok().is_some_and(|a| fs::canonicalize(b).is_ok_and(|b| a == b));
+    let same = |a: &Path, b: &Path| {
+        a == b
+            || fs::canonicalize(a).ok().is_some_and(|a| fs::canonicalize(b).is_ok_and(|b| a == b))
+    };
     let agrees = |said: &Option<PathBuf>, found: &Option<PathBuf>| match (said, found) {
         (Some(said), Some(found)) => same(said, found),
         _ => true,
@@ -258,13 +265,9 @@ fn running() -> (Vec<Master>, Vec<u32>) {
     let mut masters = Vec::new();
     let mut orphans = Vec::new();
     for pid in system::all_pids() {
-        // The name costs less than the title, and only few processes have one of these.
-        if !system::name(pid).is_some_and(|name| title::NAMES.contains(&name.as_str())) || !is_here(pid) {
-            continue;
-        }
         match system::title(pid).as_deref().and_then(Title::parse) {
-            Some(Title::Master(_)) => masters.extend(master(pid)),
-            Some(Title::Worker { .. }) if !has_master(pid) => orphans.push(pid),
+            Some(Title::Master(_)) if is_here(pid) => masters.extend(master(pid)),
+            Some(Title::Worker { .. }) if !has_master(pid) && is_here(pid) => orphans.push(pid),
             _ => {}
         }
     }
@@ -293,20 +296,21 @@ fn master(pid: u32) -> Option<Master> {
 pub(crate) fn is_master(pid: u32) -> bool {
     match system::title(pid).as_deref().and_then(Title::parse) {
         Some(title) => matches!(title, Title::Master(_)),
-        None => system::name(pid).is_some_and(|name| title::NAMES.contains(&name.as_str())),
+        None => system::name(pid)
+            .is_some_and(|name| title::NAMES.iter().any(|known| name.starts_with(known))),
     }
 }
 
-/// The worker processes of a master.
-pub(crate) fn workers(children: &[u32]) -> Vec<u32> {
-    children.iter().copied().filter(|pid| is_worker(*pid)).collect()
+/// The worker processes among a master's children; itself with `master_process off`.
+pub(crate) fn workers(master: u32, children: &[u32]) -> Vec<u32> {
+    let workers: Vec<u32> = children.iter().copied().filter(|pid| is_worker(*pid)).collect();
+    let alone = workers.is_empty()
+        && system::title(master).is_some_and(|title| Title::parse(&title).is_none());
+    if alone { vec![master] } else { workers }
 }
 
 pub(crate) fn is_worker(pid: u32) -> bool {
-    matches!(
-        system::title(pid).as_deref().and_then(Title::parse),
-        Some(Title::Worker { .. })
-    )
+    matches!(system::title(pid).as_deref().and_then(Title::parse), Some(Title::Worker { .. }))
 }
 
 /// The children of a process, by the kernel's own list where it has one.

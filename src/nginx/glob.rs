@@ -34,9 +34,8 @@ pub(crate) fn glob(pattern: &str) -> Vec<PathBuf> {
 fn matching(folder: &Path, pattern: &str) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let names = entries.flatten().map(|entry| entry.file_name());
-    let mut names: Vec<_> = names
-        .filter(|name| fits(pattern.as_bytes(), name.as_bytes()))
-        .collect();
+    let mut names: Vec<_> =
+        names.filter(|name| fits(pattern.as_bytes(), name.as_bytes())).collect();
     names.sort_unstable();
     names.truncate(MATCHES);
     names.into_iter().map(|name| folder.join(name)).collect()

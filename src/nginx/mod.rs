@@ -18,9 +18,10 @@ mod probe;
 mod title;
 mod watch;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use standin_config::model::Nginx;
+use standin_config::model::{Cluster, Nginx};
 use standin_config::nginx::NginxConfig;
 
 pub(crate) use build::{Build, Flavour};
@@ -51,16 +52,22 @@ pub(crate) struct NginxView {
     pub(crate) notes: Vec<String>,
 }
 
-/// Files that standin writes for nginx's sake.
+/// What the watch must know of this host and this cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
+    /// Addresses that are on one node at a time.
+    pub(crate) vips: Vec<IpAddr>,
     /// Where `ip_nonlocal_bind` is set for the next boot.
     pub(crate) sysctl_drop_in: PathBuf,
 }
 
-impl Default for Places {
-    fn default() -> Self {
-        Self { sysctl_drop_in: PathBuf::from(nonlocal::DROP_IN) }
+impl Places {
+    pub(crate) fn of(cluster: &Cluster) -> Self {
+        let prefixes = cluster.vips.iter().flat_map(|vip| &vip.addresses);
+        Self {
+            vips: prefixes.map(|prefix| prefix.address()).collect(),
+            sysctl_drop_in: PathBuf::from(nonlocal::DROP_IN),
+        }
     }
 }
 
@@ -90,3 +97,6 @@ pub(crate) async fn find(section: &Nginx) -> Found {
         notes: survey.notes,
     }
 }
+
+#[cfg(test)]
+mod tests;

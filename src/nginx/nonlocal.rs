@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use standin_config::nginx::NginxConfig;
+use standin_config::nginx::{Listen, NginxConfig};
 use standin_core::types::Family;
 use standin_linux::sysctl;
 
@@ -17,7 +17,7 @@ use super::local::is_local;
 /// Read by systemd-sysctl and procps at boot.
 pub(crate) const DROP_IN: &str = "/etc/sysctl.d/90-standin.conf";
 
-/// Which families listen on an address that isn't local.
+/// Which families listen on an address that isn't always on this host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Need {
     /// The first such address of each family, for the message.
@@ -26,21 +26,22 @@ pub(crate) struct Need {
 }
 
 impl Need {
-    /// What this configuration needs on this host, now.
+    /// What this configuration needs on this host; a VIP isn't always here, even if it is now.
     #[must_use]
-    pub(crate) fn of(config: &NginxConfig) -> Self {
+    pub(crate) fn of(config: &NginxConfig, vips: &[IpAddr]) -> Self {
         let all = config.listens.iter().chain(&config.other_listens);
-        Self::among(all.filter_map(standin_config::nginx::Listen::ip), is_local)
+        let stays = |address| !vips.contains(&address) && is_local(address);
+        Self::among(all.filter_map(Listen::ip), stays)
     }
 
-    fn among(listens: impl Iterator<Item = IpAddr>, local: impl Fn(IpAddr) -> bool) -> Self {
+    fn among(listens: impl Iterator<Item = IpAddr>, stays: impl Fn(IpAddr) -> bool) -> Self {
         let mut need = Self::default();
         for address in listens {
             let place = match Family::of(address) {
                 Family::V4 => &mut need.v4,
                 Family::V6 => &mut need.v6,
             };
-            if place.is_none() && !local(address) {
+            if place.is_none() && !stays(address) {
                 *place = Some(address);
             }
         }
@@ -70,7 +71,8 @@ impl Need {
 
 impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let listed: Vec<String> = [self.v4, self.v6].iter().flatten().map(IpAddr::to_string).collect();
+        let listed: Vec<String> =
+            [self.v4, self.v6].iter().flatten().map(IpAddr::to_string).collect();
         f.write_str(&listed.join(" and "))
     }
 }
@@ -84,22 +86,25 @@ pub(crate) fn ensure(need: Need, drop_in: &Path) -> Result<Option<String>, Strin
     for path in need.missing() {
         sysctl::write(path, "1").map_err(|error| {
             format!(
-                "nginx listens on {need}, which isn't on this host, and can't start without {name} = 1: \
+                "nginx listens on {need}, which isn't always on this host, and can't start without {name} = 1: \
                  {error}; mend: sysctl -w {name}=1",
                 name = dotted(path)
             )
         })?;
         done.push(format!("set {} = 1", dotted(path)));
     }
-    if remember(&need.settings(), drop_in)
-        .map_err(|error| format!("{}: {error}; it is set until the next boot only", drop_in.display()))?
-    {
+    if remember(&need.settings(), drop_in).map_err(|error| {
+        format!("{}: {error}; it is set until the next boot only", drop_in.display())
+    })? {
         done.push(format!("wrote {}", drop_in.display()));
     }
     if done.is_empty() {
         return Ok(None);
     }
-    Ok(Some(format!("nginx listens on {need}, which isn't on this host: {}", done.join(", "))))
+    Ok(Some(format!(
+        "nginx listens on {need}, which isn't always on this host: {}",
+        done.join(", ")
+    )))
 }
 
 /// The file to write at a boot, `None` when `settings` is in it already.
@@ -159,7 +164,8 @@ mod tests {
 
     #[test]
     fn the_first_address_of_each_family_that_is_not_here_is_named() {
-        let listens = ["127.0.0.1", "192.0.2.1", "192.0.2.2", "fd00::41"].map(|text| text.parse().unwrap());
+        let listens =
+            ["127.0.0.1", "192.0.2.1", "192.0.2.2", "fd00::41"].map(|text| text.parse().unwrap());
         let need = Need::among(listens.into_iter(), |address| address.is_loopback());
         assert_eq!(need.to_string(), "192.0.2.1 and fd00::41");
         assert_eq!(need.settings(), ["net/ipv4/ip_nonlocal_bind", "net/ipv6/ip_nonlocal_bind"]);

@@ -40,13 +40,25 @@ impl Plan {
             survey.config.listens.iter().filter(|listen| listen.is_plain_http()).collect();
         let mut addresses = plain.iter().filter_map(|listen| address(listen));
         // What is on disk and not loaded yet must not be asked.
-        let bound = |at: &SocketAddr| survey.bound.as_ref().is_none_or(|bound| is_bound(bound, *at));
+        let bound =
+            |at: &SocketAddr| survey.bound.as_ref().is_none_or(|bound| is_bound(bound, *at));
         match addresses.find(|at| is_local(at.ip()) && bound(at)) {
             Some(at) => Self::Listener(at),
             None if plain.is_empty() => {
                 Self::Without("the configuration has no plain-HTTP listener".to_owned())
             }
-            None => Self::Without("no plain-HTTP listener is on an address of this host now".to_owned()),
+            None => {
+                Self::Without("no plain-HTTP listener is on an address of this host now".to_owned())
+            }
+        }
+    }
+
+    /// The address that is asked.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Url(url) => Some(url.address.ip()),
+            Self::Listener(at) => Some(at.ip()),
+            Self::Without(_) => None,
         }
     }
 
@@ -94,9 +106,17 @@ fn is_bound(bound: &[SocketAddr], at: SocketAddr) -> bool {
 pub(super) async fn listener(at: SocketAddr, timeout: Duration) -> Outcome {
     let deadline = Instant::now() + timeout;
     let host = at.to_string();
-    let question = Question { method: Method::TRACE, address: at, from: Some(at.ip()), host: &host, path: "/" };
+    let question = Question {
+        method: Method::TRACE,
+        address: at,
+        from: Some(at.ip()),
+        host: &host,
+        path: "/",
+    };
     match http::ask(&question, deadline).await {
-        Ok(response) => Outcome::pass(format!("http://{at}/ answers ({})", response.status().as_u16())),
+        Ok(response) => {
+            Outcome::pass(format!("http://{at}/ answers ({})", response.status().as_u16()))
+        }
         // An HTTP/2 listener, say; whoever says anything doesn't hang.
         Err(Trouble::Http(error)) if error.is_parse() => {
             Outcome::pass(format!("{at} answers, but not by HTTP/1"))
@@ -106,13 +126,22 @@ pub(super) async fn listener(at: SocketAddr, timeout: Duration) -> Outcome {
 }
 
 /// Judges by what can be seen from outside: workers that run, sockets that are bound.
-pub(super) async fn without(master: u32, workers: Vec<u32>, survey_listens: Vec<SocketAddr>, why: String) -> Outcome {
+pub(super) async fn without(
+    master: u32,
+    workers: Vec<u32>,
+    survey_listens: Vec<SocketAddr>,
+    why: String,
+) -> Outcome {
     let look = tokio::task::spawn_blocking(move || judge(master, &workers, &survey_listens, &why));
     look.await.unwrap_or_else(|error| Outcome::fail(format!("the look failed: {error}")))
 }
 
 fn judge(master: u32, workers: &[u32], listens: &[SocketAddr], why: &str) -> Outcome {
-    let living: Vec<char> = workers.iter().filter_map(|pid| state(*pid)).filter(|state| !matches!(state, 'Z' | 'X')).collect();
+    let living: Vec<char> = workers
+        .iter()
+        .filter_map(|pid| state(*pid))
+        .filter(|state| !matches!(state, 'Z' | 'X'))
+        .collect();
     if living.is_empty() {
         return Outcome::fail(format!("master {master} has no worker"));
     }

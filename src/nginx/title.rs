@@ -1,6 +1,6 @@
 //! What nginx processes call themselves: `nginx: master process /usr/sbin/nginx -c …`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What stands before the colon; forks rename themselves or not (Angie does, Tengine doesn't).
 pub(crate) const NAMES: &[&str] = &["nginx", "angie", "openresty", "tengine", "freenginx"];
@@ -96,16 +96,18 @@ impl Arguments {
             (name == directive).then(|| value.trim().trim_matches(['"', '\'']))
         })
     }
-
 }
 
 fn is_option(word: &str) -> bool {
     let mut letters = word.chars();
-    letters.next() == Some('-') && letters.next().is_some_and(|letter| "cpgetTqvVhs".contains(letter))
+    letters.next() == Some('-')
+        && letters.next().is_some_and(|letter| "cpgetTqvVhs".contains(letter))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn master(title: &str) -> Arguments {
@@ -117,16 +119,21 @@ mod tests {
 
     #[test]
     fn masters_of_every_flavour_are_known_with_what_they_were_started_with() {
-        let plain = master("nginx: master process /usr/sbin/nginx -g daemon on; master_process on;");
+        let plain =
+            master("nginx: master process /usr/sbin/nginx -g daemon on; master_process on;");
         assert_eq!(plain.program, Path::new("/usr/sbin/nginx"));
         assert_eq!(plain.globals.as_deref(), Some("daemon on; master_process on;"));
         assert_eq!(plain.conf, None);
 
-        let plan = master("nginx: master process /usr/local/nginx/sbin/nginx -p /usr/local/nginx -c conf/nginx.conf");
+        let plan = master(
+            "nginx: master process /usr/local/nginx/sbin/nginx -p /usr/local/nginx -c conf/nginx.conf",
+        );
         assert_eq!(plan.prefix.as_deref(), Some(Path::new("/usr/local/nginx")));
         assert_eq!(plan.conf.as_deref(), Some(Path::new("conf/nginx.conf")));
 
-        let angie = master("angie: master process v1.11.5 PRO #1 [/usr/sbin/angie -c /etc/angie/angie.conf]");
+        let angie = master(
+            "angie: master process v1.11.5 PRO #1 [/usr/sbin/angie -c /etc/angie/angie.conf]",
+        );
         assert_eq!(angie.program, Path::new("/usr/sbin/angie"));
         assert_eq!(angie.conf.as_deref(), Some(Path::new("/etc/angie/angie.conf")));
 
@@ -142,13 +149,19 @@ mod tests {
         assert_eq!(arguments.global("pid"), Some("/tmp/x.pid"));
         assert_eq!(arguments.global("user"), None);
         assert_eq!(arguments.conf.as_deref(), Some(Path::new("/x/nginx.conf")));
-        assert_eq!(master("nginx: master process nginx -c/x.conf").conf.as_deref(), Some(Path::new("/x.conf")));
+        assert_eq!(
+            master("nginx: master process nginx -c/x.conf").conf.as_deref(),
+            Some(Path::new("/x.conf"))
+        );
     }
 
     #[test]
     fn workers_helpers_and_strangers_are_told_apart() {
         assert_eq!(Title::parse("nginx: worker process"), Some(Title::Worker { leaving: false }));
-        assert_eq!(Title::parse("angie: worker process #3"), Some(Title::Worker { leaving: false }));
+        assert_eq!(
+            Title::parse("angie: worker process #3"),
+            Some(Title::Worker { leaving: false })
+        );
         assert_eq!(
             Title::parse("nginx: worker process is shutting down"),
             Some(Title::Worker { leaving: true })

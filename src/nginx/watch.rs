@@ -1,14 +1,17 @@
 //! Watches one nginx: knows its death at once, its hanging within a few intervals.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use standin_config::model::Nginx;
+use standin_core::Verdict;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::discover::{self, Stamp, Survey};
+use super::local::is_local;
 use super::{NginxView, Places, nonlocal, probe};
 use crate::checks::http::{self, Request};
 use crate::checks::process::{Watched, gone, pid_in};
@@ -40,13 +43,24 @@ pub(crate) async fn watch(section: Nginx, places: Places, desk: Desk, view: Arc<
                 }
             }
             Some(ended) = watch.under_way.join_next() => {
-                if let Ok((number, master, outcome, took)) = ended {
-                    watch.answered(number, master, outcome, took);
+                // A probe that panicked has no number; the next one speaks for it.
+                if let Ok(answer) = ended {
+                    watch.answered(answer);
                 }
             }
             _ = clock.tick() => watch.look(),
         }
     }
+}
+
+/// What a probe found, and of whom.
+struct Answer {
+    number: u64,
+    master: u32,
+    /// The address that was asked.
+    asked: Option<IpAddr>,
+    outcome: Outcome,
+    took: Duration,
 }
 
 struct Watch {
@@ -69,7 +83,7 @@ struct Watch {
     obituary: Option<String>,
     nonlocal: Option<String>,
     order: Order,
-    under_way: JoinSet<(u64, u32, Outcome, Duration)>,
+    under_way: JoinSet<Answer>,
 }
 
 impl Watch {
@@ -170,7 +184,7 @@ impl Watch {
             if children != self.children || self.workers.is_empty() {
                 // A reload or a crashed worker; a reload may have brought other listeners.
                 self.survey_wanted |= children != self.children;
-                self.workers = discover::workers(&children);
+                self.workers = discover::workers(master, &children);
                 self.children = children;
             }
         } else {
@@ -220,7 +234,9 @@ impl Watch {
         let how = match (&self.obituary, self.pid_file()) {
             (Some(obituary), _) => obituary.clone(),
             (None, Some(file)) => match pid_in(&file) {
-                Ok(pid) => format!("nginx doesn't run: {} names {pid}, which is none", file.display()),
+                Ok(pid) => {
+                    format!("nginx doesn't run: {} names {pid}, which is none", file.display())
+                }
                 Err(why) => format!("nginx doesn't run: {why}"),
             },
             (None, None) => "nginx doesn't run".to_owned(),
@@ -244,12 +260,14 @@ impl Watch {
         let timeout = self.section.cadence.timeout;
         let workers = self.workers.clone();
         let survey = Arc::clone(survey);
+        let asked = plan.address();
         self.under_way.spawn(async move {
             let start = Instant::now();
             let outcome = match plan {
                 probe::Plan::Url(url) => {
                     let from = Some(url.address.ip());
-                    let request = Request { url, from, host: None, status: Vec::new(), body: None, timeout };
+                    let request =
+                        Request { url, from, host: None, status: Vec::new(), body: None, timeout };
                     http::probe(&request).await
                 }
                 probe::Plan::Listener(at) => probe::listener(at, timeout).await,
@@ -257,19 +275,20 @@ impl Watch {
                     probe::without(master, workers, probe::tcp_listens(&survey), why).await
                 }
             };
-            (number, master, outcome, start.elapsed())
+            Answer { number, master, asked, outcome, took: start.elapsed() }
         });
     }
 
-    fn answered(&mut self, number: u64, master: u32, outcome: Outcome, took: Duration) {
+    fn answered(&mut self, answer: Answer) {
+        let Answer { number, master, asked, outcome, took } = answer;
         if !self.order.is_news(number) {
             return;
         }
-        if outcome.verdict != standin_core::Verdict::Pass && Some(master) != self.master_pid() {
-            // It asked a master that has handed over since.
-            return;
+        // It asked a master that has handed over since, or an address that has left since.
+        let moved = Some(master) != self.master_pid() || asked.is_some_and(|ip| !is_local(ip));
+        if outcome.verdict == Verdict::Pass || !moved {
+            self.desk.report(outcome, took);
         }
-        self.desk.report(outcome, took);
     }
 
     fn survey_again(&mut self) {
@@ -279,8 +298,10 @@ impl Watch {
         }
         self.survey_wanted = false;
         self.surveyed_at = Instant::now();
-        let (section, known, earlier) = (self.section.clone(), self.master_pid(), self.survey.clone());
-        self.surveys.spawn(async move { discover::survey(&section, known, earlier.as_deref()).await });
+        let (section, known, earlier) =
+            (self.section.clone(), self.master_pid(), self.survey.clone());
+        self.surveys
+            .spawn(async move { discover::survey(&section, known, earlier.as_deref()).await });
     }
 
     fn surveyed(&mut self, survey: Survey) {
@@ -307,13 +328,13 @@ impl Watch {
     /// nginx must be able to start with a `listen` on a VIP that another node has.
     fn bind_nonlocal(&mut self) {
         let Some(survey) = &self.survey else { return };
-        let need = nonlocal::Need::of(&survey.config);
+        let need = nonlocal::Need::of(&survey.config, &self.places.vips);
         if need.is_nothing() {
             return;
         }
         match nonlocal::ensure(need, &self.places.sysctl_drop_in) {
             Ok(None) => {
-                let said = || format!("nginx listens on {need}, which isn't on this host: ip_nonlocal_bind is set");
+                let said = || format!("nginx listens on {need}; ip_nonlocal_bind is set");
                 self.nonlocal.get_or_insert_with(said);
             }
             Ok(done) => self.nonlocal = done,

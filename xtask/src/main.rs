@@ -1,1 +1,133 @@
-fn main() {}
+//! The project's chores: `cargo xtask demo | test | sim | fuzz | bench`.
+
+mod packages;
+mod steps;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use steps::Steps;
+
+const HELP: &str = "\
+cargo xtask COMMAND [ARGUMENTS]
+
+  demo [ARGS]   install what is missing, build, rehearse every fault on this machine
+                (arguments go to `standin lab --drill`, e.g. --repeat 5)
+  test          everything that CI runs
+  sim [ARGS]    the simulator (arguments go to `standin-sim run`, e.g. --hours 100 --seed 7)
+  fuzz [SECS]   every fuzz target, SECS seconds each (default 300)
+  bench [ARGS]  standin and keepalived side by side
+";
+
+/// How long each fuzz target runs within `test`.
+const FUZZ_IN_TEST_S: u32 = 15;
+
+/// How long each fuzz target runs by default.
+const FUZZ_S: u32 = 300;
+
+/// Simulated hours within `test`, for fixed and fresh seeds each.
+const SIM_IN_TEST_HOURS: &str = "20";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    let command = arguments.next().unwrap_or_default();
+    let rest: Vec<_> = arguments.collect();
+    let done = match command.as_str() {
+        "demo" => demo(&rest),
+        "test" => test(),
+        "sim" => sim(&rest),
+        "fuzz" => rest
+            .first()
+            .map_or(Ok(FUZZ_S), |seconds| seconds.parse().context("seconds"))
+            .and_then(fuzz),
+        "bench" => bench(&rest),
+        _ => {
+            eprint!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo(arguments: &[String]) -> Result<()> {
+    packages::install()?;
+    build_release()?;
+    // The drill takes over: it gets Ctrl-C, cleans up, and its exit code is ours.
+    let mut drill = Command::new(root().join("target/release/standin"));
+    drill.args(["lab", "--drill"]).args(arguments);
+    run(&mut drill)
+}
+
+fn test() -> Result<()> {
+    packages::install()?;
+    let mut steps = Steps::default();
+    steps.optional("format", "cargo fmt", cargo(&["fmt", "--version"]), cargo(&["fmt", "--check"]));
+    steps.optional(
+        "lints",
+        "cargo clippy",
+        cargo(&["clippy", "--version"]),
+        cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]),
+    );
+    steps.step("build", cargo(&["build", "--release", "--quiet", "--workspace"]));
+    steps.step("tests", cargo(&["test", "--workspace", "--quiet"]));
+    steps.step("simulator, fixed seeds", simulator(&["--seed", "1", "--hours", SIM_IN_TEST_HOURS]));
+    steps.step("simulator, a fresh seed", simulator(&["--hours", SIM_IN_TEST_HOURS]));
+    steps.also("fuzzers", || fuzz(FUZZ_IN_TEST_S));
+    steps.finish()
+}
+
+fn sim(arguments: &[String]) -> Result<()> {
+    build_release()?;
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    run(&mut simulator(&arguments))
+}
+
+fn simulator(arguments: &[&str]) -> Command {
+    let mut command = Command::new(root().join("target/release/standin-sim"));
+    command.arg("run").args(arguments);
+    command
+}
+
+fn fuzz(seconds: u32) -> Result<()> {
+    run(Command::new(root().join("fuzz/run")).arg(seconds.to_string()))
+}
+
+fn bench(arguments: &[String]) -> Result<()> {
+    packages::install()?;
+    build_release()?;
+    let bench = cargo(&["bench", "--quiet", "--bench", "side_by_side", "--"]);
+    let mut bench = bench;
+    run(bench.args(arguments))
+}
+
+fn build_release() -> Result<()> {
+    eprintln!("building (the first time takes a few minutes) …");
+    run(&mut cargo(&["build", "--release", "--quiet", "--workspace"]))
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(arguments).current_dir(root());
+    command
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("{command:?}"))?;
+    if !status.success() {
+        bail!("{command:?}: {status}");
+    }
+    Ok(())
+}
+
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}

@@ -65,8 +65,11 @@ struct Probing {
 
 #[derive(Clone, Copy, Debug)]
 struct Foreign {
+    address: IpAddr,
     mac: Mac,
     retry_at: Instant,
+    /// Whether it was said that it keeps this node from its claim.
+    said: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -123,7 +126,9 @@ impl VirtualRouter {
             return self.wait(backup.hurry()).map_or(Instant::FAR, |wait| backup.base + wait);
         }
         if let Some(foreign) = backup.foreign {
-            return foreign.retry_at;
+            // An active peer answers as well, and its advert may just not have come yet.
+            let told = if foreign.said { Instant::FAR } else { backup.base + self.patience() };
+            return foreign.retry_at.min(told);
         }
         let probing = &backup.probing;
         if probing.sent < PROBES {
@@ -174,9 +179,16 @@ impl VirtualRouter {
 
     /// Drives the probes; true once they are through and fresh, and nobody answered.
     fn probed(&mut self, step: &mut Step<'_>) -> bool {
+        let patience = self.patience();
         let State::Backup(backup) = &mut self.state else { return false };
-        if backup.foreign.is_some_and(|foreign| foreign.retry_at > step.now) {
-            return false;
+        if let Some(foreign) = &mut backup.foreign {
+            if !foreign.said && backup.base + patience <= step.now {
+                foreign.said = true;
+                step.event(Kind::ForeignOwner { address: foreign.address, mac: foreign.mac });
+            }
+            if foreign.retry_at > step.now {
+                return false;
+            }
         }
         let had_foreign = backup.foreign;
         let probing = &mut backup.probing;
@@ -209,13 +221,16 @@ impl VirtualRouter {
             return;
         }
         let State::Backup(backup) = &mut self.state else { return };
-        let known = backup.foreign.is_some_and(|foreign| foreign.mac == mac);
+        let known = backup.foreign.filter(|foreign| foreign.mac == mac);
         let retry_at = step.now + FOREIGN_RETRY;
-        backup.foreign = Some(Foreign { mac, retry_at });
+        let said = known.is_some_and(|foreign| foreign.said);
+        backup.foreign = Some(Foreign { address, mac, retry_at, said });
         backup.probing = Probing { sent: 0, next_at: retry_at, gap: PROBE_GAP };
-        if !known {
-            step.event(Kind::ForeignOwner { address, mac });
-        }
+    }
+
+    /// How long an active peer that answers for the address may take to be heard.
+    fn patience(&self) -> Duration {
+        timers::active_down(self.plan.version, self.interval, self.priority)
     }
 
     /// RFC 9568 §6.4.2 (450) to (490).
