@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use space::{alone, alone_and_timed, index_of, ip, prefix, wire};
-use standin_linux::netlink::{Change, Monitor, Notice, Rtnl};
+use standin_linux::netlink::{Change, Monitor, Notice, PROTOCOL, Rtnl};
 
 /// Reads until `wanted` is among the notices, and returns all of them.
 fn wait_for(monitor: &mut Monitor, wanted: impl Fn(&Notice) -> bool) -> Vec<Notice> {
@@ -62,9 +62,7 @@ fn addresses_are_announced_when_held_and_when_dropped_and_never_gone_when_renewe
         for (vip, with_len) in [("10.1.0.40", "10.1.0.40/24"), ("fd00::40", "fd00::40/64")] {
             let prefix = prefix(with_len);
             change(&mut rtnl, Change::Hold { index, prefix, valid_s: 60 });
-            let seen = wait_for(&mut monitor, |notice| is_here(notice, vip));
-            assert!(seen.contains(&Notice::Route), "{vip}: {seen:?}");
-            assert_eq!(seen.iter().filter(|notice| **notice == Notice::Route).count(), 1);
+            wait_for(&mut monitor, |notice| is_here(notice, vip));
             change(&mut rtnl, Change::Hold { index, prefix, valid_s: 60 });
             let seen = wait_for(&mut monitor, |notice| is_here(notice, vip));
             assert!(!seen.iter().any(|notice| is_gone(notice, vip)), "{seen:?}");
@@ -72,6 +70,27 @@ fn addresses_are_announced_when_held_and_when_dropped_and_never_gone_when_renewe
             wait_for(&mut monitor, |notice| is_gone(notice, vip));
         }
     });
+}
+
+#[test]
+fn routes_that_change_together_are_one_notice() {
+    alone(|| {
+        wire();
+        let mut monitor = Monitor::open().unwrap();
+        ip("route add 10.7.0.0/24 dev va");
+        assert_eq!(routes(&drain(&mut monitor)), 1);
+        for n in 0..5 {
+            ip(&format!("route add 10.8.{n}.0/24 dev va"));
+        }
+        ip("-6 route add fd00:8::/64 dev va");
+        assert_eq!(routes(&drain(&mut monitor)), 1);
+        ip("route del 10.7.0.0/24 dev va");
+        assert_eq!(routes(&drain(&mut monitor)), 1);
+    });
+}
+
+fn routes(notices: &[Notice]) -> usize {
+    notices.iter().filter(|notice| **notice == Notice::Route).count()
 }
 
 #[test]
@@ -150,7 +169,7 @@ fn notices_that_were_lost_are_an_overflow_and_later_ones_are_heard() {
         rtnl.change(&holds, &mut Vec::new()).unwrap();
         let seen = drain(&mut monitor);
         assert!(seen.contains(&Notice::Overflow), "{seen:?}");
-        assert_eq!(drain(&mut monitor), []);
+        assert!(!drain(&mut monitor).contains(&Notice::Overflow));
         change(&mut rtnl, Change::Hold { index, prefix: prefix("10.65.0.1/32"), valid_s: 60 });
         wait_for(&mut monitor, |notice| is_here(notice, "10.65.0.1"));
     });
@@ -169,6 +188,9 @@ fn a_thousand_addresses_at_once_are_no_overflow() {
         Rtnl::open().unwrap().change(&holds, &mut Vec::new()).unwrap();
         let seen = wait_for(&mut monitor, |notice| is_here(notice, "10.64.3.250"));
         assert!(!seen.contains(&Notice::Overflow));
-        assert_eq!(seen.iter().filter(|one| matches!(one, Notice::Address(_))).count(), 1000);
+        let ours = seen
+            .iter()
+            .filter(|one| matches!(one, Notice::Address(one) if one.protocol == PROTOCOL));
+        assert_eq!(ours.count(), 1000);
     });
 }

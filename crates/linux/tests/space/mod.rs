@@ -14,10 +14,17 @@ use standin_core::types::Prefix;
 use standin_linux::netlink::{Address, Rtnl};
 use standin_linux::sysctl;
 
+fn skipped() -> bool {
+    let skipped = !rustix::process::geteuid().is_root();
+    if skipped {
+        eprintln!("SKIPPED: needs root");
+    }
+    skipped
+}
+
 /// Runs a test in a thread that has an empty network of its own.
 pub(crate) fn alone(test: impl FnOnce() + Send + 'static) {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: needs root");
+    if skipped() {
         return;
     }
     let outside = fs::read_link("/proc/thread-self/ns/net").unwrap();
@@ -35,6 +42,9 @@ pub(crate) fn alone(test: impl FnOnce() + Send + 'static) {
 /// Runs a test as [`alone`], and not at the same time as any other that measures time: they share
 /// the kernel's rtnl lock and two cores.
 pub(crate) fn alone_and_timed(test: impl FnOnce() + Send + 'static) {
+    if skipped() {
+        return;
+    }
     let lock = File::create(std::env::temp_dir().join("standin-timed-tests.lock")).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
     alone(test);
