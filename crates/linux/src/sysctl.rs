@@ -24,7 +24,7 @@ pub fn read(path: &str) -> io::Result<String> {
 /// Writes a setting.
 ///
 /// # Errors
-/// As [`read`]; the kernel says `EINVAL` to a value that it doesn't take.
+/// As [`read()`]; the kernel says `EINVAL` to a value that it doesn't take.
 pub fn write(path: &str, value: &str) -> io::Result<()> {
     let file = file_of(path)?;
     // Neither created nor truncated: what isn't there is an error.
@@ -67,7 +67,7 @@ impl Settings {
     /// Gives `path` the value `value`; false when it has it already, and then there is nothing to undo.
     ///
     /// # Errors
-    /// As [`write`].
+    /// As [`write()`].
     pub fn set(&mut self, path: &str, value: &str) -> io::Result<bool> {
         let old = read(path)?;
         if same(&old, value) {

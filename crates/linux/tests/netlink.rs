@@ -382,3 +382,18 @@ fn an_address_can_be_held_for_ever() {
         assert_eq!(find("10.1.0.40").unwrap().valid_lft, None);
     });
 }
+
+#[test]
+fn holding_a_permanent_address_gives_it_an_end() {
+    alone(|| {
+        wire();
+        ip("addr add 10.1.0.40/24 dev va");
+        ip("addr add fd00::40/64 dev va nodad");
+        let (index, mut rtnl) = (index_of("va"), Rtnl::open().unwrap());
+        hold(&mut rtnl, index, "10.1.0.40/24", 60);
+        hold(&mut rtnl, index, "fd00::40/128", 60);
+        assert!(find("10.1.0.40").unwrap().valid_lft.is_some());
+        let v6 = find("fd00::40").unwrap();
+        assert_eq!((v6.prefix, v6.valid_lft.is_some()), (prefix("fd00::40/64"), true));
+    });
+}

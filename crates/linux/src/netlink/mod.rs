@@ -38,6 +38,9 @@ const DUMP_ATTEMPTS: u32 = 8;
 pub enum Change {
     /// Adds the address or renews it: the kernel removes it `valid_s` seconds after the last `Hold`.
     /// 0 is refused by the kernel with `EINVAL`; `u32::MAX` is for ever.
+    ///
+    /// An address that the host has already gets this lifetime too, also if it was permanent. The
+    /// same IPv6 address with another prefix length is the same address, and keeps its length.
     Hold { index: u32, prefix: Prefix, valid_s: u32 },
     /// Removes the address; `EADDRNOTAVAIL` when there is none.
     Drop { index: u32, prefix: Prefix },
