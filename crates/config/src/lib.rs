@@ -147,8 +147,10 @@ fn cut(diagnostics: &mut Vec<Diagnostic>) {
         diagnostics.sort_by_key(|diagnostic| diagnostic.severity);
         diagnostics.truncate(MAX_DIAGNOSTICS);
         let more = count - MAX_DIAGNOSTICS;
+        // As bad as the worst: warnings alone, however many, don't refuse a file.
+        let worst = diagnostics.first().map_or(Severity::Error, |first| first.severity);
         diagnostics.push(
-            Diagnostic::error(codes::TOO_MANY, format!("{more} more faults are not shown"))
+            Diagnostic::new(worst, codes::TOO_MANY, format!("{more} more faults are not shown"))
                 .help("mend these first; is this the right file?"),
         );
     }

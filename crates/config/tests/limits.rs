@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use standin_config::{MAX_DIAGNOSTICS, MAX_FILE_BYTES, codes, findings, load};
+use standin_config::{Diagnostic, MAX_DIAGNOSTICS, MAX_FILE_BYTES, codes, findings, load};
 use standin_core::plan::MAX_VIPS;
 
 /// Two nodes and that many VIPs on four interfaces.
@@ -69,6 +69,18 @@ fn a_hostile_file_is_bounded_in_messages_and_time() {
     assert_eq!(load("f", &text).diagnostics.len(), MAX_DIAGNOSTICS + 1);
     assert!(load("f", &"#".repeat(MAX_FILE_BYTES + 1)).render(false).contains("E0002"));
     assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
+}
+
+#[test]
+fn warnings_alone_never_refuse_a_file_however_many_they_are() {
+    let mut text = vips(1);
+    for i in 0..=MAX_DIAGNOSTICS {
+        let _ = writeln!(text, "[check.c{i}]\ntype = \"tcp\"\naddress = \"10.9.0.1:80\"");
+    }
+    let loaded = load("f", &text);
+    assert_eq!(loaded.diagnostics.len(), MAX_DIAGNOSTICS + 1);
+    assert!(loaded.model.is_some());
+    assert!(!loaded.diagnostics.iter().any(Diagnostic::is_error), "{}", loaded.render(false));
 }
 
 #[test]
