@@ -33,6 +33,14 @@ pub(super) fn readiness(host: &mut Host) -> Result<Option<String>> {
     Ok(None)
 }
 
+/// How often the daemon has put back an address that somebody took away.
+pub(super) fn restored(host: &mut Host) -> Result<u64> {
+    let status = status(host)?;
+    let vips = status.get("vips").and_then(Value::as_array).context("status without vips")?;
+    let counts = vips.iter().filter_map(|vip| vip.pointer("/counters/restored")?.as_u64());
+    Ok(counts.sum())
+}
+
 /// What `standin events --json` says, one object a line.
 pub(super) fn events(host: &mut Host) -> Result<String> {
     host.run(&[BINARY, "events", "--json"])

@@ -144,6 +144,7 @@ impl Drill<'_> {
         }
 
         let transitions = self.transitions();
+        let restored = self.restored(active);
         let start = Instant::now();
         let hurt = match fault.inject(self.lab, active) {
             Ok(hurt) => hurt,
@@ -173,6 +174,9 @@ impl Drill<'_> {
         }
         if expected.ends == Ends::Unmoved && self.transitions() != transitions {
             reasons.push("a node changed its role, although nothing was wrong".to_owned());
+        }
+        if fault == Fault::VipDeleted && restored.is_some() && self.restored(active) <= restored {
+            reasons.push("the daemon doesn't know that it put the VIP back".to_owned());
         }
         if !reasons.is_empty() {
             self.keep_evidence(fault, round)?;
@@ -270,6 +274,13 @@ impl Drill<'_> {
             counts.push(host.and_then(|host| daemon::transitions(host).ok()));
         }
         counts
+    }
+
+    fn restored(&mut self, node: usize) -> Option<u64> {
+        if self.lab.is_keepalived(node) {
+            return None;
+        }
+        self.lab.host(node).ok().and_then(|host| daemon::restored(host).ok())
     }
 
     /// Waits until every VIP has one holder and every node could take over.

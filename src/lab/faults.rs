@@ -204,14 +204,19 @@ impl Fault {
 
     /// Undoes it on the nodes that [`Self::inject`] named.
     pub(super) fn repair(self, lab: &mut Lab, hurt: &[usize]) -> Result<()> {
+        let mut stopped = Ok(());
         for &node in hurt {
-            if self == Self::DaemonStopped {
-                lab.await_daemon_end(node)?;
+            if self == Self::DaemonStopped
+                && let Err(error) = lab.await_daemon_end(node)
+            {
+                // The faults that follow need a daemon that works.
+                lab.kill(node, Victim::Daemon)?;
+                stopped = Err(error);
             }
             lab.heal(node)?;
             lab.start(node)?;
         }
-        Ok(())
+        stopped
     }
 
     /// Whether `node`, hurt by it, still shares the network with the others.
