@@ -38,7 +38,7 @@ impl Health {
             Check {
                 plan: plan.clone(),
                 state: known.map_or(State::Unknown, |check| check.state),
-                against: 0,
+                against: known.map_or(0, |check| check.against),
                 detail: known.map_or_else(String::new, |check| check.detail.clone()),
             }
         });
@@ -133,5 +133,15 @@ mod tests {
         let after = Health::new(&[other, same], &before);
         assert_eq!(after.state(CheckId(0)), State::Unknown);
         assert_eq!(after.state(CheckId(1)), State::Passing);
+    }
+
+    #[test]
+    fn a_reload_between_two_failures_does_not_put_the_verdict_off() {
+        let mut before = health(2, 2);
+        before.result(ID, Verdict::Pass, "200");
+        assert_eq!(before.result(ID, Verdict::Fail, ""), None);
+        let plan = CheckPlan { name: "nginx".into(), rise: 2, fall: 2 };
+        let mut after = Health::new(&[plan], &before);
+        assert_eq!(after.result(ID, Verdict::Fail, ""), Some(State::Failing));
     }
 }

@@ -17,8 +17,14 @@ use crate::scene::{CACHE_UNKNOWN, Cause, Observation, Scene};
 /// From the start of a daemon to the first result of each check.
 const FIRST_RESULT: (Nanos, Nanos) = (2 * MILLISECOND, 400 * MILLISECOND);
 
+/// Whoever talks to a daemon that stands still tries again after this.
+const RETRY_AFTER: Nanos = 50 * MILLISECOND;
+
 impl Scene {
     pub fn apply(&mut self, fault: Fault) {
+        if self.waits(&fault) {
+            return self.queue.push(self.now + RETRY_AFTER, Due::Fault(fault));
+        }
         if let Some(trace) = &mut self.trace {
             trace.fault(self.now, &fault, &self.machines, &self.file);
         }
@@ -89,6 +95,21 @@ impl Scene {
             Fault::Foreign { vip, present } => self.foreign[usize::from(vip)] = present,
             Fault::Stranger { vip } => self.stranger(vip),
         }
+    }
+
+    /// Whether it takes a daemon that isn't standing still, as this one is.
+    fn waits(&self, fault: &Fault) -> bool {
+        let (Fault::Maintenance { machine, .. }
+        | Fault::Quit { machine }
+        | Fault::Reload { machine }
+        | Fault::Result { machine, .. }) = *fault
+        else {
+            return false;
+        };
+        matches!(
+            self.machines[usize::from(machine)].run,
+            Run::Stopped { .. } | Run::Suspended { .. }
+        )
     }
 
     fn way(&mut self, from: u8, to: u8, family: Option<Family>, cut: bool) {

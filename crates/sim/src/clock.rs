@@ -43,6 +43,9 @@ impl Clock {
     /// The first true time at which the machine reads `local` or more.
     #[must_use]
     pub fn when(&self, local: Instant) -> Nanos {
+        if local == Instant::FAR {
+            return Nanos::MAX;
+        }
         let ahead = local.as_nanos().saturating_sub(self.local_base);
         if self.drift_ppm == 0 {
             return self.true_base.saturating_add(ahead);

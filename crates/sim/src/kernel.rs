@@ -60,6 +60,10 @@ impl Scene {
             Outcome::Held
         };
         let last = slot.number == request.number;
+        if !request.hold && !self.network.whole() {
+            // Another holder may not have heard of this one.
+            self.client_lost(machine, request.vip);
+        }
         self.seen.push(Observation::Presence { machine, vip: request.vip });
         if let Some(trace) = &mut self.trace {
             trace.kernel(

@@ -11,6 +11,7 @@ use standin_core::types::{Family, Instant, Mac, VipId};
 use standin_core::{InterfaceState, Verdict};
 
 use crate::clock::{Clock, Nanos};
+use crate::network::MAX_MACHINES;
 use crate::queue::Seen;
 use crate::scene::Packet;
 
@@ -187,6 +188,8 @@ pub struct Machine {
     pub saw_foreign: Vec<bool>,
     /// When a foreign owner last answered this life's probes, by VIP.
     pub foreign_answered: Vec<Option<Nanos>>,
+    /// When this life learnt who sits behind another machine's addresses: own, link-local.
+    pub identified: [[Nanos; 2]; MAX_MACHINES],
     pub thawed_at: Nanos,
     pub started_at: Nanos,
     pub ticked_at: Nanos,
@@ -226,6 +229,7 @@ impl Machine {
             heard: vec![BTreeMap::new(); vips],
             saw_foreign: vec![false; vips],
             foreign_answered: vec![None; vips],
+            identified: [[Nanos::MAX; 2]; MAX_MACHINES],
             thawed_at: 0,
             started_at: 0,
             ticked_at: 0,
@@ -270,6 +274,15 @@ impl Machine {
         }
     }
 
+    /// Whether it can tell which machine sent a packet.
+    #[must_use]
+    pub fn knows(&self, packet: &Packet) -> bool {
+        let Some(known) = self.identified.get(usize::from(packet.from)) else { return false };
+        let link_local =
+            matches!(packet.envelope.source, IpAddr::V6(it) if it.is_unicast_link_local());
+        !link_local || known.iter().all(|at| *at != Nanos::MAX)
+    }
+
     /// The core's number of a VIP of the scene.
     #[must_use]
     pub fn id_of(&self, vip: u8) -> Option<VipId> {
@@ -295,6 +308,7 @@ impl Machine {
         self.heard.iter_mut().for_each(BTreeMap::clear);
         self.saw_foreign.fill(false);
         self.foreign_answered.fill(None);
+        self.identified = [[Nanos::MAX; 2]; MAX_MACHINES];
         self.checks.iter_mut().for_each(CheckTruth::forget);
         for slot in &mut self.kernel {
             slot.wanted = false;

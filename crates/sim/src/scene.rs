@@ -59,6 +59,19 @@ pub enum Cause {
     Plan,
 }
 
+/// A transition as the event stream tells it, with what was known at that time.
+#[derive(Clone, Debug)]
+pub struct Transition {
+    pub machine: u8,
+    pub vip: u8,
+    pub from: Role,
+    pub to: Role,
+    pub reason: Reason,
+    pub cause: Cause,
+    /// Whom the machine had heard last, when, and with which priority.
+    pub heard: BTreeMap<u8, (Nanos, u8)>,
+}
+
 /// What the checkers are told.
 #[derive(Clone, Debug)]
 pub enum Observation {
@@ -74,14 +87,7 @@ pub enum Observation {
         machine: u8,
         vip: u8,
     },
-    Transition {
-        machine: u8,
-        vip: u8,
-        from: Role,
-        to: Role,
-        reason: Reason,
-        cause: Cause,
-    },
+    Transition(Box<Transition>),
     Standing {
         machine: u8,
         vip: u8,
@@ -351,7 +357,7 @@ impl Scene {
             trace.packet(self.now, &self.machines[usize::from(to)], packet, &self.file);
         }
         let host = &mut self.machines[usize::from(to)];
-        if !packet.corrupt {
+        if !packet.corrupt && host.knows(packet) {
             let (place, said) = (usize::from(packet.vip), (self.now, packet.priority));
             host.heard[place].insert(packet.from, said);
             host.saw_foreign[place] = false;
@@ -443,8 +449,11 @@ impl Scene {
                     reason.clone()
                 };
                 let (from, to) = (*from, *to);
-                self.machines[usize::from(machine)].roles[usize::from(vip)] = to;
-                self.seen.push(Observation::Transition { machine, vip, from, to, reason, cause });
+                let host = &mut self.machines[usize::from(machine)];
+                host.roles[usize::from(vip)] = to;
+                let heard = host.heard[usize::from(vip)].clone();
+                let told = Transition { machine, vip, from, to, reason, cause, heard };
+                self.seen.push(Observation::Transition(Box::new(told)));
             }
             (Kind::Standing { .. }, Some(vip)) => {
                 self.seen.push(Observation::Standing { machine, vip });

@@ -55,7 +55,7 @@ impl Scene {
         let fate = self.network.fate(&mut self.random, source, target, packet.family);
         let (after, again_after, corrupt) = match fate {
             Fate::Blocked => return,
-            Fate::Lost => return self.seen.push(Observation::Dropped { from, to }),
+            Fate::Lost => return self.dropped(from, to, packet.vip),
             Fate::Arrives { after, again_after, corrupt } => (after, again_after, corrupt),
         };
         // Nobody there to hear it, then or soon: a starting machine begins with silence.
@@ -63,7 +63,7 @@ impl Scene {
             return;
         }
         let packet = if corrupt {
-            self.seen.push(Observation::Dropped { from, to });
+            self.dropped(from, to, packet.vip);
             Rc::new(self.damaged(&packet))
         } else {
             packet
@@ -73,6 +73,16 @@ impl Scene {
             self.queue.push(self.now + again, Due::Deliver { to, packet });
         }
         self.queue.push(self.now + after, Due::Deliver { to, packet });
+    }
+
+    fn dropped(&mut self, from: u8, to: u8, vip: u8) {
+        self.seen.push(Observation::Dropped { from, to });
+        // The other holder may so never learn that clients were told to send here.
+        let held = self.machines[usize::from(to)].kernel[usize::from(vip)].present;
+        let cache = &mut self.cache[usize::from(vip)];
+        if held && *cache == Some(from) {
+            *cache = Some(CACHE_UNKNOWN);
+        }
     }
 
     fn damaged(&mut self, packet: &Packet) -> Packet {
@@ -265,6 +275,11 @@ impl Scene {
         if let (Seen::Vip(vip), true) = (what, usize::from(from) == FOREIGN) {
             let host = &mut self.machines[usize::from(to)];
             host.foreign_answered[usize::from(vip)] = Some(self.now);
+        }
+        if let Seen::Own(kind) = what {
+            let known = &mut self.machines[usize::from(to)].identified[usize::from(from)];
+            let at = &mut known[usize::from(kind == LINK_LOCAL)];
+            *at = (*at).min(self.now);
         }
         if self.machines[usize::from(to)].sabotage == Sabotage::LooksAway {
             return;

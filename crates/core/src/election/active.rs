@@ -44,7 +44,8 @@ impl Active {
     }
 
     pub(super) fn next_deadline(&self) -> Instant {
-        self.listening.unwrap_or(self.next_advert).min(self.announcing.next_at)
+        // Nothing is announced either while it listens.
+        self.listening.unwrap_or_else(|| self.next_advert.min(self.announcing.next_at))
     }
 
     pub(super) fn advertised(&mut self, now: Instant, interval: Duration) {
@@ -59,10 +60,17 @@ impl Active {
         self.announce_again(step, announce);
     }
 
-    /// Begins a new burst, unless one has just begun.
+    /// Begins a new burst; when one has just begun, makes sure that one more announcement follows.
     pub(super) fn announce_again(&mut self, step: &mut Step<'_>, announce: Announce) {
-        let recent = |began: Instant| step.now.since(began) < BURST_AGAIN;
-        if !self.held || self.announcing.burst_began.is_some_and(recent) {
+        if !self.held {
+            return;
+        }
+        let recent = |began: &Instant| step.now.since(*began) < BURST_AGAIN;
+        if let Some(began) = self.announcing.burst_began.filter(recent) {
+            // Whoever claims the address now may be heard later than this burst.
+            let announcing = &mut self.announcing;
+            announcing.sent = announcing.sent.min(announce.repeat.saturating_sub(1));
+            announcing.next_at = announcing.next_at.min(began + BURST_AGAIN);
             return;
         }
         self.announcing = Announcing { sent: 0, next_at: step.now, burst_began: Some(step.now) };
@@ -136,9 +144,14 @@ impl VirtualRouter {
             let reason = Reason::TakenWhileStalled { by: heard.who, lasted };
             self.yield_to(step, heard, reason);
         } else if better {
+            // After a cut the winner may never have heard of this node, and clients still send
+            // here: a last advert makes it announce again.
+            self.send(step, mine);
             self.yield_to(step, heard, Reason::Outranked { by: heard.who, priority: theirs });
         } else {
-            if self.rival_said.allows(step.now) {
+            // Right after a claim this is only the old active, on its way out.
+            let established = step.now.since(self.since) >= self.interval;
+            if established && self.rival_said.allows(step.now) {
                 step.event(Kind::Rival { who: heard.who, priority: theirs, yields: false });
             }
             if let State::Active(active) = &mut self.state {

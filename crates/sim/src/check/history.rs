@@ -5,17 +5,7 @@ use standin_core::plan::Failback;
 use standin_core::types::{NodeId, Priority};
 
 use crate::clock::{MILLISECOND, Nanos, SECOND};
-use crate::scene::{Cause, Scene};
-
-/// A transition as the event stream told it.
-#[derive(Clone, Copy, Debug)]
-pub struct Step {
-    pub machine: u8,
-    pub vip: u8,
-    pub from: Role,
-    pub to: Role,
-    pub cause: Cause,
-}
+use crate::scene::{Cause, Scene, Transition};
 
 #[derive(Debug)]
 pub struct History {
@@ -35,17 +25,17 @@ impl History {
         self.roles[usize::from(machine)].fill((Role::Idle, 0));
     }
 
-    pub fn transition(&mut self, scene: &Scene, step: Step, reason: &Reason) -> Option<String> {
+    pub fn transition(&mut self, scene: &Scene, told: &Transition) -> Option<String> {
         self.transitions += 1;
-        let host = &scene.machines[usize::from(step.machine)];
-        let known = &mut self.roles[usize::from(step.machine)][usize::from(step.vip)];
-        let (was, since) = std::mem::replace(known, (step.to, scene.now));
-        let name = format!("{} {}", host.name, scene.name(step.vip));
-        let Step { from, to, cause, .. } = step;
+        let host = &scene.machines[usize::from(told.machine)];
+        let known = &mut self.roles[usize::from(told.machine)][usize::from(told.vip)];
+        let (was, since) = std::mem::replace(known, (told.to, scene.now));
+        let name = format!("{} {}", host.name, scene.name(told.vip));
+        let Transition { from, to, cause, ref reason, .. } = *told;
         if was != from || from == to {
             return Some(format!("P7: {name} was {was}, and its event says {from} -> {to}"));
         }
-        let held = Claim { scene, step, since };
+        let held = Claim { scene, told, since };
         held.untrue(reason).map(|why| {
             format!("P7: {name} {from} -> {to} in {cause:?} with reason {reason:?}, but {why}")
         })
@@ -71,14 +61,14 @@ impl History {
 /// A transition with all that is needed to doubt its reason.
 struct Claim<'a> {
     scene: &'a Scene,
-    step: Step,
+    told: &'a Transition,
     since: Nanos,
 }
 
 impl Claim<'_> {
     /// Why the reason can't be true.
     fn untrue(&self, reason: &Reason) -> Option<&'static str> {
-        let Step { from, to, .. } = self.step;
+        let Transition { from, to, .. } = *self.told;
         let fits = match reason {
             Reason::Usable => (from, to) == (Role::Idle, Role::Backup),
             Reason::NobodyThere
@@ -100,8 +90,8 @@ impl Claim<'_> {
     }
 
     fn unfounded(&self, reason: &Reason) -> Option<&'static str> {
-        let host = &self.scene.machines[usize::from(self.step.machine)];
-        let cause = self.step.cause;
+        let host = &self.scene.machines[usize::from(self.told.machine)];
+        let cause = self.told.cause;
         let (told, why) = match reason {
             Reason::Usable => (
                 matches!(
@@ -143,7 +133,7 @@ impl Claim<'_> {
             }
             Reason::NobodyThere => return self.doubt_nobody(),
             Reason::NobodyEligible => {
-                let router = self.scene.router(self.step.machine, self.step.vip);
+                let router = self.scene.router(self.told.machine, self.told.vip);
                 let standing = router.map(|router| router.standing());
                 (standing == Some(Standing::Ineligible), "it is eligible itself")
             }
@@ -152,16 +142,15 @@ impl Claim<'_> {
     }
 
     fn is_advert_of(&self, party: Party, priority: Option<Priority>) -> bool {
-        let Cause::Advert { from, vip, priority: said } = self.step.cause else { return false };
+        let Cause::Advert { from, vip, priority: said } = self.told.cause else { return false };
         party == Party::Node(NodeId(from))
-            && vip == self.step.vip
+            && vip == self.told.vip
             && priority.is_none_or(|priority| priority.0 == said)
     }
 
     fn last(&self, party: Party) -> Option<(Nanos, u8)> {
         let Party::Node(node) = party else { return None };
-        let host = &self.scene.machines[usize::from(self.step.machine)];
-        host.heard[usize::from(self.step.vip)].get(&node.0).copied()
+        self.told.heard.get(&node.0).copied()
     }
 
     fn last_priority(&self, party: Party) -> Option<Priority> {
@@ -176,7 +165,7 @@ impl Claim<'_> {
     }
 
     fn doubt_failback(&self, from: Party) -> Option<&'static str> {
-        let router = self.scene.router(self.step.machine, self.step.vip)?;
+        let router = self.scene.router(self.told.machine, self.told.vip)?;
         let Some(priority) = self.last_priority(from) else { return Some("it was never heard") };
         if !self.is_advert_of(from, Some(priority)) {
             return Some("no advert of it was heard");
@@ -189,15 +178,15 @@ impl Claim<'_> {
     }
 
     fn doubt_nobody(&self) -> Option<&'static str> {
-        let host = &self.scene.machines[usize::from(self.step.machine)];
-        let heard = &host.heard[usize::from(self.step.vip)];
+        let host = &self.scene.machines[usize::from(self.told.machine)];
+        let heard = &self.told.heard;
         let after = self.since.max(host.thawed_at);
         if heard.values().any(|(at, _)| *at > after) {
             return Some("somebody was heard");
         }
         // A foreign owner answers within the wait for a first claim.
         let recent = |at: Nanos| at + 4 * SECOND > self.scene.now;
-        let answered = host.foreign_answered[usize::from(self.step.vip)].is_some_and(recent);
+        let answered = host.foreign_answered[usize::from(self.told.vip)].is_some_and(recent);
         (heard.is_empty() && answered).then_some("a foreign host answered for the address")
     }
 }

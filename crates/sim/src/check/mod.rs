@@ -5,13 +5,13 @@ mod history;
 mod overlap;
 mod takeover;
 
-use standin_core::event::{Reason, Role};
+use standin_core::event::Reason;
 use standin_core::plan::Failback;
 use standin_core::types::Priority;
 
 use crate::clock::{Nanos, SECOND};
 use crate::network::MAX_MACHINES;
-use crate::scene::{Observation, Scene};
+use crate::scene::{Observation, Scene, Transition};
 
 pub use clients::Clients;
 pub use history::History;
@@ -75,14 +75,12 @@ impl Checks {
                     self.overlap.presence(scene, *machine, *vip);
                     self.clients.changed(scene.now, *vip);
                 }
-                Observation::Transition { machine, vip, from, to, reason, cause } => {
-                    let (machine, vip) = (*machine, *vip);
-                    self.clients.changed(scene.now, vip);
-                    let step = history::Step { machine, vip, from: *from, to: *to, cause: *cause };
-                    self.fail(self.stays_put(scene, machine, vip, *to, reason));
-                    let fault = self.history.transition(scene, step, reason);
+                Observation::Transition(told) => {
+                    self.clients.changed(scene.now, told.vip);
+                    self.fail(self.stays_put(scene, told));
+                    let fault = self.history.transition(scene, told);
                     self.fail(fault);
-                    if matches!(reason, Reason::Failback { .. }) {
+                    if matches!(told.reason, Reason::Failback { .. }) {
                         // What follows from it is no instability.
                         self.quiet.fault_at = scene.now;
                     }
@@ -141,14 +139,8 @@ impl Checks {
     }
 
     /// Nothing moves when nothing happens; nothing moves back when `failback = "never"`.
-    fn stays_put(
-        &self,
-        scene: &Scene,
-        machine: u8,
-        vip: u8,
-        to: Role,
-        reason: &Reason,
-    ) -> Option<String> {
+    fn stays_put(&self, scene: &Scene, told: &Transition) -> Option<String> {
+        let Transition { machine, vip, to, ref reason, .. } = *told;
         let name = &scene.machines[usize::from(machine)].name;
         let router = scene.router(machine, vip)?;
         if matches!(reason, Reason::Failback { .. }) {
@@ -161,7 +153,7 @@ impl Checks {
         let patience = takeover::patience(scene, vip) + RETRY;
         let since = self.quiet.fault_at.max(self.quiet.drop_at);
         let quiet = scene.now.saturating_sub(since);
-        (quiet > patience && scene.network.whole()).then(|| {
+        (quiet > patience && scene.network.whole() && scene.network.spike == 0).then(|| {
             format!(
                 "stability: nothing happened for {} ms, but {name} became {to} for {} ({reason:?})",
                 quiet / 1_000_000,

@@ -7,11 +7,15 @@
 //! kernel still works on a request of either, while one of them stands still, or while a cut keeps
 //! one from hearing the other, nothing is judged.
 
-use standin_core::plan::Version;
+use standin_core::plan::{Mode, Version};
+use standin_core::types::Family;
 
 use crate::clock::{MILLISECOND, Nanos};
 use crate::cluster::spoken;
 use crate::scene::Scene;
+
+/// The core asks the network for an unknown sender's MAC this often, at most.
+const ASK_AGAIN: Nanos = 110 * MILLISECOND;
 
 /// Two machines that both have a VIP's addresses.
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +122,17 @@ fn excused(scene: &Scene, pair: &Pair) -> bool {
     busy || deaf || !scene.hears(pair.a, pair.b, pair.vip) || !scene.hears(pair.b, pair.a, pair.vip)
 }
 
+/// Whether `one` may not know yet that `other` is a node: IPv6 adverts come from link-local
+/// addresses, and the question to whom those belong may just have been lost.
+fn unknown(scene: &Scene, vip: u8, one: u8, other: u8, interval: Nanos) -> bool {
+    let known = scene.machines[usize::from(one)].identified[usize::from(other)];
+    let needed = scene.router(one, vip).is_some_and(|router| {
+        !router.plan().has(Family::V4) && router.plan().mode == Mode::Multicast
+    });
+    let recent = |at: &Nanos| at.saturating_add(2 * (interval + ASK_AGAIN)) >= scene.now;
+    needed && known.iter().any(recent)
+}
+
 fn bound(scene: &Scene, pair: &Pair) -> Nanos {
     let interval = |one: u8| {
         scene.router(one, pair.vip).map_or(0, |router| super::nanos(spoken(router.plan())))
@@ -126,5 +141,12 @@ fn bound(scene: &Scene, pair: &Pair) -> Nanos {
     let thawed = |one: u8| scene.machines[usize::from(one)].thawed_at + 4 * longest >= scene.now;
     let listening = if thawed(pair.a) || thawed(pair.b) { longest / 2 } else { 0 };
     let slow_clock = longest / 40;
-    longest + listening + slow_clock + 2 * scene.network.longest() + MILLISECOND / 10
+    let asking = if unknown(scene, pair.vip, pair.a, pair.b, longest)
+        || unknown(scene, pair.vip, pair.b, pair.a, longest)
+    {
+        longest + ASK_AGAIN
+    } else {
+        0
+    };
+    longest + listening + asking + slow_clock + 2 * scene.network.longest() + MILLISECOND / 10
 }
