@@ -1,0 +1,560 @@
+//! The election as one node lives it: RFC 9568 §6.4, and where standin goes beyond it.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use standin_core::event::{Kind, Reason, Role};
+use standin_core::node::Node;
+use standin_core::plan::{
+    AllIneligible, Announce, CheckPlan, ChecksumStyle, Failback, Member, Mode, NodePlan, Plan,
+    Version, VipPlan,
+};
+use standin_core::types::{
+    CheckId, Family, Instant, InterfaceId, IntervalCs, Mac, NodeId, Priority, VipId, Vrid,
+};
+use standin_core::wire::vrrp::{self, Envelope, MULTICAST_V4, Outgoing};
+use standin_core::{Command, Effect, Effects, Input, InterfaceState, Outcome, Verdict};
+
+const VIP: VipId = VipId(0);
+const NGINX: CheckId = CheckId(0);
+const ETH0: InterfaceId = InterfaceId(0);
+const OWN_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const FOREIGN_MAC: Mac = Mac([2, 0, 0, 0, 0, 99]);
+
+/// Node n2 (10.0.0.2, priority 100) beside n1 (10.0.0.1, priority 150), adverts every 100 ms.
+fn plan() -> Plan {
+    let node = |name: &str, address: &str| NodePlan {
+        name: name.into(),
+        addresses: vec![address.parse().unwrap()],
+        vrrp_only: false,
+    };
+    Plan {
+        cluster: "edge".into(),
+        me: NodeId(1),
+        nodes: vec![node("n1", "10.0.0.1"), node("n2", "10.0.0.2"), node("n3", "10.0.0.3")],
+        interfaces: vec!["eth0".into()],
+        checks: vec![CheckPlan { name: "nginx".into(), rise: 2, fall: 2 }],
+        vips: vec![VipPlan {
+            name: "web".into(),
+            vrid: Vrid::new(41).unwrap(),
+            interface: ETH0,
+            addresses: vec!["10.0.0.41/24".parse().unwrap()],
+            advert_interval: IntervalCs::new(10).unwrap(),
+            version: Version::V3,
+            checksum: ChecksumStyle::WithPseudoHeader,
+            mode: Mode::Multicast,
+            password: None,
+            members: vec![
+                Member { node: NodeId(0), priority: Priority(150) },
+                Member { node: NodeId(1), priority: Priority(100) },
+                Member { node: NodeId(2), priority: Priority(100) },
+            ],
+            failback: Failback::Never,
+            hold_down: Duration::from_secs(10),
+            checks: vec![NGINX],
+            all_ineligible: AllIneligible::Keep,
+            accept_unknown: false,
+            announce: Announce { repeat: 5, refresh: Duration::from_secs(60) },
+        }],
+    }
+}
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// One node, its time, and everything that it ever asked for.
+struct Rig {
+    node: Node,
+    now: Instant,
+    log: Vec<(Instant, Effect)>,
+    seen: usize,
+}
+
+impl Rig {
+    /// A healthy node that can use its interface.
+    fn new(plan: Plan) -> Self {
+        let mut rig = Self::unchecked(plan);
+        rig.check(Verdict::Pass);
+        rig.seen = rig.log.len();
+        rig
+    }
+
+    fn unchecked(plan: Plan) -> Self {
+        let now = Instant::from_nanos(50_000_000_000);
+        let node = Node::new(now, plan);
+        let mut rig = Self { node, now, log: Vec::new(), seen: 0 };
+        rig.own(&["10.0.0.2"]);
+        rig.interface(true);
+        rig
+    }
+
+    fn own(&mut self, addresses: &[&str]) {
+        let own: Vec<IpAddr> = addresses.iter().map(|one| one.parse().unwrap()).collect();
+        self.step(Input::OwnAddresses(&own));
+    }
+
+    fn interface(&mut self, up: bool) {
+        let state = InterfaceState { up, mac: Some(OWN_MAC), link_local: None };
+        self.step(Input::Interface { interface: ETH0, state });
+    }
+
+    fn check(&mut self, verdict: Verdict) {
+        self.step(Input::Check { check: NGINX, verdict, detail: "" });
+    }
+
+    fn step(&mut self, input: Input<'_>) {
+        let mut effects = Effects::new();
+        self.node.step(self.now, input, &mut effects);
+        for effect in effects {
+            // The kernel does at once what it is asked.
+            let settled = match &effect {
+                Effect::Hold { .. } => Some(Outcome::Held),
+                Effect::Release { .. } => Some(Outcome::Released),
+                _ => None,
+            };
+            self.log.push((self.now, effect));
+            if let Some(outcome) = settled {
+                self.step(Input::Settled { vip: VIP, outcome });
+            }
+        }
+    }
+
+    /// Lets time pass, with a tick at each deadline.
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(deadline) = self.node.next_deadline().filter(|deadline| *deadline <= end) {
+            assert!(deadline >= self.now, "a deadline in the past that a tick didn't move");
+            self.now = deadline;
+            self.step(Input::Tick);
+        }
+        self.now = end;
+    }
+
+    fn hear(&mut self, source: &str, priority: u8) {
+        self.hear_every(source, priority, 10);
+    }
+
+    fn hear_every(&mut self, source: &str, priority: u8, interval_cs: u16) {
+        let source: IpAddr = source.parse().unwrap();
+        let mut payload = Vec::new();
+        let out = Outgoing {
+            version: Version::V3,
+            vrid: Vrid::new(41).unwrap(),
+            priority: Priority(priority),
+            interval: IntervalCs::new(interval_cs).unwrap(),
+            addresses: &["10.0.0.41".parse().unwrap()],
+            password: None,
+            checksum: ChecksumStyle::WithoutPseudoHeader,
+            source,
+            destination: MULTICAST_V4.into(),
+        };
+        vrrp::emit(&out, &mut payload);
+        let envelope = Envelope { source, destination: MULTICAST_V4.into(), hop_limit: 255 };
+        self.step(Input::Advert { interface: ETH0, envelope, payload: &payload });
+    }
+
+    /// Adverts of n1 at their pace for a while.
+    fn hear_for(&mut self, source: &str, priority: u8, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.hear(source, priority);
+            self.run(ms(100));
+        }
+    }
+
+    fn role(&self) -> Role {
+        self.node.router(VIP).unwrap().role()
+    }
+
+    /// What was asked for since the last look.
+    fn news(&mut self) -> Vec<Effect> {
+        let news = self.log[self.seen..].iter().map(|(_, effect)| effect.clone()).collect();
+        self.seen = self.log.len();
+        news
+    }
+
+    /// Priorities of the adverts since the last look.
+    fn said(&mut self) -> Vec<u8> {
+        let advert = |effect| match effect {
+            Effect::Advert { priority, .. } => Some(priority.0),
+            _ => None,
+        };
+        self.news().into_iter().filter_map(advert).collect()
+    }
+
+    fn last_reason(&self) -> Reason {
+        let reason = |(_, effect): &(Instant, Effect)| match effect {
+            Effect::Event(event) => match &event.kind {
+                Kind::Transition { reason, .. } => Some(reason.clone()),
+                _ => None,
+            },
+            _ => None,
+        };
+        self.log.iter().rev().find_map(reason).unwrap()
+    }
+
+    /// A backup that follows n1.
+    fn following() -> Self {
+        let mut rig = Self::new(plan());
+        rig.hear_for("10.0.0.1", 150, ms(500));
+        assert_eq!(rig.role(), Role::Backup);
+        rig
+    }
+
+    /// An active that took over after n1 fell silent.
+    fn holding() -> Self {
+        let mut rig = Self::following();
+        rig.run(ms(500));
+        assert_eq!(rig.role(), Role::Active);
+        rig.news();
+        rig
+    }
+}
+
+/// 3 × 100 ms and a skew of (256 - 100) / 256 × 100 ms.
+const ACTIVE_DOWN: Duration = Duration::from_nanos(360_937_500);
+const SKEW: Duration = Duration::from_nanos(60_937_500);
+
+#[test]
+fn backup_takes_over_after_three_adverts_and_skew() {
+    let mut rig = Rig::new(plan());
+    rig.hear("10.0.0.1", 150);
+    rig.run(ACTIVE_DOWN - Duration::from_nanos(1));
+    assert_eq!(rig.role(), Role::Backup);
+    rig.news();
+    rig.run(Duration::from_nanos(1));
+    let advert = Effect::Advert { vip: VIP, family: Family::V4, priority: Priority(100) };
+    let news = rig.news();
+    assert!(news.contains(&advert) && news.contains(&Effect::Hold { vip: VIP }), "{news:?}");
+    assert!(matches!(rig.last_reason(), Reason::Silence { lasted, .. } if lasted == ACTIVE_DOWN));
+}
+
+#[test]
+fn priority_zero_leaves_only_the_skew() {
+    let mut rig = Rig::following();
+    rig.hear("10.0.0.1", 0);
+    rig.run(SKEW - Duration::from_nanos(1));
+    assert_eq!(rig.role(), Role::Backup);
+    rig.run(Duration::from_nanos(1));
+    assert_eq!(rig.role(), Role::Active);
+    assert!(matches!(rig.last_reason(), Reason::Released { .. }));
+}
+
+#[test]
+fn backup_learns_the_actives_interval() {
+    let mut rig = Rig::new(plan());
+    rig.hear_every("10.0.0.1", 150, 100);
+    rig.run(ms(3000));
+    assert_eq!(rig.role(), Role::Backup, "3 s and 0.6 s of skew, not 0.36 s");
+    rig.run(ms(700));
+    assert_eq!(rig.role(), Role::Active);
+}
+
+#[test]
+fn backup_ignores_lower_priority_when_not_preempting() {
+    let mut rig = Rig::new(plan());
+    rig.hear_for("10.0.0.3", 50, ms(5000));
+    assert_eq!(rig.role(), Role::Backup);
+}
+
+#[test]
+fn failback_takes_it_back_once_eligible_long_enough() {
+    let mut plan = plan();
+    plan.vips[0].failback = Failback::After(Duration::from_secs(2));
+    let mut rig = Rig::new(plan);
+    rig.hear_for("10.0.0.3", 50, ms(1900));
+    assert_eq!(rig.role(), Role::Backup);
+    rig.hear_for("10.0.0.3", 50, ms(300));
+    assert_eq!(rig.role(), Role::Active);
+    assert!(matches!(rig.last_reason(), Reason::Failback { .. }));
+}
+
+#[test]
+fn the_owner_always_preempts() {
+    let mut plan = plan();
+    plan.vips[0].members[1].priority = Priority::OWNER;
+    let mut rig = Rig::new(plan);
+    rig.hear("10.0.0.1", 150);
+    assert_eq!(rig.role(), Role::Active);
+}
+
+#[test]
+fn active_yields_to_a_higher_priority_and_releases() {
+    let mut rig = Rig::holding();
+    rig.hear("10.0.0.1", 150);
+    assert_eq!(rig.role(), Role::Backup);
+    assert!(rig.news().contains(&Effect::Release { vip: VIP }));
+    assert!(matches!(rig.last_reason(), Reason::Outranked { priority: Priority(150), .. }));
+}
+
+#[test]
+fn equal_priority_is_decided_by_address() {
+    let mut rig = Rig::holding();
+    rig.hear("10.0.0.3", 100);
+    assert_eq!(rig.role(), Role::Backup, "10.0.0.3 is higher than 10.0.0.2");
+    let mut equal = plan();
+    equal.vips[0].members[0].priority = Priority(100);
+    let mut rig = Rig::new(equal);
+    rig.run(ms(1000));
+    assert_eq!(rig.role(), Role::Active);
+    rig.hear("10.0.0.1", 100);
+    assert_eq!(rig.role(), Role::Active, "10.0.0.1 is lower");
+}
+
+#[test]
+fn a_weaker_rival_is_answered_and_the_address_announced_again() {
+    let mut rig = Rig::holding();
+    rig.run(ms(5000));
+    rig.news();
+    rig.hear("10.0.0.3", 50);
+    let news = rig.news();
+    assert!(news.contains(&Effect::Announce { vip: VIP }), "{news:?}");
+    let answers = |effect: &Effect| matches!(effect, Effect::Advert { .. });
+    assert!(news.iter().any(answers), "{news:?}");
+    assert_eq!(rig.role(), Role::Active);
+}
+
+#[test]
+fn a_stranger_with_priority_255_moves_nothing_and_is_named() {
+    let mut rig = Rig::holding();
+    rig.hear("10.0.0.66", 255);
+    rig.hear("10.0.0.66", 0);
+    assert_eq!(rig.role(), Role::Active);
+    let named = |effect: &Effect| {
+        matches!(effect, Effect::Event(event)
+            if matches!(event.kind, Kind::Stranger { source, .. } if source.to_string() == "10.0.0.66"))
+    };
+    assert_eq!(rig.news().iter().filter(|effect| named(effect)).count(), 1);
+}
+
+#[test]
+fn a_stranger_is_obeyed_where_the_file_says_so() {
+    let mut plan = plan();
+    plan.vips[0].accept_unknown = true;
+    let mut rig = Rig::new(plan);
+    rig.run(ms(1000));
+    assert_eq!(rig.role(), Role::Active);
+    rig.hear("10.0.0.66", 255);
+    assert_eq!(rig.role(), Role::Backup);
+}
+
+#[test]
+fn first_claim_comes_after_three_probes() {
+    let mut rig = Rig::new(plan());
+    let probes = |rig: &Rig| {
+        rig.log.iter().filter(|(_, effect)| matches!(effect, Effect::Probe { .. })).count()
+    };
+    rig.run(ACTIVE_DOWN);
+    assert_eq!(probes(&rig), 3, "within the wait that VRRP has anyway");
+    assert_eq!(rig.role(), Role::Active);
+    assert_eq!(rig.last_reason(), Reason::NobodyThere);
+}
+
+#[test]
+fn a_live_foreign_owner_is_never_robbed() {
+    let mut rig = Rig::new(plan());
+    let address: IpAddr = "10.0.0.41".parse().unwrap();
+    let answer_for = |rig: &mut Rig, time: Duration| {
+        let end = rig.now + time;
+        while rig.now < end {
+            rig.run(ms(1));
+            if rig.news().iter().any(|effect| matches!(effect, Effect::Probe { .. })) {
+                rig.step(Input::Sighting { interface: ETH0, address, mac: FOREIGN_MAC });
+            }
+            assert_eq!(rig.role(), Role::Backup);
+        }
+    };
+    rig.seen = 0;
+    answer_for(&mut rig, Duration::from_secs(30));
+    let said = |rig: &Rig, wanted: fn(&Kind) -> bool| {
+        let is = |(_, effect): &&(Instant, Effect)| matches!(effect, Effect::Event(event) if wanted(&event.kind));
+        rig.log.iter().filter(is).count()
+    };
+    assert_eq!(said(&rig, |kind| matches!(kind, Kind::ForeignOwner { mac: FOREIGN_MAC, .. })), 1);
+    rig.run(Duration::from_secs(6));
+    assert_eq!(rig.role(), Role::Active, "it has gone");
+    assert_eq!(said(&rig, |kind| matches!(kind, Kind::ForeignOwnerGone)), 1);
+}
+
+#[test]
+fn a_failed_check_gives_it_away_at_once() {
+    let mut rig = Rig::holding();
+    rig.check(Verdict::Dead);
+    assert_eq!(rig.role(), Role::Backup);
+    let news = rig.news();
+    let goodbye = Effect::Advert { vip: VIP, family: Family::V4, priority: Priority(0) };
+    let said = news.iter().position(|effect| *effect == goodbye).unwrap();
+    let released = news.iter().position(|effect| *effect == Effect::Release { vip: VIP }).unwrap();
+    assert!(said < released);
+}
+
+#[test]
+fn when_nobody_is_healthy_it_is_kept_at_priority_one_after_a_silence() {
+    let mut rig = Rig::holding();
+    rig.check(Verdict::Dead);
+    assert_eq!(rig.said(), [0]);
+    rig.run(ms(399));
+    assert_eq!(rig.said(), [0; 0], "silent for one master-down interval");
+    rig.run(ms(200));
+    assert_eq!(rig.role(), Role::Active);
+    assert_eq!(rig.last_reason(), Reason::NobodyEligible);
+    assert!(rig.said().iter().all(|priority| *priority == 1));
+}
+
+#[test]
+fn with_drop_nobody_has_it() {
+    let mut plan = plan();
+    plan.vips[0].all_ineligible = AllIneligible::Drop;
+    let mut rig = Rig::new(plan);
+    rig.run(ms(1000));
+    rig.check(Verdict::Dead);
+    rig.run(Duration::from_secs(60));
+    assert_eq!(rig.role(), Role::Backup);
+}
+
+#[test]
+fn the_healthy_takes_over_from_priority_one_whatever_failback_says() {
+    let mut rig = Rig::new(plan());
+    rig.hear_for("10.0.0.1", 1, ms(100));
+    assert_eq!(rig.role(), Role::Active);
+    assert!(matches!(rig.last_reason(), Reason::LastResortOver { .. }));
+}
+
+#[test]
+fn who_becomes_eligible_takes_over_from_priority_one() {
+    let mut rig = Rig::unchecked(plan());
+    rig.check(Verdict::Fail);
+    rig.hear_for("10.0.0.1", 1, ms(2000));
+    assert_eq!(rig.role(), Role::Backup);
+    rig.check(Verdict::Pass);
+    rig.check(Verdict::Pass);
+    rig.hear_for("10.0.0.1", 1, ms(100));
+    assert_eq!(rig.role(), Role::Active);
+}
+
+#[test]
+fn hold_down_keeps_a_flapping_node_out_but_not_from_the_only_healthy_one() {
+    let mut rig = Rig::holding();
+    rig.check(Verdict::Dead);
+    rig.hear("10.0.0.3", 100);
+    rig.check(Verdict::Pass);
+    rig.check(Verdict::Pass);
+    rig.hear_for("10.0.0.3", 100, ms(1000));
+    assert_eq!(rig.role(), Role::Backup);
+    assert_ne!(rig.node.router(VIP).unwrap().effective_priority(), Priority(100));
+    // n3 is not healthy any more either.
+    rig.hear_for("10.0.0.3", 1, ms(200));
+    assert_eq!(rig.role(), Role::Active);
+    assert_eq!(rig.node.router(VIP).unwrap().effective_priority(), Priority(100));
+}
+
+#[test]
+fn a_change_of_priority_is_advertised_at_once() {
+    let mut rig = Rig::holding();
+    let mut changed = plan();
+    changed.vips[0].members[1].priority = Priority(180);
+    rig.step(Input::Plan(Box::new(changed)));
+    assert_eq!(rig.said(), [180]);
+    assert_eq!(rig.role(), Role::Active);
+}
+
+#[test]
+fn a_vip_that_leaves_the_file_is_released_with_a_goodbye() {
+    let mut rig = Rig::holding();
+    let mut without = plan();
+    without.vips.clear();
+    rig.step(Input::Plan(Box::new(without)));
+    let news = rig.news();
+    assert!(news.contains(&Effect::Release { vip: VIP }), "{news:?}");
+    assert!(rig.node.router(VIP).is_none());
+}
+
+#[test]
+fn after_a_stall_it_listens_before_it_asserts() {
+    let mut rig = Rig::holding();
+    rig.now = rig.now + Duration::from_secs(5);
+    rig.step(Input::Tick);
+    assert_eq!(rig.said(), [0; 0]);
+    // n3 took it meanwhile; it has the lower address here and the same priority.
+    rig.hear("10.0.0.3", 50);
+    assert_eq!(rig.role(), Role::Backup, "it went on elsewhere: failback is never");
+    assert!(matches!(rig.last_reason(), Reason::TakenWhileStalled { .. }));
+}
+
+#[test]
+fn after_a_stall_with_nobody_there_it_goes_on() {
+    let mut rig = Rig::holding();
+    rig.now = rig.now + Duration::from_secs(5);
+    rig.step(Input::Tick);
+    rig.run(ms(200));
+    assert_eq!(rig.role(), Role::Active);
+    assert!(!rig.said().is_empty());
+}
+
+#[test]
+fn a_backup_that_stood_still_does_not_take_silence_for_death() {
+    let mut rig = Rig::following();
+    rig.node.next_deadline();
+    rig.now = rig.now + Duration::from_secs(5);
+    rig.step(Input::Tick);
+    assert_eq!(rig.role(), Role::Backup);
+    rig.hear_for("10.0.0.1", 150, ms(1000));
+    assert_eq!(rig.role(), Role::Backup);
+}
+
+#[test]
+fn an_address_that_is_gone_ends_it_and_one_that_comes_back_begins_it() {
+    let mut rig = Rig::holding();
+    rig.own(&[]);
+    assert_eq!(rig.role(), Role::Idle);
+    assert_eq!(rig.last_reason(), Reason::SourceAddressGone);
+    rig.own(&["10.0.0.2"]);
+    assert_eq!(rig.role(), Role::Backup);
+    rig.interface(false);
+    assert_eq!(rig.last_reason(), Reason::InterfaceDown);
+}
+
+#[test]
+fn a_refused_address_is_given_up_and_tried_again_later() {
+    let mut rig = Rig::holding();
+    rig.step(Input::Settled { vip: VIP, outcome: Outcome::Refused { errno: 13 } });
+    assert_eq!(rig.role(), Role::Backup);
+    assert_eq!(rig.said(), [0]);
+    rig.run(Duration::from_secs(6));
+    assert_eq!(rig.role(), Role::Active);
+}
+
+#[test]
+fn maintenance_ends_by_itself() {
+    let mut rig = Rig::holding();
+    rig.step(Input::Command(Command::MaintenanceOn { lasting: Some(Duration::from_secs(60)) }));
+    assert_eq!(rig.role(), Role::Backup);
+    rig.hear_for("10.0.0.1", 150, Duration::from_secs(59));
+    assert!(rig.node.view(rig.now).maintenance.is_some());
+    rig.hear_for("10.0.0.1", 150, Duration::from_secs(2));
+    assert!(rig.node.view(rig.now).maintenance.is_none());
+}
+
+#[test]
+fn stop_says_goodbye_and_reports_when_nothing_is_held() {
+    let mut rig = Rig::holding();
+    rig.step(Input::Command(Command::Stop));
+    let news = rig.news();
+    let at = |wanted: &Effect| news.iter().position(|effect| effect == wanted);
+    let goodbye = Effect::Advert { vip: VIP, family: Family::V4, priority: Priority(0) };
+    assert!(at(&goodbye) < at(&Effect::Release { vip: VIP }));
+    assert!(at(&Effect::Release { vip: VIP }) < at(&Effect::Stopped));
+}
+
+#[test]
+fn announcements_come_in_a_burst_and_then_rarely() {
+    let mut rig = Rig::holding();
+    let announced = |rig: &Rig| {
+        rig.log.iter().filter(|(_, effect)| matches!(effect, Effect::Announce { .. })).count()
+    };
+    rig.run(Duration::from_secs(5));
+    assert_eq!(announced(&rig), 5);
+    rig.run(Duration::from_secs(120));
+    assert_eq!(announced(&rig), 7);
+}
