@@ -286,7 +286,7 @@ impl Engine {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Advert { vip, family, priority } => {
-                    self.outbox.queue(&self.node, &self.ports, vip, family, priority);
+                    self.outbox.queue(&self.node, &mut self.ports, vip, family, priority);
                 }
                 Effect::Hold { vip } => {
                     let Some(router) = self.node.router(vip) else { continue };

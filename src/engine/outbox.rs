@@ -35,7 +35,7 @@ impl Outbox {
     pub(super) fn queue(
         &mut self,
         node: &Node,
-        ports: &Ports,
+        ports: &mut Ports,
         vip: VipId,
         family: Family,
         priority: Priority,
@@ -49,13 +49,12 @@ impl Outbox {
         if self.written.len() <= place {
             self.written.resize_with(place + 1, || None);
         }
-        let slot = &mut self.written[place];
-        if slot.as_ref().is_none_or(|written| written.priority != priority) {
+        if self.written[place].as_ref().is_none_or(|written| written.priority != priority) {
             if self.due.iter().any(|due| *due as usize == place) {
-                // Two priorities in one step can't happen: a goodbye is sent before a release.
-                return;
+                // An advert of another priority is still waiting: it goes first.
+                self.send(ports);
             }
-            *slot = Some(write(node, plan, family, priority, source));
+            self.written[place] = Some(write(node, plan, family, priority, source));
         }
         self.due.push(u32::try_from(place).unwrap_or(u32::MAX));
     }
