@@ -101,10 +101,11 @@ impl VirtualRouter {
         match active.listening {
             Some(until) if until > step.now => return,
             Some(_) => {
-                // Nobody took it meanwhile.
+                // Nobody took it meanwhile. The kernel may have ended the addresses, though: they
+                // are held anew, and announced once they are there.
                 active.listening = None;
-                active.announce_again(step, self.plan.announce);
                 self.advertise(step);
+                step.effects.push(Effect::Hold { vip: step.vip });
                 return;
             }
             None => {}
