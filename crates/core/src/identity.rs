@@ -56,9 +56,12 @@ impl Identity {
         let mac = self.mac(now, interface, source, effects)?;
         let mut found = None;
         for (index, node) in nodes.iter().enumerate() {
-            let Some(address) = node.addresses.first() else { continue };
-            if self.mac(now, interface, *address, effects) == Some(mac) {
-                found = u8::try_from(index).ok().map(NodeId);
+            // Every address is asked for: one family may be deaf, and the answer has to come by
+            // the other one.
+            for address in &node.addresses {
+                if self.mac(now, interface, *address, effects) == Some(mac) {
+                    found = u8::try_from(index).ok().map(NodeId);
+                }
             }
         }
         found

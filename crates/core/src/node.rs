@@ -192,7 +192,9 @@ impl Node {
         let who = match member {
             Some(node) => Party::Node(node),
             None if router.plan().accept_unknown => Party::Unknown(source),
-            None if self.identity.undecided(now, interface, source) => return,
+            None if self.identity.undecided(now, interface, source) => {
+                return router.unsure(&mut step);
+            }
             None => return router.stranger(&mut step, source, advert.priority),
         };
         let wins_ties = ties_to(&self.plan, &self.interfaces, router.plan(), who, source);

@@ -188,8 +188,9 @@ pub struct Machine {
     pub saw_foreign: Vec<bool>,
     /// When a foreign owner last answered this life's probes, by VIP.
     pub foreign_answered: Vec<Option<Nanos>>,
-    /// When this life learnt who sits behind another machine's addresses: own, link-local.
-    pub identified: [[Nanos; 2]; MAX_MACHINES],
+    /// When this life learnt who sits behind another machine's addresses: IPv4, IPv6,
+    /// link-local.
+    pub identified: [[Nanos; 3]; MAX_MACHINES],
     pub thawed_at: Nanos,
     pub started_at: Nanos,
     pub ticked_at: Nanos,
@@ -229,7 +230,7 @@ impl Machine {
             heard: vec![BTreeMap::new(); vips],
             saw_foreign: vec![false; vips],
             foreign_answered: vec![None; vips],
-            identified: [[Nanos::MAX; 2]; MAX_MACHINES],
+            identified: [[Nanos::MAX; 3]; MAX_MACHINES],
             thawed_at: 0,
             started_at: 0,
             ticked_at: 0,
@@ -277,10 +278,16 @@ impl Machine {
     /// Whether it can tell which machine sent a packet.
     #[must_use]
     pub fn knows(&self, packet: &Packet) -> bool {
-        let Some(known) = self.identified.get(usize::from(packet.from)) else { return false };
         let link_local =
             matches!(packet.envelope.source, IpAddr::V6(it) if it.is_unicast_link_local());
-        !link_local || known.iter().all(|at| *at != Nanos::MAX)
+        !link_local || self.identified_at(packet.from) != Nanos::MAX
+    }
+
+    /// When it could tell which machine sends from another one's link-local address.
+    #[must_use]
+    pub fn identified_at(&self, other: u8) -> Nanos {
+        let known = self.identified.get(usize::from(other));
+        known.map_or(Nanos::MAX, |[v4, v6, link_local]| *v4.min(v6).max(link_local))
     }
 
     /// The core's number of a VIP of the scene.
@@ -308,7 +315,7 @@ impl Machine {
         self.heard.iter_mut().for_each(BTreeMap::clear);
         self.saw_foreign.fill(false);
         self.foreign_answered.fill(None);
-        self.identified = [[Nanos::MAX; 2]; MAX_MACHINES];
+        self.identified = [[Nanos::MAX; 3]; MAX_MACHINES];
         self.checks.iter_mut().for_each(CheckTruth::forget);
         for slot in &mut self.kernel {
             slot.wanted = false;

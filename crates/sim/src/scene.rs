@@ -360,7 +360,9 @@ impl Scene {
         if !packet.corrupt && host.knows(packet) {
             let (place, said) = (usize::from(packet.vip), (self.now, packet.priority));
             host.heard[place].insert(packet.from, said);
-            host.saw_foreign[place] = false;
+            if mem::take(&mut host.saw_foreign[place]) {
+                self.seen.push(Observation::Disturbed);
+            }
         }
         let cause = Cause::Advert { from: packet.from, vip: packet.vip, priority: packet.priority };
         let (envelope, payload) = (packet.envelope, packet.payload.as_slice());

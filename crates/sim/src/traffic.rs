@@ -234,13 +234,14 @@ impl Scene {
     fn tell(&mut self, from: usize, to: usize, what: Seen, family: Family, wait: u64) {
         let fate = self.network.fate(&mut self.random, from, to, family);
         let (Ok(sender), Ok(target)) = (u8::try_from(from), u8::try_from(to)) else { return };
+        let overtaken = to == CLIENT && self.network.spike > 0;
         match fate {
-            Fate::Arrives { after, corrupt: false, .. } => {
+            Fate::Arrives { after, corrupt: false, .. } if !overtaken => {
                 let due = Due::Sighting { to: target, from: sender, what };
                 self.queue.push(self.now + wait + after, due);
             }
             _ if to == CLIENT => {
-                // It may have believed the one that was lost: nothing is known of it now.
+                // It may have believed the one that was lost or late: nothing is known of it now.
                 if let Seen::Vip(vip) = what {
                     self.cache[usize::from(vip)] = Some(CACHE_UNKNOWN);
                 }
@@ -278,7 +279,7 @@ impl Scene {
         }
         if let Seen::Own(kind) = what {
             let known = &mut self.machines[usize::from(to)].identified[usize::from(from)];
-            let at = &mut known[usize::from(kind == LINK_LOCAL)];
+            let at = &mut known[usize::from(kind)];
             *at = (*at).min(self.now);
         }
         if self.machines[usize::from(to)].sabotage == Sabotage::LooksAway {

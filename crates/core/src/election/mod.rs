@@ -517,6 +517,15 @@ impl VirtualRouter {
         }
     }
 
+    /// An advert from a sender that may turn out to be a node: it may have told clients to send
+    /// there, and may never be heard again.
+    pub fn unsure(&mut self, step: &mut Step<'_>) {
+        self.counters.adverts_ignored += 1;
+        if let State::Active(active) = &mut self.state {
+            active.announce_again(step, self.plan.announce);
+        }
+    }
+
     /// An advert for this router from a sender that isn't obeyed.
     pub fn stranger(&mut self, step: &mut Step<'_>, source: IpAddr, priority: Priority) {
         self.counters.adverts_ignored += 1;

@@ -125,12 +125,12 @@ fn excused(scene: &Scene, pair: &Pair) -> bool {
 /// Whether `one` may not know yet that `other` is a node: IPv6 adverts come from link-local
 /// addresses, and the question to whom those belong may just have been lost.
 fn unknown(scene: &Scene, vip: u8, one: u8, other: u8, interval: Nanos) -> bool {
-    let known = scene.machines[usize::from(one)].identified[usize::from(other)];
+    let known = scene.machines[usize::from(one)].identified_at(other);
+    let by_v4 = scene.network.passes(usize::from(other), usize::from(one), Family::V4);
     let needed = scene.router(one, vip).is_some_and(|router| {
-        !router.plan().has(Family::V4) && router.plan().mode == Mode::Multicast
+        router.plan().mode == Mode::Multicast && !(by_v4 && router.plan().has(Family::V4))
     });
-    let recent = |at: &Nanos| at.saturating_add(2 * (interval + ASK_AGAIN)) >= scene.now;
-    needed && known.iter().any(recent)
+    needed && known.saturating_add(2 * (interval + ASK_AGAIN)) >= scene.now
 }
 
 fn bound(scene: &Scene, pair: &Pair) -> Nanos {
