@@ -121,7 +121,7 @@ impl AdvertReceiver {
             libc::recvmmsg(
                 self.socket.as_raw_fd(),
                 headers.as_mut_ptr(),
-                BATCH as libc::c_uint,
+                libc::c_uint::try_from(BATCH).unwrap_or(0),
                 libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )

@@ -29,6 +29,14 @@ impl User {
         Ok(Self { uid: user.uid, gid: user.gid, groups })
     }
 
+    /// The user that owns nothing, 65534 on every Linux.
+    #[must_use]
+    pub fn nobody() -> Self {
+        const NOBODY: u32 = 65534;
+        let gid = Gid::from_raw(NOBODY);
+        Self { uid: Uid::from_raw(NOBODY), gid, groups: vec![gid] }
+    }
+
     #[must_use]
     pub const fn uid(&self) -> u32 {
         self.uid.as_raw()

@@ -77,7 +77,7 @@ fn bind(socket: &Socket, index: u32) -> io::Result<()> {
     // SAFETY: all-zero bytes are a valid sockaddr_ll.
     let mut name: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
     name.sll_family = libc::AF_PACKET.try_into().unwrap_or(0);
-    name.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    name.sll_protocol = u16::try_from(libc::ETH_P_ALL).unwrap_or(0).to_be();
     name.sll_ifindex = i32::try_from(index).unwrap_or(0);
     #[allow(clippy::cast_possible_truncation, reason = "the size of a small structure")]
     let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;

@@ -18,14 +18,16 @@ pub fn realtime(priority: u8) -> io::Result<()> {
 /// Keeps every page that was touched, and will be, from being swapped out.
 ///
 /// # Errors
-/// EPERM or ENOMEM without `CAP_IPC_LOCK`; nothing is locked then, so that starting a thread can't
-/// fail later for want of lockable memory.
+/// EPERM or ENOMEM with neither `CAP_IPC_LOCK` nor an unlimited `RLIMIT_MEMLOCK`; nothing is locked
+/// then, so that starting a thread can't fail later for want of lockable memory.
 pub fn lock_memory() -> io::Result<()> {
     let all = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
     // SAFETY: the limit outlives the call.
     let unlimited = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const all) } == 0;
-    if !unlimited {
-        return Err(io::Error::last_os_error());
+    let refused = io::Error::last_os_error();
+    // Raising a limit takes CAP_SYS_RESOURCE; for who has CAP_IPC_LOCK there is no limit.
+    if !unlimited && crate::process::missing_capabilities().contains(&"CAP_IPC_LOCK") {
+        return Err(refused);
     }
     // SAFETY: changes how the kernel treats our pages, not what they hold.
     let result =

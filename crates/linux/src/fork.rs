@@ -1,0 +1,122 @@
+//! Splitting a process in two, and hearing signals by a descriptor.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// Which half of a split process this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    Parent {
+        child: u32,
+    },
+    Child,
+}
+
+/// Splits the process; both halves go on from here with the same memory and descriptors.
+///
+/// # Errors
+/// As fork(2); `InvalidInput` when the process has more than one thread: the child would have the
+/// locks of threads that it doesn't have.
+pub fn split() -> io::Result<Half> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "more than one thread"));
+    }
+    // SAFETY: there is one thread, so no lock can be held by one that the child lacks.
+    match unsafe { libc::fork() } {
+        0 => Ok(Half::Child),
+        child => u32::try_from(child)
+            .map(|child| Half::Parent { child })
+            .map_err(|_| io::Error::last_os_error()),
+    }
+}
+
+/// Waits for a child that has ended, and returns its exit code; a signal is 128 and its number.
+///
+/// # Errors
+/// ECHILD when it is no child of this process.
+pub fn reap(child: u32) -> io::Result<i32> {
+    let mut status = 0;
+    let pid = libc::pid_t::try_from(child).map_err(|_| io::ErrorKind::InvalidInput)?;
+    loop {
+        // SAFETY: the status outlives the call.
+        if unsafe { libc::waitpid(pid, &raw mut status, 0) } == pid {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    if libc::WIFEXITED(status) {
+        Ok(libc::WEXITSTATUS(status))
+    } else {
+        Ok(128 + libc::WTERMSIG(status))
+    }
+}
+
+/// Signals that are kept from their ordinary effect and read from a descriptor instead.
+#[derive(Debug)]
+pub struct Signals {
+    fd: OwnedFd,
+    before: libc::sigset_t,
+}
+
+impl Signals {
+    /// Blocks `signals` for the calling thread and those that it starts.
+    ///
+    /// # Errors
+    /// As signalfd(2).
+    pub fn take(signals: &[i32]) -> io::Result<Self> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigemptyset initialises the set that the other calls use; all outlive the calls.
+        let (before, fd) = unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            let mut set = set.assume_init();
+            for signal in signals {
+                libc::sigaddset(&raw mut set, *signal);
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, before.as_mut_ptr());
+            let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+            (before.assume_init(), libc::signalfd(-1, &raw const set, flags))
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made and belongs to nobody else.
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, before })
+    }
+
+    /// The next signal that came; `None` when there is none.
+    #[must_use]
+    pub fn next(&self) -> Option<i32> {
+        let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
+        let len = size_of::<libc::signalfd_siginfo>();
+        // SAFETY: the buffer is as long as said.
+        let read = unsafe { libc::read(self.fd.as_raw_fd(), info.as_mut_ptr().cast(), len) };
+        if usize::try_from(read) != Ok(len) {
+            return None;
+        }
+        // SAFETY: the kernel has filled it in.
+        i32::try_from(unsafe { info.assume_init() }.ssi_signo).ok()
+    }
+
+    /// Gives the signals back their ordinary effect.
+    pub fn give_back(self) {
+        // SAFETY: the set was filled in by the kernel.
+        unsafe {
+            libc::pthread_sigmask(
+                libc::SIG_SETMASK,
+                &raw const self.before,
+                std::ptr::null_mut(),
+            );
+        }
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

@@ -1,0 +1,153 @@
+//! Memory that two processes share, for what one must know of the other after its death.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+/// A fixed number of bytes behind a descriptor that a fork or an exec inherits.
+///
+/// Bytes are copied in and out; whoever shares the region keeps the order by atomics of its own.
+#[derive(Debug)]
+pub struct Region {
+    fd: OwnedFd,
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to the Region, and all access to it goes through atomics or raw copies
+// of bytes, for which any value is valid.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+impl Region {
+    /// New, all zero. Pages take memory only once they are written.
+    ///
+    /// # Errors
+    /// As memfd_create(2) and mmap(2).
+    pub fn new(len: usize) -> io::Result<Self> {
+        // Without CLOEXEC: it is there to be inherited.
+        let fd = memfd_create(c"standin-ledger", MemfdFlags::empty())?;
+        ftruncate(&fd, len as u64)?;
+        Self::map(fd, len)
+    }
+
+    /// The region behind an inherited descriptor.
+    ///
+    /// # Errors
+    /// As mmap(2); `InvalidInput` when the file isn't `len` bytes long.
+    pub fn of(fd: OwnedFd, len: usize) -> io::Result<Self> {
+        let file = File::from(fd);
+        if file.metadata()?.len() != len as u64 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Self::map(file.into(), len)
+    }
+
+    fn map(fd: OwnedFd, len: usize) -> io::Result<Self> {
+        // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing of ours.
+        let start = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                &fd,
+                0,
+            )?
+        };
+        let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { fd, start, len })
+    }
+
+    /// A counter at `place`, counted in eight bytes; `None` beyond the end.
+    #[must_use]
+    pub fn counter(&self, place: usize) -> Option<&AtomicU64> {
+        let offset = place.checked_mul(8)?;
+        if offset.checked_add(8)? > self.len {
+            return None;
+        }
+        // SAFETY: in bounds, aligned because mappings begin at a page, valid for any bytes; it is
+        // only ever used as an atomic.
+        Some(unsafe { &*self.start.as_ptr().add(offset).cast::<AtomicU64>() })
+    }
+
+    /// Copies `bytes` to `offset`; false, and nothing is copied, when they don't fit.
+    #[must_use]
+    pub fn write(&self, offset: usize, bytes: &[u8]) -> bool {
+        if offset.checked_add(bytes.len()).is_none_or(|end| end > self.len) {
+            return false;
+        }
+        // SAFETY: in bounds; no reference to these bytes exists, in this process or another.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                bytes.as_ptr(),
+                self.start.as_ptr().add(offset),
+                bytes.len(),
+            );
+        }
+        true
+    }
+
+    /// Copies `len` bytes from `offset`; `None` beyond the end.
+    #[must_use]
+    pub fn read(&self, offset: usize, len: usize) -> Option<Vec<u8>> {
+        if offset.checked_add(len)? > self.len {
+            return None;
+        }
+        let mut bytes = vec![0; len];
+        // SAFETY: in bounds; a concurrent writer can make the bytes nonsense but nothing worse, and
+        // the vector is ours.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                self.start.as_ptr().add(offset),
+                bytes.as_mut_ptr(),
+                len,
+            );
+        }
+        Some(bytes)
+    }
+}
+
+impl AsFd for Region {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and nothing can refer to it any more.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering;
+
+    #[test]
+    fn another_mapping_of_the_same_descriptor_sees_what_was_written() {
+        let region = Region::new(4096).unwrap();
+        region.counter(0).unwrap().store(7, Ordering::Relaxed);
+        assert!(region.write(100, b"hello"));
+        let other = Region::of(region.as_fd().try_clone_to_owned().unwrap(), 4096).unwrap();
+        assert_eq!(other.counter(0).unwrap().load(Ordering::Relaxed), 7);
+        assert_eq!(other.read(100, 5).unwrap(), b"hello");
+    }
+
+    #[test]
+    fn nothing_is_touched_beyond_the_end() {
+        let region = Region::new(4096).unwrap();
+        assert!(!region.write(4095, b"xy"));
+        assert!(region.read(4095, 2).is_none());
+        assert!(region.counter(512).is_none());
+        assert!(region.write(usize::MAX, b"") || region.read(usize::MAX, 1).is_none());
+    }
+}
