@@ -42,6 +42,8 @@ pub(super) struct Manner {
     pub(super) keepalived: bool,
     /// nginx listens on the VIPs alone.
     pub(super) bind_vip: bool,
+    /// The sysctl of that name; `None`: every second node has it on.
+    pub(super) promote_secondaries: Option<bool>,
 }
 
 /// One line of `standin lab status`.
@@ -166,7 +168,8 @@ impl Lab {
         let layout = self.layout.nodes.get(node).context("no such node")?;
         let mut host = Host::start(&layout.name)?;
         self.switch.plug(node, &host, &self.layout.interfaces)?;
-        network::address_node(&mut host, node, layout, &self.layout.interfaces)?;
+        let promote = self.manner.promote_secondaries;
+        network::address_node(&mut host, node, layout, &self.layout.interfaces, promote)?;
         self.nginx.configure(&mut host)?;
         if self.manner.bind_vip && self.is_keepalived(node) {
             for family in ["ipv4", "ipv6"] {

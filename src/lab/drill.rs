@@ -1,7 +1,6 @@
 //! A drill: each fault in turn, measured by a client, judged, and repaired before the next.
 
 use std::fs;
-use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use serde::Serialize;
 use super::client::{Client, Measured};
 use super::cluster::Lab;
 use super::faults::{Ends, Expected, Fault};
+use super::progress::Progress;
 use super::{daemon, keepalived, table};
 
 /// After a repair all must be well again; the flap damping of a whole file may be in the way.
@@ -27,6 +27,9 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(15);
 
 /// Once a cut is healed, the two that were active at once must settle it.
 const HEALED_OVERLAP_ADVERTS: u32 = 4;
+
+/// A client that is held up for longer measures itself.
+const STALL: Duration = Duration::from_millis(10);
 
 /// What a drill is asked for.
 #[derive(Clone, Debug)]
@@ -57,9 +60,32 @@ pub(super) struct Run {
     pub(super) client_stall_ms: f64,
     /// Requests that failed between repair and steadiness.
     pub(super) requests_failed_in_repair: usize,
+    /// Whether standin is answerable for it; a keepalived was hit otherwise.
+    pub(super) judged: bool,
     pub(super) good: bool,
     /// Why it isn't.
     pub(super) reasons: Vec<String>,
+}
+
+impl Run {
+    /// A fault that could not be injected.
+    fn impossible(fault: Fault, round: u32, reason: String) -> Self {
+        Self {
+            fault: fault.name(),
+            round,
+            before: "?".to_owned(),
+            after: "?".to_owned(),
+            without_answer_ms: None,
+            requests: 0,
+            requests_failed: 0,
+            overlap_ms: 0.0,
+            client_stall_ms: 0.0,
+            requests_failed_in_repair: 0,
+            judged: true,
+            good: false,
+            reasons: vec![reason],
+        }
+    }
 }
 
 /// The whole drill.
@@ -100,8 +126,13 @@ pub(super) fn run(lab: &mut Lab, wish: &Wish) -> Result<Report> {
     for round in 1..=wish.rounds {
         for fault in &faults {
             progress.begin(fault.title());
-            let run = drill.once(*fault, round)?;
-            progress.end(&table::line(&run, wish.comparison));
+            let run = drill
+                .once(*fault, round)
+                .unwrap_or_else(|error| Run::impossible(*fault, round, format!("{error:#}")));
+            if !run.good {
+                drill.restore();
+            }
+            progress.end(&table::line(&run));
             runs.push(run);
         }
     }
@@ -114,7 +145,7 @@ pub(super) fn run(lab: &mut Lab, wish: &Wish) -> Result<Report> {
         nodes: drill.lab.count(),
         comparison: wish.comparison,
         took_s: (began.elapsed().as_secs_f64() * 10.0).round() / 10.0,
-        good: wish.comparison || runs.iter().all(|run| run.good),
+        good: runs.iter().all(|run| run.good || !run.judged),
         bounds_ms: faults.iter().map(bound).collect(),
         runs,
         evidence: drill.evidence,
@@ -136,6 +167,7 @@ impl Drill<'_> {
         let Some(&[active]) = before.first().map(Vec::as_slice) else {
             bail!("the first VIP has not exactly one holder");
         };
+        let judged = !self.wish.comparison && !self.lab.is_keepalived(active);
         let network = self.lab.client().network()?;
         let client = Client::start(network, self.lab.vip_addresses(), self.wish.deadline);
         let mut reasons = Vec::new();
@@ -178,7 +210,7 @@ impl Drill<'_> {
         if fault == Fault::VipDeleted && restored.is_some() && self.restored(active) <= restored {
             reasons.push("the daemon doesn't know that it put the VIP back".to_owned());
         }
-        if !reasons.is_empty() {
+        if judged && !reasons.is_empty() {
             self.keep_evidence(fault, round)?;
         }
 
@@ -200,7 +232,7 @@ impl Drill<'_> {
         }
         overlap = overlap.max(healed);
         self.check_own(&mut reasons);
-        if !reasons.is_empty() {
+        if judged && !reasons.is_empty() {
             self.keep_evidence(fault, round)?;
         }
         Ok(Run {
@@ -214,6 +246,7 @@ impl Drill<'_> {
             overlap_ms: milliseconds(overlap),
             client_stall_ms: milliseconds(measured.stall),
             requests_failed_in_repair: in_repair.failed,
+            judged,
             good: reasons.is_empty(),
             reasons,
         })
@@ -233,11 +266,19 @@ impl Drill<'_> {
     ) {
         match (expected.outage, measured.outage) {
             (Some(_), None) => reasons.push("no answer came back".to_owned()),
-            (Some(bound), Some(outage)) if outage > bound => reasons.push(format!(
-                "{} ms without an answer, at most {} ms expected",
-                milliseconds(outage),
-                milliseconds(bound)
-            )),
+            (Some(bound), Some(outage)) if outage > bound => {
+                let held_up = if measured.stall > STALL {
+                    let stall = milliseconds(measured.stall);
+                    format!(" (this machine is busy: the client itself was held up for {stall} ms)")
+                } else {
+                    String::new()
+                };
+                reasons.push(format!(
+                    "{} ms without an answer, at most {} ms expected{held_up}",
+                    milliseconds(outage),
+                    milliseconds(bound)
+                ));
+            }
             _ => {}
         }
         for (vip, holders) in self.lab.cluster.vips.iter().zip(except(after, connected)) {
@@ -263,6 +304,15 @@ impl Drill<'_> {
         if fault == Fault::DaemonKilled && after.iter().flatten().any(|node| *node == active) {
             reasons.push("the VIP outlived its daemon".to_owned());
         }
+    }
+
+    /// After a fault that went badly: whatever is still broken must not spoil the next one.
+    fn restore(&mut self) {
+        for node in 0..self.lab.count() {
+            // What can't be mended makes the next fault impossible, which is said then.
+            let _unmended = self.lab.heal(node).and_then(|()| self.lab.start(node));
+        }
+        let _unsteady = self.steady();
     }
 
     /// How many changes of role each node's daemon has recorded; `None` where it doesn't say.
@@ -361,9 +411,6 @@ impl Drill<'_> {
 
     /// Saves what the nodes know of it while they are still there.
     fn keep_evidence(&mut self, fault: Fault, round: u32) -> Result<()> {
-        if self.wish.comparison {
-            return Ok(());
-        }
         let directory = match &self.evidence {
             Some(directory) => directory.clone(),
             None => {
@@ -419,41 +466,6 @@ fn wait_for(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
         std::thread::sleep(Duration::from_millis(10));
     }
     done()
-}
-
-/// One line per fault: on a terminal it is live.
-struct Progress {
-    live: bool,
-    count: usize,
-    current: usize,
-}
-
-impl Progress {
-    fn new(count: usize) -> Self {
-        Self { live: std::io::stderr().is_terminal(), count, current: 0 }
-    }
-
-    fn begin(&mut self, title: &str) {
-        self.current += 1;
-        self.say(title);
-    }
-
-    fn say(&self, what: &str) {
-        if self.live {
-            self.write(&format!("\r\x1b[K{:>3}/{} {what} …", self.current, self.count));
-        }
-    }
-
-    fn end(&self, line: &str) {
-        let start = if self.live { "\r\x1b[K" } else { "" };
-        self.write(&format!("{start}{:>3}/{} {line}\n", self.current, self.count));
-    }
-
-    fn write(&self, text: &str) {
-        let mut stderr = std::io::stderr().lock();
-        // Nobody watches any more: the drill's result still counts.
-        let _unwatched = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
-    }
 }
 
 /// Where the evidence of a bad drill is.

@@ -16,7 +16,7 @@ use super::agent::{Answer, LONGEST_LINE, Order};
 const SET_UP_WITHIN: Duration = Duration::from_secs(10);
 
 /// How long one command inside a host may take.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How a command inside a host ended.
 #[derive(Debug)]

@@ -25,6 +25,7 @@ mod keepalived;
 mod layout;
 mod network;
 mod nginx;
+mod progress;
 mod supervisor;
 mod table;
 
@@ -47,30 +48,42 @@ use control::{Reply, Request};
 pub(crate) struct LabArgs {
     #[command(subcommand)]
     command: Option<LabCommand>,
+    /// Inject each fault in turn while a client measures, print a table, and end
+    #[arg(long)]
+    drill: bool,
     #[command(flatten)]
-    up: UpArgs,
+    wanted: Wanted,
+}
+
+/// `standin drill`: a lab that is built for a drill only.
+#[derive(Debug, Args)]
+pub(crate) struct DrillArgs {
+    #[command(flatten)]
+    wanted: Wanted,
 }
 
 /// What a lab is built of and what it is built for.
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
-struct UpArgs {
+struct Wanted {
     /// The cluster file; without it a pair with one VIP is made up
     file: Option<PathBuf>,
-    /// Inject each fault in turn while a client measures, print a table, and end
-    #[arg(long)]
+    #[arg(skip)]
     drill: bool,
-    /// Inject each fault this often; the table shows the worst
+    /// Drill: inject each fault this often; the table shows the worst
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: u32,
-    /// Inject these faults only
+    /// Drill: inject these faults only
     #[arg(long, value_name = "FAULT,…", value_delimiter = ',')]
     only: Vec<String>,
-    /// Print the drill's result as JSON
+    /// Drill: print the result as JSON
     #[arg(long)]
     json: bool,
-    /// Leave the lab running after the drill
+    /// Drill: leave the lab running afterwards
     #[arg(long)]
     keep: bool,
+    /// Drill: a request without an answer by then has failed
+    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(10..=10_000))]
+    deadline_ms: u64,
     /// Run Debian's keepalived on every node, to compare
     #[arg(long)]
     keepalived: bool,
@@ -89,9 +102,9 @@ struct UpArgs {
     /// How often the made-up cluster's nodes advertise
     #[arg(long, value_name = "TIME", conflicts_with = "file")]
     advert_interval: Option<String>,
-    /// A request without an answer by then has failed
-    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(10..=10_000))]
-    deadline_ms: u64,
+    /// Set this sysctl on all nodes; without it, on every second one
+    #[arg(long, value_name = "0|1", value_parser = clap::value_parser!(u8).range(0..=1))]
+    promote_secondaries: Option<u8>,
     /// What the lab is called, to have several
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -176,10 +189,19 @@ const DEFAULT_NAME: &str = "default";
 /// end with the thread that started them, and user namespaces are for processes of one thread.
 #[must_use]
 pub(crate) fn main(args: LabArgs) -> ExitCode {
-    let result = match args.command {
-        None => up(args.up),
+    finish(match args.command {
+        None => up(Wanted { drill: args.drill, ..args.wanted }),
         Some(command) => obey(command),
-    };
+    })
+}
+
+/// `standin drill`, under the same conditions as [`main`].
+#[must_use]
+pub(crate) fn drill(args: DrillArgs) -> ExitCode {
+    finish(up(Wanted { drill: true, ..args.wanted }))
+}
+
+fn finish(result: Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         eprintln!("standin lab: {error:#}");
         ExitCode::FAILURE
@@ -187,7 +209,7 @@ pub(crate) fn main(args: LabArgs) -> ExitCode {
 }
 
 /// Starts the supervisor, and stays until the lab is up, or its drill is over.
-fn up(mut args: UpArgs) -> Result<ExitCode> {
+fn up(mut args: Wanted) -> Result<ExitCode> {
     let name = args.name.get_or_insert_with(|| match args.drill && !args.keep {
         true => format!("drill-{}", std::process::id()),
         false => DEFAULT_NAME.to_owned(),

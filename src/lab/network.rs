@@ -107,11 +107,6 @@ fn port(index: usize, segment: usize) -> String {
     format!("p{index}-{segment}")
 }
 
-/// The kernel's default and systemd's, in turn, so that both are met.
-pub(super) fn promotes_secondaries(index: usize) -> bool {
-    index % 2 == 1
-}
-
 /// Every second node's default route names its own address as source, as installers write it.
 fn names_source(index: usize) -> bool {
     index.is_multiple_of(2)
@@ -123,8 +118,11 @@ pub(super) fn address_node(
     index: usize,
     node: &NodeLayout,
     interfaces: &[String],
+    promote_secondaries: Option<bool>,
 ) -> Result<()> {
-    let promote = if promotes_secondaries(index) { "1" } else { "0" };
+    // The kernel's default and systemd's, in turn, so that both are met.
+    let promote = promote_secondaries.unwrap_or(index % 2 == 1);
+    let promote = if promote { "1" } else { "0" };
     host.write("/proc/sys/net/ipv4/conf/all/promote_secondaries", promote)?;
     let mut batch = prepare(host, interfaces)?;
     let Some(device) = interfaces.first() else { bail!("a host without an interface") };

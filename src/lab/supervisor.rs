@@ -15,7 +15,7 @@ use super::control::Control;
 use super::drill::{self, Report, Wish};
 use super::example::{self, Variant};
 use super::faults::Fault;
-use super::{UpArgs, table};
+use super::{Wanted, table};
 
 /// The arguments, as one line.
 const LONGEST_LINE: u64 = 1 << 16;
@@ -24,7 +24,7 @@ const LONGEST_LINE: u64 = 1 << 16;
 const ELECTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Starts the supervisor and waits until it lets this process go, or ends.
-pub(super) fn launch(args: &UpArgs) -> Result<ExitCode> {
+pub(super) fn launch(args: &Wanted) -> Result<ExitCode> {
     let (mut ours, theirs) = UnixStream::pair()?;
     let mut command = Command::new("/proc/self/exe");
     command.args(["lab", "supervise"]).stdin(Stdio::from(OwnedFd::from(theirs)));
@@ -49,7 +49,7 @@ pub(super) fn main() -> Result<ExitCode> {
     let mut launcher = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let mut line = String::new();
     BufReader::new(launcher.try_clone()?).take(LONGEST_LINE).read_line(&mut line)?;
-    let args: UpArgs = serde_json::from_str(&line).context("no arguments from `standin lab`")?;
+    let args: Wanted = serde_json::from_str(&line).context("no arguments from `standin lab`")?;
     let Some((cluster, text)) = read(&args)? else { return Ok(ExitCode::FAILURE) };
     let faults = wished_faults(&args)?;
 
@@ -66,7 +66,11 @@ pub(super) fn main() -> Result<ExitCode> {
         spawn::die_with_parent()?;
     }
     let began = Instant::now();
-    let manner = Manner { keepalived: args.keepalived, bind_vip: args.bind_vip };
+    let manner = Manner {
+        keepalived: args.keepalived,
+        bind_vip: args.bind_vip,
+        promote_secondaries: args.promote_secondaries.map(|value| value != 0),
+    };
     let mut lab = Lab::build(cluster, text, manner, &mut |what| tell(what))?;
     clear();
     eprintln!(
@@ -104,7 +108,7 @@ pub(super) fn main() -> Result<ExitCode> {
 }
 
 /// The cluster file, read; `None` when it has faults, which are shown.
-fn read(args: &UpArgs) -> Result<Option<(Cluster, String)>> {
+fn read(args: &Wanted) -> Result<Option<(Cluster, String)>> {
     let (name, text) = match &args.file {
         Some(path) => {
             let text = std::fs::read_to_string(path)
@@ -125,7 +129,7 @@ fn read(args: &UpArgs) -> Result<Option<(Cluster, String)>> {
     Ok(loaded.model.map(|cluster| (cluster, text)))
 }
 
-fn wished_faults(args: &UpArgs) -> Result<Vec<Fault>> {
+fn wished_faults(args: &Wanted) -> Result<Vec<Fault>> {
     if args.only.is_empty() {
         return Ok(Fault::ALL.to_vec());
     }

@@ -7,11 +7,11 @@ const HEAD: [&str; 6] =
     ["fault", "active before → after", "without an answer", "requests failed", "bound", "verdict"];
 
 /// One run in one line, while the drill goes on.
-pub(super) fn line(run: &Run, comparison: bool) -> String {
-    let verdict = match (comparison, run.good) {
-        (true, _) => "measured".to_owned(),
-        (false, true) => "good".to_owned(),
-        (false, false) => format!("BAD: {}", run.reasons.join("; ")),
+pub(super) fn line(run: &Run) -> String {
+    let verdict = match (run.judged, run.good) {
+        (false, _) => "measured".to_owned(),
+        (true, true) => "good".to_owned(),
+        (true, false) => format!("BAD: {}", run.reasons.join("; ")),
     };
     format!(
         "{}: {} → {}, {} without an answer, {} of {} requests failed: {verdict}",
@@ -33,30 +33,33 @@ pub(super) fn render(report: &Report) -> String {
         let mut times: Vec<Option<f64>> = runs.iter().map(|run| run.without_answer_ms).collect();
         times.sort_by(|a, b| order(*a, *b));
         let median = times.get(times.len() / 2).copied().flatten();
-        let without = if runs.len() > 1 {
-            format!("{} (median {})", time(worst.without_answer_ms), time(median))
-        } else {
-            time(worst.without_answer_ms)
+        let without = match worst.without_answer_ms {
+            Some(_) if runs.len() > 1 => {
+                format!("{} (median {})", time(worst.without_answer_ms), time(median))
+            }
+            longest => time(longest),
         };
-        let failed = runs.iter().map(|run| run.requests_failed).max().unwrap_or_default();
-        let bad = runs.iter().filter(|run| !run.good).count();
-        let verdict = match (report.comparison, bad) {
-            (true, _) => "—".to_owned(),
-            (false, 0) => "good".to_owned(),
-            (false, bad) if runs.len() > 1 => format!("BAD, {bad} of {}", runs.len()),
-            (false, _) => "BAD".to_owned(),
+        let most_failed = runs.iter().copied().max_by_key(|run| run.requests_failed);
+        let (failed, of) = most_failed.map_or((0, 0), |run| (run.requests_failed, run.requests));
+        let judged = runs.iter().filter(|run| run.judged).count();
+        let bad = runs.iter().filter(|run| run.judged && !run.good).count();
+        let verdict = match (judged, bad) {
+            (0, _) => "—".to_owned(),
+            (_, 0) => "good".to_owned(),
+            (_, bad) if runs.len() > 1 => format!("BAD, {bad} of {}", runs.len()),
+            _ => "BAD".to_owned(),
         };
         rows.push([
             title(fault).to_owned(),
             format!("{} → {}", worst.before, worst.after),
             without,
-            format!("{failed} of {}", worst.requests),
+            format!("{failed} of {of}"),
             bound.map_or_else(|| "one holder".to_owned(), |bound| format!("{bound} ms")),
             verdict,
         ]);
     }
     let mut text = grid(&rows);
-    for run in report.runs.iter().filter(|run| !run.good && !report.comparison) {
+    for run in report.runs.iter().filter(|run| run.judged && !run.good) {
         text += &format!("\n{}, round {}:", title(run.fault), run.round);
         for reason in &run.reasons {
             text += &format!("\n  {reason}");
@@ -113,7 +116,7 @@ fn worse(a: &Run, b: &Run) -> std::cmp::Ordering {
 
 /// The last line of a drill.
 pub(super) fn summary(report: &Report) -> String {
-    let bad = report.runs.iter().filter(|run| !run.good).count();
+    let bad = report.runs.iter().filter(|run| run.judged && !run.good).count();
     let count = report.runs.len();
     let took = report.took_s;
     if report.comparison {
