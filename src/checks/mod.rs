@@ -40,7 +40,6 @@ pub(crate) struct Report {
     pub(crate) verdict: Verdict,
     /// One line for a person, at most 300 bytes.
     pub(crate) detail: String,
-    pub(crate) took: Duration,
 }
 
 /// Where results go; called on the runtime's thread, so it must not block.
@@ -246,7 +245,7 @@ impl Desk {
             live.runs += 1;
             live.failures += u64::from(verdict != Verdict::Pass);
         }
-        (self.board.sink)(Report { check: self.check, verdict, detail, took });
+        (self.board.sink)(Report { check: self.check, verdict, detail });
     }
 
     /// Says what is being looked at, once it is known.
@@ -288,7 +287,9 @@ fn trim(detail: &mut String) {
         *detail = detail.replace(|c: char| c.is_control(), " ");
     }
     if detail.len() > DETAIL_BYTES {
-        let end = detail.floor_char_boundary(DETAIL_BYTES - "…".len());
+        let room = DETAIL_BYTES - "…".len();
+        // Of four bytes in a row at least one begins a letter.
+        let end = (0..=room).rev().find(|end| detail.is_char_boundary(*end)).unwrap_or(0);
         detail.truncate(end);
         detail.push('…');
     }

@@ -73,8 +73,7 @@ impl Script {
         let ended = match self.exchange(user.as_ref(), environment, deadline, &mut tail).await {
             Ok(ended) => ended,
             Err(error) => {
-                let program = self.command.first().map(String::as_str).unwrap_or_default();
-                return Outcome::fail(format!("{program}: {error}"));
+                return Outcome::fail(self.not_started(&error));
             }
         };
         let said = tail.text();
@@ -86,6 +85,23 @@ impl Script {
         let detail = if last.is_empty() { how } else { format!("{how}: {last}") };
         let outcome = if good { Outcome::pass(detail) } else { Outcome::fail(detail) };
         outcome.with_output(said)
+    }
+
+    /// The kernel's words for a script that doesn't start mislead.
+    fn not_started(&self, error: &io::Error) -> String {
+        let program = self.command.first().map(String::as_str).unwrap_or_default();
+        let found = std::path::Path::new(program).exists();
+        match error.kind() {
+            io::ErrorKind::NotFound if found => {
+                format!("not run: the interpreter in the first line of {program} isn't there")
+            }
+            io::ErrorKind::NotFound => format!("not run: there is no {program}"),
+            io::ErrorKind::PermissionDenied => {
+                let who = self.user.as_deref().unwrap_or("this user");
+                format!("not run: {program} isn't executable for {who}; mend: chmod a+rx {program}")
+            }
+            _ => format!("not run: {program}: {error}"),
+        }
     }
 
     /// Looks the user up on another thread: a directory service may be slow.
@@ -159,7 +175,9 @@ fn describe(status: ExitStatus) -> String {
 fn last_lines(said: &str) -> &str {
     const SHOWN: usize = 240;
     let said = said.trim();
-    said.get(said.ceil_char_boundary(said.len().saturating_sub(SHOWN))..).unwrap_or_default()
+    let start = said.len().saturating_sub(SHOWN);
+    let start = (start..said.len()).find(|start| said.is_char_boundary(*start));
+    start.and_then(|start| said.get(start..)).unwrap_or_default()
 }
 
 /// The last bytes of a stream.

@@ -11,6 +11,9 @@ use super::{Report, Running, locked, start};
 
 const MARK: &str = "STANDIN_TEST_HOST";
 
+/// A test that takes longer hangs.
+const LONGEST_S: &str = "60";
+
 /// Folders that a test may fill: empty in the test's own host.
 const EMPTY: &[&str] =
     &["/run", "/var/log", "/etc/nginx", "/etc/sysctl.d", "/usr/local", "/var/tmp"];
@@ -25,8 +28,22 @@ pub(crate) fn on_a_host<F: Future<Output = ()>>(test: &str, body: impl FnOnce() 
         runtime.block_on(body());
         return;
     }
-    let output = Command::new("unshare")
-        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+    // Teardown of one test's network delays another's timed one.
+    let lock = std::env::temp_dir().join("standin-timed-tests.lock");
+    let output = Command::new("flock")
+        .arg(lock)
+        .args([
+            "timeout",
+            "--signal=KILL",
+            LONGEST_S,
+            "unshare",
+            "--net",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+        ])
         .args(["--propagation", "private", "--"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads", "1"])

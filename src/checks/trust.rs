@@ -105,7 +105,7 @@ fn look(here: &Path) -> Result<bool, String> {
     let said = |who: &str, mend: String| {
         Err(format!(
             "not run as root: {} (mode {mode:04o}, owner uid {owner}, gid {}) can be changed by {who}; \
-             mend: {mend}, or give the check a user",
+             mend: {mend}, or set `user`",
             here.display(),
             found.gid()
         ))

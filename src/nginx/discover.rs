@@ -48,8 +48,8 @@ pub(crate) struct Survey {
     pub(crate) master: Option<u32>,
     /// What the master has bound; `None` when that can't be seen.
     pub(crate) bound: Option<Vec<SocketAddr>>,
-    /// Workers whose master is gone.
-    pub(crate) orphans: Vec<u32>,
+    /// Workers whose master is gone; `None` when a master was known and nobody looked for them.
+    pub(crate) orphans: Option<Vec<u32>>,
     /// What a person should know: other masters, a binary that isn't run, files that can't be read.
     pub(crate) notes: Vec<String>,
 }
@@ -96,8 +96,11 @@ pub(crate) async fn survey(
     earlier: Option<&Survey>,
 ) -> Survey {
     let (masters, orphans) = match known.and_then(master) {
-        Some(known) => (vec![known], Vec::new()),
-        None => running(),
+        Some(known) => (vec![known], None),
+        None => {
+            let (masters, orphans) = aside(running).await;
+            (masters, Some(orphans))
+        }
     };
     let mut candidates = Vec::new();
     let mut strangers = Vec::new();
@@ -109,15 +112,14 @@ pub(crate) async fn survey(
             strangers.extend(home.conf.map(|conf| (master.pid, conf)));
         }
     }
-    let (chosen, mut others) = choose(candidates);
+    let Choice { chosen, mut others } = aside(|| choose(candidates)).await;
     others.extend(strangers);
     let home = match &chosen {
         Some((_, home)) => home.clone(),
         None => home_of(section, None, earlier).await,
     };
     let chosen = chosen.map(|(master, _)| master);
-    let reading = tokio::task::spawn_blocking(move || read(home, chosen, orphans));
-    let mut survey = reading.await.unwrap_or_default();
+    let mut survey = aside(move || read(home, chosen, orphans)).await;
     if !others.is_empty() {
         let listed: Vec<String> =
             others.iter().map(|(pid, conf)| format!("{pid} ({})", conf.display())).collect();
@@ -130,7 +132,7 @@ pub(crate) async fn survey(
 }
 
 /// Reads the configuration and what the master has bound; slow disks are waited for here.
-fn read(home: Home, master: Option<Master>, orphans: Vec<u32>) -> Survey {
+fn read(home: Home, master: Option<Master>, orphans: Option<Vec<u32>>) -> Survey {
     let Home { binary, build, prefix, conf, notes } = home;
     let mut survey = Survey { binary, build, prefix, conf, orphans, notes, ..Survey::default() };
     survey.binary_stamp = survey.binary.as_deref().and_then(Stamp::of);
@@ -228,8 +230,21 @@ fn fits(section: &Nginx, home: &Home) -> bool {
     agrees(&section.binary, &home.binary) && agrees(&section.conf, &home.conf)
 }
 
-/// The best candidate: root's, named by its own pid file; and the others, which are other nginxes.
-fn choose(candidates: Vec<(Master, Home)>) -> (Option<(Master, Home)>, Vec<(u32, PathBuf)>) {
+/// Does what may be slow on another thread.
+async fn aside<T: Default + Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    // Nothing here panics, and a runtime that is shut down asks for nothing more.
+    tokio::task::spawn_blocking(work).await.unwrap_or_default()
+}
+
+/// The nginx that is watched, and the masters that aren't, each with its configuration.
+#[derive(Debug, Default)]
+struct Choice {
+    chosen: Option<(Master, Home)>,
+    others: Vec<(u32, PathBuf)>,
+}
+
+/// The best candidate is root's and named by its own pid file.
+fn choose(candidates: Vec<(Master, Home)>) -> Choice {
     let named = |master: &Master, home: &Home| {
         let survey_pid = master.arguments.global("pid").map(PathBuf::from);
         let config_pid = home.conf.as_deref().and_then(|conf| files::read(conf, &open, &glob).pid);
@@ -257,7 +272,7 @@ fn choose(candidates: Vec<(Master, Home)>) -> (Option<(Master, Home)>, Vec<(u32,
     // Two masters of one configuration are an upgrade under way.
     let mine = chosen.as_ref().and_then(|(_, home)| home.conf.clone());
     others.retain(|(_, conf)| Some(conf) != mine.as_ref());
-    (chosen, others)
+    Choice { chosen, others }
 }
 
 /// Every master on this host, root's first, and the workers that have none.

@@ -141,7 +141,7 @@ fn remember(settings: &[&str], drop_in: &Path) -> io::Result<bool> {
         Err(error) => return Err(error),
     };
     let Some(text) = with(settings, &before) else { return Ok(false) };
-    let folder = drop_in.parent().unwrap_or(Path::new("/"));
+    let folder = drop_in.parent().unwrap_or_else(|| Path::new("/"));
     fs::create_dir_all(folder)?;
     let mut name = drop_in.file_name().unwrap_or_default().to_owned();
     // Not ending in .conf, so that a half-written one is never read at boot.

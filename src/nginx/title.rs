@@ -66,7 +66,7 @@ impl Arguments {
         while let Some(word) = words.next() {
             let Some(option) = word.strip_prefix('-') else { continue };
             // `-c FILE` and `-cFILE` are the same to nginx.
-            let (letter, glued) = option.split_at(option.ceil_char_boundary(1));
+            let Some((letter, glued)) = option.split_at_checked(1) else { continue };
             let mut value = || (!glued.is_empty()).then_some(glued).or_else(|| words.next());
             match letter {
                 "c" => found.conf = value().map(PathBuf::from),

@@ -306,8 +306,10 @@ impl Watch {
 
     fn surveyed(&mut self, survey: Survey) {
         let first = self.survey.is_none();
-        if self.master.is_none() {
-            self.orphans.clone_from(&survey.orphans);
+        if self.master.is_none()
+            && let Some(orphans) = &survey.orphans
+        {
+            self.orphans.clone_from(orphans);
         }
         let found = survey.master.filter(|_| self.master.is_none());
         self.survey = Some(Arc::new(survey));
