@@ -25,6 +25,9 @@ const ANSWERED_FOR: Duration = Duration::from_millis(300);
 /// A cluster that hasn't answered by then won't.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(15);
 
+/// A VIP that nobody can serve comes to rest all the same.
+const SETTLED_FOR: Duration = Duration::from_secs(1);
+
 /// Once a cut is healed, the two that were active at once must settle it.
 const HEALED_OVERLAP_ADVERTS: u32 = 4;
 
@@ -160,9 +163,20 @@ struct Drill<'a> {
     own: Vec<String>,
 }
 
+/// A fault that was injected, and how things were before.
+struct Scene {
+    fault: Fault,
+    expected: Expected,
+    active: usize,
+    start: Instant,
+    /// Node by node: whether it still shares the network with the others.
+    connected: Vec<bool>,
+    transitions: Vec<Option<usize>>,
+    restored: Option<u64>,
+}
+
 impl Drill<'_> {
     fn once(&mut self, fault: Fault, round: u32) -> Result<Run> {
-        let expected = fault.expected(&self.lab.cluster);
         let before = self.lab.active();
         let Some(&[active]) = before.first().map(Vec::as_slice) else {
             bail!("the first VIP has not exactly one holder");
@@ -175,63 +189,22 @@ impl Drill<'_> {
             reasons.push("no steady answers before the fault".to_owned());
         }
 
-        let transitions = self.transitions();
-        let restored = self.restored(active);
-        let start = Instant::now();
-        let hurt = match fault.inject(self.lab, active) {
-            Ok(hurt) => hurt,
-            Err(error) => {
-                reasons.push(format!("{error:#}"));
-                (0..self.lab.count()).collect()
-            }
-        };
-        wait_for(expected.watch_for, || false);
-        if expected.outage.is_some() {
+        let (scene, hurt) = self.inject(fault, active, &mut reasons);
+        wait_for(scene.expected.watch_for, || false);
+        if scene.expected.outage.is_some() {
             wait_for(GIVE_UP_AFTER, || client.steady_for() >= ANSWERED_FOR);
         }
-        let measured = client.so_far(start);
-        let mut connected = vec![true; self.lab.count()];
-        if !fault.leaves_connected() {
-            for node in &hurt {
-                if let Some(slot) = connected.get_mut(*node) {
-                    *slot = false;
-                }
-            }
-        }
-        let mut overlap = self.lab.holders.overlap(start, &connected);
-        let after = self.lab.active();
-        self.judge(fault, &expected, active, &after, &connected, start, &measured, &mut reasons);
-        if overlap > expected.overlap {
-            reasons.push(two_holders(overlap, expected.overlap));
-        }
-        if expected.ends == Ends::Unmoved && self.transitions() != transitions {
-            reasons.push("a node changed its role, although nothing was wrong".to_owned());
-        }
-        if fault == Fault::VipDeleted && restored.is_some() && self.restored(active) <= restored {
-            reasons.push("the daemon doesn't know that it put the VIP back".to_owned());
-        }
+        let measured = client.so_far(scene.start);
+        let after = except(&self.lab.active(), &scene.connected);
+        let overlap = self.judge(&scene, &after, &measured, &mut reasons);
         if judged && !reasons.is_empty() {
             self.keep_evidence(fault, round)?;
         }
 
         let repaired = Instant::now();
-        if let Err(error) = fault.repair(self.lab, &hurt) {
-            reasons.push(format!("repair: {error:#}"));
-        }
-        if let Err(error) = self.steady() {
-            reasons.push(format!("after the repair: {error:#}"));
-        }
+        let healed = self.repair(&scene, &hurt, repaired, &mut reasons);
         let in_repair = client.so_far(repaired);
         client.finish()?;
-        let healed = self.lab.holders.overlap(repaired, &vec![true; self.lab.count()]);
-        let advert =
-            self.lab.cluster.vips.iter().map(|vip| vip.advert_interval.as_duration()).max();
-        let settles = advert.unwrap_or_default() * HEALED_OVERLAP_ADVERTS;
-        if healed > settles.max(expected.overlap) {
-            reasons.push(format!("after the repair, {}", two_holders(healed, settles)));
-        }
-        overlap = overlap.max(healed);
-        self.check_own(&mut reasons);
         if judged && !reasons.is_empty() {
             self.keep_evidence(fault, round)?;
         }
@@ -239,11 +212,11 @@ impl Drill<'_> {
             fault: fault.name(),
             round,
             before: self.names(&before),
-            after: self.names(&except(&after, &connected)),
+            after: self.names(&after),
             without_answer_ms: measured.outage.map(milliseconds),
             requests: measured.attempts,
             requests_failed: measured.failed,
-            overlap_ms: milliseconds(overlap),
+            overlap_ms: milliseconds(overlap.max(healed)),
             client_stall_ms: milliseconds(measured.stall),
             requests_failed_in_repair: in_repair.failed,
             judged,
@@ -252,58 +225,109 @@ impl Drill<'_> {
         })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what was expected beside what was seen")]
-    fn judge(
-        &self,
+    /// Does it; also says which nodes need repair.
+    fn inject(
+        &mut self,
         fault: Fault,
-        expected: &Expected,
         active: usize,
+        reasons: &mut Vec<String>,
+    ) -> (Scene, Vec<usize>) {
+        let (transitions, restored) = (self.transitions(), self.restored(active));
+        let start = Instant::now();
+        let hurt = fault.inject(self.lab, active).unwrap_or_else(|error| {
+            reasons.push(format!("{error:#}"));
+            (0..self.lab.count()).collect()
+        });
+        let cut_off = |node: usize| !fault.leaves_connected() && hurt.contains(&node);
+        let connected = (0..self.lab.count()).map(|node| !cut_off(node)).collect();
+        let expected = fault.expected(&self.lab.cluster);
+        (Scene { fault, expected, active, start, connected, transitions, restored }, hurt)
+    }
+
+    /// Says what is wrong with what was seen; hands back for how long there were two holders.
+    fn judge(
+        &mut self,
+        scene: &Scene,
         after: &[Vec<usize>],
-        connected: &[bool],
-        start: Instant,
         measured: &Measured,
         reasons: &mut Vec<String>,
-    ) {
+    ) -> Duration {
+        let Scene { fault, expected, active, start, .. } = *scene;
+        let overlap = self.lab.holders.overlap(start, &scene.connected);
         match (expected.outage, measured.outage) {
             (Some(_), None) => reasons.push("no answer came back".to_owned()),
             (Some(bound), Some(outage)) if outage > bound => {
-                let held_up = if measured.stall > STALL {
-                    let stall = milliseconds(measured.stall);
-                    format!(" (this machine is busy: the client itself was held up for {stall} ms)")
-                } else {
-                    String::new()
-                };
-                reasons.push(format!(
-                    "{} ms without an answer, at most {} ms expected{held_up}",
-                    milliseconds(outage),
-                    milliseconds(bound)
-                ));
+                reasons.push(too_long(outage, bound, measured.stall));
             }
             _ => {}
         }
-        for (vip, holders) in self.lab.cluster.vips.iter().zip(except(after, connected)) {
-            let [holder] = holders.as_slice() else {
-                reasons.push(format!("VIP {} is held by {} nodes", vip.name, holders.len()));
-                continue;
-            };
-            if expected.ends == Ends::Elsewhere && *holder == active {
-                reasons.push(format!("VIP {} did not move", vip.name));
+        for (vip, holders) in self.lab.cluster.vips.iter().zip(after) {
+            match holders.as_slice() {
+                [holder] if expected.ends == Ends::Elsewhere && *holder == active => {
+                    reasons.push(format!("VIP {} did not move", vip.name));
+                }
+                [_] => {}
+                many => reasons.push(format!("VIP {} is held by {} nodes", vip.name, many.len())),
             }
         }
-        if expected.ends == Ends::Unmoved {
-            let moved = self.lab.holders.changes(start);
-            let mut others = moved.iter().filter(|it| it.holds && it.node != active);
-            if let Some(change) = others.next() {
-                reasons.push(format!(
-                    "VIP {} moved to {}, although nothing was wrong",
-                    change.address,
-                    self.lab.name(change.node)
-                ));
-            }
+        if overlap > expected.overlap {
+            reasons.push(two_holders(overlap, expected.overlap));
         }
-        if fault == Fault::DaemonKilled && after.iter().flatten().any(|node| *node == active) {
+        match expected.ends {
+            Ends::Unmoved => {
+                let moved = self.lab.holders.changes(start);
+                if let Some(change) = moved.iter().find(|it| it.holds && it.node != active) {
+                    let (address, name) = (change.address, self.lab.name(change.node));
+                    reasons
+                        .push(format!("VIP {address} moved to {name}, although nothing was wrong"));
+                }
+                if self.transitions() != scene.transitions {
+                    reasons.push("a node changed its role, although nothing was wrong".to_owned());
+                }
+            }
+            Ends::OnOne => {
+                if !self.lab.holders.changes(Instant::now() - SETTLED_FOR).is_empty() {
+                    reasons.push("the VIP has not come to rest".to_owned());
+                }
+            }
+            Ends::Elsewhere => {}
+        }
+        if fault == Fault::DaemonKilled
+            && self.lab.active().iter().flatten().any(|it| *it == active)
+        {
             reasons.push("the VIP outlived its daemon".to_owned());
         }
+        if fault == Fault::VipDeleted
+            && scene.restored.is_some()
+            && self.restored(active) <= scene.restored
+        {
+            reasons.push("the daemon doesn't know that it put the VIP back".to_owned());
+        }
+        overlap
+    }
+
+    /// Undoes the fault, waits until all is well; hands back for how long there were two holders.
+    fn repair(
+        &mut self,
+        scene: &Scene,
+        hurt: &[usize],
+        repaired: Instant,
+        reasons: &mut Vec<String>,
+    ) -> Duration {
+        if let Err(error) = scene.fault.repair(self.lab, hurt) {
+            reasons.push(format!("repair: {error:#}"));
+        }
+        if let Err(error) = self.steady() {
+            reasons.push(format!("after the repair: {error:#}"));
+        }
+        let healed = self.lab.holders.overlap(repaired, &vec![true; self.lab.count()]);
+        let adverts = self.lab.cluster.vips.iter().map(|vip| vip.advert_interval.as_duration());
+        let settles = adverts.max().unwrap_or_default() * HEALED_OVERLAP_ADVERTS;
+        if healed > settles.max(scene.expected.overlap) {
+            reasons.push(format!("after the repair, {}", two_holders(healed, settles)));
+        }
+        self.check_own(reasons);
+        healed
     }
 
     /// After a fault that went badly: whatever is still broken must not spoil the next one.
@@ -440,6 +464,16 @@ impl Drill<'_> {
         }
         Ok(())
     }
+}
+
+fn too_long(outage: Duration, bound: Duration, stall: Duration) -> String {
+    let (outage, bound) = (milliseconds(outage), milliseconds(bound));
+    let mut text = format!("{outage} ms without an answer, at most {bound} ms expected");
+    if stall > STALL {
+        let stall = milliseconds(stall);
+        text += &format!(" (this machine is busy: the client itself was held up for {stall} ms)");
+    }
+    text
 }
 
 fn two_holders(overlap: Duration, bound: Duration) -> String {

@@ -19,9 +19,8 @@ pub(super) struct Switch {
 impl Switch {
     pub(super) fn new(segments: usize) -> Result<Self> {
         let network = spawn::new_network().context(
-            "cannot make a network namespace: the lab needs root, or user namespaces \
-             (sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces above 0, and no \
-             AppArmor restriction on them)",
+            "cannot make a network namespace: root needs CAP_SYS_ADMIN for it (docker run \
+             --privileged) and the sysctl user.max_net_namespaces above 0",
         )?;
         let switch = Self { network, segments };
         let mut batch = String::new();
