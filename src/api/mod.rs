@@ -34,6 +34,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::control::Request;
 use crate::control::history::Record;
 
+/// Longer than this nobody means; it also keeps the engine's clock from running over.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+
 type Desk = mpsc::Sender<Request>;
 
 /// Who is on the other end of the Unix socket.
@@ -83,7 +86,10 @@ pub(crate) async fn serve_tcp(listen: SocketAddr, desk: Desk) -> std::io::Result
 }
 
 fn reading() -> Router<Desk> {
-    Router::new().route("/v1/status", get(status)).route("/v1/events", get(events))
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/events", get(events))
+        .fallback(nothing_here)
 }
 
 /// Puts a question to the control plane and waits for the answer.
@@ -91,6 +97,12 @@ async fn ask<T>(desk: &Desk, request: impl FnOnce(oneshot::Sender<T>) -> Request
     let (sender, receiver) = oneshot::channel();
     desk.send(request(sender)).await.ok()?;
     receiver.await.ok()
+}
+
+async fn nothing_here() -> Response {
+    let body = json!({ "error": "there is /v1/status, /v1/events; over the Unix socket also \
+                                 POST /v1/maintenance, /v1/reload" });
+    (StatusCode::NOT_FOUND, Json(body)).into_response()
 }
 
 fn stuck() -> Response {
@@ -129,16 +141,14 @@ async fn events(State(desk): State<Desk>, Query(which): Query<Which>) -> Respons
         let mut next = Bytes::from(text);
         // A follower that has gone is noticed at the next send.
         while sender.send(Ok(next)).await.is_ok() {
-            next = loop {
-                match tokio::time::timeout(Duration::from_secs(30), future.recv()).await {
-                    Ok(Ok(record)) => break Bytes::from(line(&record)),
-                    Ok(Err(RecvError::Lagged(missed))) => {
-                        break Bytes::from(format!("{{\"missed\":{missed}}}\n"));
-                    }
-                    Ok(Err(RecvError::Closed)) => return,
-                    // An empty line finds out whether anybody is still there.
-                    Err(_) => break Bytes::from_static(b"\n"),
+            next = match tokio::time::timeout(Duration::from_secs(30), future.recv()).await {
+                Ok(Ok(record)) => Bytes::from(line(&record)),
+                Ok(Err(RecvError::Lagged(missed))) => {
+                    Bytes::from(format!("{{\"missed\":{missed}}}\n"))
                 }
+                Ok(Err(RecvError::Closed)) => return,
+                // An empty line finds out whether anybody is still there.
+                Err(_) => Bytes::from_static(b"\n"),
             };
         }
     });
@@ -169,7 +179,8 @@ impl futures_core::Stream for Lines {
 #[derive(Deserialize)]
 struct MaintenanceOrder {
     on: bool,
-    for_s: Option<u64>,
+    /// Fractions count.
+    for_s: Option<f64>,
 }
 
 async fn maintenance(
@@ -178,7 +189,13 @@ async fn maintenance(
     Json(order): Json<MaintenanceOrder>,
 ) -> Response {
     let command = if order.on {
-        Command::MaintenanceOn { lasting: order.for_s.map(Duration::from_secs) }
+        let lasting = order.for_s.map(Duration::try_from_secs_f64).transpose();
+        let Some(lasting) = lasting.ok().filter(|time| time.is_none_or(|time| time <= LONGEST))
+        else {
+            let body = json!({ "error": "for_s is a number of seconds, at most a year's" });
+            return (StatusCode::BAD_REQUEST, Json(body)).into_response();
+        };
+        Command::MaintenanceOn { lasting }
     } else {
         Command::MaintenanceOff
     };

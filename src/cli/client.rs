@@ -1,29 +1,61 @@
 //! Talks to the daemon of this node over its Unix socket.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+
+use crate::exit::Exit;
 
 /// No answer of the daemon is longer, apart from a stream of events.
 const ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
-/// No daemon answers at the socket.
+/// Why a request came to nothing, and what the command exits with.
 #[derive(Debug)]
-pub(crate) struct NoDaemon(pub(crate) String);
+pub(crate) struct Unanswered {
+    pub(crate) exit: Exit,
+    words: String,
+}
 
-impl std::fmt::Display for NoDaemon {
+impl std::fmt::Display for Unanswered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.words)
     }
 }
 
-impl std::error::Error for NoDaemon {}
+impl std::error::Error for Unanswered {}
+
+/// The socket couldn't be connected to.
+fn unreachable(socket: &Path, error: &std::io::Error) -> Unanswered {
+    let socket = socket.display();
+    match error.kind() {
+        ErrorKind::PermissionDenied => Unanswered {
+            exit: Exit::BadHost,
+            words: format!(
+                "{socket} is for root and the group standin; use sudo, or: usermod -aG standin $USER"
+            ),
+        },
+        kind => {
+            let why = match kind {
+                ErrorKind::NotFound => "there is no such socket".to_owned(),
+                ErrorKind::ConnectionRefused => "nobody listens there any more".to_owned(),
+                _ => error.to_string(),
+            };
+            Unanswered {
+                exit: Exit::NoDaemon,
+                words: format!(
+                    "no standin answers at {socket}: {why}. Is it running? systemctl status standin"
+                ),
+            }
+        }
+    }
+}
 
 /// Runs a future of a command to its end.
 pub(crate) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
@@ -37,12 +69,7 @@ pub(crate) async fn send(
     path: &str,
     body: Option<&serde_json::Value>,
 ) -> Result<Response<Incoming>> {
-    let stream = UnixStream::connect(socket).await.map_err(|error| {
-        NoDaemon(format!(
-            "no standin answers at {} ({error}); is it running? systemctl status standin",
-            socket.display()
-        ))
-    })?;
+    let stream = UnixStream::connect(socket).await.map_err(|error| unreachable(socket, &error))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let body = body.map_or_else(String::new, ToString::to_string);
@@ -71,5 +98,10 @@ pub(crate) async fn call(
     }
     let said = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
     let words = said.as_ref().and_then(|said| said.get("error")?.as_str());
-    Err(anyhow!("{}", words.unwrap_or_else(|| status.as_str())))
+    let words = words.map_or_else(|| format!("the daemon says {status}"), str::to_owned);
+    let exit = match status {
+        StatusCode::UNPROCESSABLE_ENTITY => Exit::BadFile,
+        _ => Exit::Failed,
+    };
+    Err(Unanswered { exit, words }.into())
 }

@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::control::{self, Paths};
 use crate::exit::Exit;
 use crate::lab;
-use client::NoDaemon;
+use client::Unanswered;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -49,6 +49,10 @@ enum Command {
                             standin maintenance off")]
     Maintenance(orders::MaintenanceArgs),
     /// Read the cluster file again; a file with errors changes nothing
+    #[command(
+        after_help = "Example: standin reload\n\nkill -HUP and `systemctl reload standin` do \
+                            the same; status and the log say what became of it."
+    )]
     Reload(orders::ReloadArgs),
     /// Rehearse a cluster on this machine, in network namespaces
     #[command(after_help = "Examples:\n  standin lab              a pair and a client, left \
@@ -117,7 +121,7 @@ pub(crate) fn main() -> ExitCode {
         Err(error) if is_closed_pipe(&error) => Exit::Done.into(),
         Err(error) => {
             eprintln!("error: {error:#}");
-            if error.is::<NoDaemon>() { Exit::NoDaemon } else { Exit::Failed }.into()
+            error.downcast_ref::<Unanswered>().map_or(Exit::Failed, |error| error.exit).into()
         }
     }
 }

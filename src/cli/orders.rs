@@ -38,7 +38,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 pub(super) fn maintenance(args: &MaintenanceArgs) -> Result<()> {
     let on = args.switch == Switch::On;
-    let body = json!({ "on": on, "for_s": args.lasting.map(|time| time.as_secs()) });
+    let body = json!({ "on": on, "for_s": args.lasting.map(|time| time.as_secs_f64()) });
     let socket = args.places.socket();
     client::block_on(client::call(&socket, Method::POST, "/v1/maintenance", Some(&body)))?;
     match (on, args.lasting) {

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use standin_config::Cluster;
 use standin_core::Command;
@@ -44,6 +44,9 @@ const ENGINE_ANSWERS: Duration = Duration::from_secs(1);
 
 /// A stop that takes longer than this ends all the same; what is left runs out in the kernel.
 const STOP_TAKES: Duration = Duration::from_secs(5);
+
+/// Stop scripts are waited for at most this long, well below the unit's TimeoutStopSec=.
+const STOP_SCRIPTS_TAKE: Duration = Duration::from_secs(60);
 
 /// An engine that hasn't gone round for this long must not have its watchdog fed.
 const ENGINE_STUCK: Duration = Duration::from_secs(2);
@@ -198,10 +201,7 @@ async fn serve(paths: Paths, ready: startup::Ready) -> io::Result<()> {
                 FromEngine::Stopped => break,
             },
             Some(request) = requests.recv() => this.request(request).await,
-            Some(ran) = ran.recv() => {
-                let severity = if ran.ok { Severity::Info } else { Severity::Warning };
-                this.log.line(severity, Some(&ran.vip), &ran.text);
-            }
+            Some(ran) = ran.recv() => this.ran(&ran),
             _ = hangup.recv() => {
                 // The outcome is in the log and in status.
                 let _ = this.reload("SIGHUP");
@@ -220,13 +220,13 @@ async fn serve(paths: Paths, ready: startup::Ready) -> io::Result<()> {
         this.happened(*happened);
     }
     drop(this.running.take());
-    let waited = tokio::time::timeout(STOP_TAKES, this.notifier.finish()).await;
+    let patience = this.notifier.patience().clamp(STOP_TAKES, STOP_SCRIPTS_TAKE);
+    let waited = tokio::time::timeout(patience, this.notifier.finish()).await;
     if waited.is_err() {
         this.log.line(Severity::Warning, None, "stop scripts were still running and are left");
     }
     while let Ok(ran) = ran.try_recv() {
-        let severity = if ran.ok { Severity::Info } else { Severity::Warning };
-        this.log.line(severity, Some(&ran.vip), &ran.text);
+        this.ran(&ran);
     }
     this.log.line(Severity::Notice, None, "standin has stopped");
     // It puts the host's settings back before it goes.
@@ -279,7 +279,15 @@ impl Control {
                 let _ = reply.send((records, self.followers.subscribe()));
             }
             Request::Command { command, by, reply } => {
-                self.log.line(Severity::Notice, None, &format!("{command:?}, asked by {by}"));
+                let words = match command {
+                    Command::MaintenanceOn { lasting: Some(time) } => {
+                        format!("maintenance on for {}", crate::cli::ago(time))
+                    }
+                    Command::MaintenanceOn { lasting: None } => "maintenance on".to_owned(),
+                    Command::MaintenanceOff => "maintenance off".to_owned(),
+                    Command::Stop => "stop".to_owned(),
+                };
+                self.log.line(Severity::Notice, None, &format!("{words}, asked by {by}"));
                 let _ = reply.send(self.engine.offer(ToEngine::Command(command)));
             }
             Request::Reload { by, reply } => {
@@ -318,14 +326,17 @@ impl Control {
         let (chosen, log) = match taken {
             Ok(taken) => taken,
             Err(refusal) => {
-                let text = format!(
-                    "the cluster file has errors and was not taken ({by}); the old one stays in \
-                     force:\n{}",
-                    refusal.text
+                let head = format!(
+                    "the cluster file was not taken (asked by {by}); the old one stays in force"
                 );
-                text.lines().for_each(|line| self.log.line(Severity::Error, None, line));
+                for line in refusal.text.lines().filter(|line| !line.is_empty()) {
+                    let line = line.strip_prefix("error: ").unwrap_or(line);
+                    self.log.line(Severity::Error, None, line);
+                }
+                let first = refusal.text.lines().next().unwrap_or_default();
+                self.note(Severity::Error, "reload_refused", None, &format!("{head}: {first}"));
                 self.file_error = Some(refusal.text.clone());
-                return Err(text);
+                return Err(format!("{head}:\n{}", refusal.text.trim_end()));
             }
         };
         self.log = log;
@@ -338,14 +349,48 @@ impl Control {
             return Err("the engine is stuck and didn't take the file".to_owned());
         }
         self.start_checks(&chosen.plan);
-        let text = format!("{} was read again and taken ({by})", self.paths.file.display());
+        let file = self.paths.file.display();
+        let text = format!("{file} was read again and taken (asked by {by})");
         self.log.line(Severity::Notice, None, &text);
         Ok(chosen.warnings.map_or(text.clone(), |warnings| format!("{warnings}{text}")))
     }
 
     fn happened(&mut self, happened: Happened) {
-        self.log.line(severity(&happened.event.kind), happened.vip.as_deref(), &happened.words);
-        let record = record(&happened);
+        // Who asked for a reload is in the log already.
+        if !matches!(happened.event.kind, Kind::Reloaded) {
+            let severity = severity(&happened.event.kind);
+            self.log.line(severity, happened.vip.as_deref(), &happened.words);
+        }
+        self.keep(record(&happened));
+        self.notify(&happened);
+    }
+
+    /// Logs and keeps what the control plane itself has to tell.
+    fn note(&mut self, severity: Severity, kind: &str, vip: Option<&str>, text: &str) {
+        self.log.line(severity, vip, text);
+        self.keep(Record {
+            seq: 0,
+            at: time::rfc3339(SystemTime::now()),
+            kind: kind.to_owned(),
+            vip: vip.map(str::to_owned),
+            from: None,
+            to: None,
+            reason: None,
+            peer: None,
+            text: text.to_owned(),
+        });
+    }
+
+    /// A script has come to its end, well or not.
+    fn ran(&mut self, ran: &notify::Ran) {
+        if ran.ok {
+            self.log.line(Severity::Info, Some(&ran.vip), &ran.text);
+        } else {
+            self.note(Severity::Warning, "notify_failed", Some(&ran.vip), &ran.text);
+        }
+    }
+
+    fn keep(&mut self, record: Record) {
         let (record, written) = self.history.push(record);
         if let Err(error) = written
             && !std::mem::replace(&mut self.history_complained, true)
@@ -355,7 +400,6 @@ impl Control {
         }
         // Nobody may be following.
         let _ = self.followers.send(record);
-        self.notify(&happened);
     }
 
     fn notify(&mut self, happened: &Happened) {
@@ -382,7 +426,7 @@ impl Control {
         };
         if !self.notifier.call(call) {
             let text = "its notify scripts are too slow: a change of state was not told to them";
-            self.log.line(Severity::Error, Some(vip), text);
+            self.note(Severity::Error, "notify_failed", Some(vip), text);
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use standin_config::model::Notify;
 use standin_core::event::{Role, Standing};
@@ -113,6 +114,12 @@ impl Notifier {
             (sender, task)
         });
         queue.try_send(call).is_ok()
+    }
+
+    /// How long the scripts of a stop may take.
+    pub(crate) fn patience(&self) -> Duration {
+        let count = scripts(&self.section, State::Stop).count();
+        self.section.timeout.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
     /// Waits until everything that was queued has run.

@@ -84,7 +84,11 @@ pub(super) fn prepare(paths: &Paths, log: &mut Log) -> Result<Ready, Refusal> {
     let lock = lock(&lock_path).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => Refusal::because(
             Exit::Running,
-            &format!("another standin runs here already ({} is locked)", lock_path.display()),
+            &format!(
+                "another standin runs here already ({} is locked); stop it first: systemctl stop \
+                 standin",
+                lock_path.display()
+            ),
         ),
         _ => failed("can't lock", &lock_path, &error),
     })?;
@@ -225,5 +229,8 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 
 /// How often systemd's watchdog is fed.
 pub(super) fn watchdog_interval() -> Duration {
-    sd_notify::watchdog_enabled().map_or(WATCHDOG, |limit| limit / 2).max(Duration::from_millis(1))
+    // Not sd_notify's own reading: systemd means its main process, which is the guard.
+    let limit = std::env::var("WATCHDOG_USEC").ok().and_then(|limit| limit.parse().ok());
+    let half = limit.map_or(WATCHDOG, |limit: u64| Duration::from_micros(limit / 2));
+    half.max(Duration::from_millis(1))
 }

@@ -1,0 +1,9 @@
+//! The daemon and its command line, as their users call them.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
+
+mod command_line;
+mod host;
+mod logs;
+mod notify;
+mod reload;
