@@ -21,6 +21,23 @@ pub(crate) enum Exit {
     Running = 6,
 }
 
+impl Exit {
+    const ALL: [Self; 7] = [
+        Self::Done,
+        Self::Failed,
+        Self::Usage,
+        Self::BadFile,
+        Self::BadHost,
+        Self::NoDaemon,
+        Self::Running,
+    ];
+
+    /// The meaning of a code; `None` when it is none of standin's.
+    pub(crate) fn of(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|exit| *exit as u8 == code)
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

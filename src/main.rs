@@ -7,6 +7,7 @@ mod cli;
 mod control;
 mod engine;
 mod exit;
+mod guard;
 mod lab;
 mod nginx;
 mod readable;

@@ -22,6 +22,11 @@ impl HostSettings {
         }
     }
 
+    /// What was changed and not put back yet.
+    pub(super) fn changes(&self) -> &[standin_linux::sysctl::Change] {
+        self.settings.changes()
+    }
+
     /// Puts the interfaces' settings back.
     pub(super) fn undo_interfaces(&mut self) {
         self.prepared.clear();

@@ -24,6 +24,7 @@ use standin_linux::sched;
 
 use crate::engine::REALTIME_PRIORITY;
 use crate::engine::messages::{Beat, FromEngine, Inbox, Post, ToAddresses, ToEngine};
+use crate::guard::ledger::{Goodbye, Ledger, State};
 use host::HostSettings;
 
 /// An address that isn't renewed is gone after this (tried: 2.0 s for IPv4, 2.2 s for IPv6).
@@ -53,6 +54,7 @@ pub(crate) struct Addresses {
     engine: Post<ToEngine>,
     control: Post<FromEngine>,
     beat: Arc<Beat>,
+    ledger: Option<Ledger>,
     settings: HostSettings,
     held: BTreeMap<VipId, Held>,
     watched: Vec<Watched>,
@@ -68,6 +70,14 @@ pub(crate) struct Addresses {
 struct Held {
     index: u32,
     prefixes: Vec<Prefix>,
+    goodbyes: Vec<Goodbye>,
+}
+
+/// What an order asks to be held.
+struct Wanted {
+    interface: String,
+    prefixes: Vec<Prefix>,
+    goodbyes: Vec<Goodbye>,
 }
 
 struct Watched {
@@ -85,6 +95,7 @@ pub(crate) fn start(
     engine: Post<ToEngine>,
     control: Post<FromEngine>,
     beat: Arc<Beat>,
+    ledger: Option<Ledger>,
 ) -> io::Result<thread::JoinHandle<()>> {
     let mut addresses = Addresses {
         // The monitor first: what changes after the first dump must not be missed.
@@ -95,6 +106,7 @@ pub(crate) fn start(
         engine,
         control,
         beat,
+        ledger,
         settings: HostSettings::default(),
         held: BTreeMap::new(),
         watched: Vec::new(),
@@ -152,8 +164,9 @@ impl Addresses {
         let (mut batch, mut vips) = (Vec::new(), Vec::new());
         let alive = loop {
             match self.inbox.receiver.try_recv() {
-                Ok(ToAddresses::Hold { vip, interface, prefixes }) => {
-                    self.hold(vip, interface, prefixes, &mut batch, &mut vips);
+                Ok(ToAddresses::Hold { vip, interface, prefixes, goodbyes }) => {
+                    let wanted = Wanted { interface, prefixes, goodbyes };
+                    self.hold(vip, wanted, &mut batch, &mut vips);
                 }
                 Ok(ToAddresses::Release { vip }) => {
                     if let Some(held) = self.held.remove(&vip) {
@@ -172,7 +185,12 @@ impl Addresses {
                 Ok(ToAddresses::End) | Err(TryRecvError::Disconnected) => break false,
             }
         };
-        self.apply(&batch, &vips)?;
+        if !batch.is_empty() {
+            // The guard must know before the kernel does.
+            self.record(&batch);
+            self.apply(&batch, &vips)?;
+            self.record(&[]);
+        }
         if self.held.is_empty() {
             self.settings.undo_interfaces();
         }
@@ -185,11 +203,11 @@ impl Addresses {
     fn hold(
         &mut self,
         vip: VipId,
-        interface: String,
-        prefixes: Vec<Prefix>,
+        wanted: Wanted,
         batch: &mut Vec<Change>,
         vips: &mut Vec<(VipId, Outcome)>,
     ) {
+        let Wanted { interface, prefixes, goodbyes } = wanted;
         let link = self.watched.iter().find(|watched| watched.name == interface);
         let Some(index) = link.and_then(|watched| Some(watched.link.as_ref()?.index)) else {
             self.tell(ToEngine::Settled { vip, outcome: Outcome::Refused { errno: ENODEV } });
@@ -206,7 +224,25 @@ impl Addresses {
             batch.push(Change::Hold { index, prefix: *prefix, valid_s: LIFETIME_S });
             vips.push((vip, Outcome::Held));
         }
-        self.held.insert(vip, Held { index, prefixes });
+        self.held.insert(vip, Held { index, prefixes, goodbyes });
+    }
+
+    /// Writes down what is on the host, and what `coming` is about to put there or take away.
+    fn record(&self, coming: &[Change]) {
+        let Some(ledger) = &self.ledger else { return };
+        let mut state = State { settings: self.settings.changes().to_vec(), ..State::default() };
+        for held in self.held.values() {
+            state.addresses.extend(held.prefixes.iter().map(|prefix| (held.index, *prefix)));
+            state.goodbyes.extend(held.goodbyes.iter().cloned());
+        }
+        for change in coming {
+            if let Change::Drop { index, prefix } = change {
+                state.addresses.push((*index, *prefix));
+            }
+        }
+        if !ledger.write(&state) {
+            self.complain("too much is held for the guard's ledger; it guards less".into());
+        }
     }
 
     /// Makes the changes; `vips` says for each whose it is and what success means.
@@ -266,8 +302,7 @@ impl Addresses {
             self.next_renewal = time + RENEW_EVERY;
             if self.beat.age(time) < ENGINE_DEAD_AFTER {
                 let batch: Vec<_> = self.held.values().flat_map(Held::changes).collect();
-                // What is refused now will run out and be reported as gone.
-                self.rtnl.change(&batch, &mut Vec::new())?;
+                self.rtnl.renew(&batch)?;
             }
         }
         let deadline = Some(self.next_renewal).filter(|at| *at != Instant::FAR);
@@ -469,7 +504,9 @@ impl Addresses {
             let _ = self.rtnl.change(&batch, &mut Vec::new());
         }
         self.held.clear();
-        for (path, error) in self.settings.undo() {
+        let failed = self.settings.undo();
+        self.record(&[]);
+        for (path, error) in failed {
             self.complain(format!("couldn't put {path} back: {error}"));
         }
     }

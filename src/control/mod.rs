@@ -27,6 +27,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::checks;
 use crate::engine::messages::{Beat, FromEngine, Happened, Inbox, Post, Posts, ToEngine};
 use crate::exit::Exit;
+use crate::guard;
 use history::{History, Record};
 use log::{Log, Severity};
 use notify::{Call, Notifier, State};
@@ -109,6 +110,15 @@ struct Control {
 
 /// Runs a node until it is told to stop.
 pub(crate) fn run(paths: Paths) -> Exit {
+    let guarded = match guard::begin() {
+        Ok(guard::Role::Daemon(guarded)) => Some(guarded),
+        Ok(guard::Role::Ended(exit)) => return exit,
+        Err(error) => {
+            // Addresses still end by themselves; it only takes longer.
+            eprintln!("standin: goes on without its guard: {error}");
+            None
+        }
+    };
     let mut log = Log::to_stderr();
     let ready = match startup::prepare(&paths, &mut log) {
         Ok(ready) => ready,
@@ -124,7 +134,7 @@ pub(crate) fn run(paths: Paths) -> Exit {
             return Exit::Failed;
         }
     };
-    match runtime.block_on(serve(paths, ready)) {
+    match runtime.block_on(serve(paths, ready, guarded)) {
         Ok(()) => Exit::Done,
         Err(error) => {
             eprintln!("standin: can't go on: {error}");
@@ -133,15 +143,21 @@ pub(crate) fn run(paths: Paths) -> Exit {
     }
 }
 
-async fn serve(paths: Paths, ready: startup::Ready) -> io::Result<()> {
+async fn serve(
+    paths: Paths,
+    ready: startup::Ready,
+    guarded: Option<guard::Daemon>,
+) -> io::Result<()> {
     let startup::Ready { chosen, log, history, socket, lock: _lock } = ready;
     let Posts { engine, addresses, control } = Posts::new()?;
-    let beat = Arc::new(Beat::default());
+    let ledger = guarded.as_ref().map(|guarded| guarded.ledger.clone());
+    let beat = Arc::new(Beat::new(ledger.clone()));
     let keeper = crate::addresses::start(
         addresses.1,
         engine.0.clone(),
         control.0.clone(),
         Arc::clone(&beat),
+        ledger,
     )?;
     let outside = crate::engine::Outside {
         inbox: engine.1,
@@ -186,6 +202,7 @@ async fn serve(paths: Paths, ready: startup::Ready) -> io::Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     let words = format!("standin {version} runs as node {} of {}", this.node, this.cluster.name);
     this.log.line(Severity::Notice, None, &words);
+    let mut watched = Watched::new(guarded)?;
     let mut stop_by: Option<tokio::time::Instant> = None;
     loop {
         let overdue = async {
@@ -209,6 +226,7 @@ async fn serve(paths: Paths, ready: startup::Ready) -> io::Result<()> {
             _ = terminate.recv() => this.stop("SIGTERM", &mut stop_by),
             _ = interrupt.recv() => this.stop("SIGINT", &mut stop_by),
             _ = watchdog.tick() => this.feed_watchdog(),
+            () = watched.guard_died() => this.guard_died(&mut watched, &mut stop_by),
             () = overdue => {
                 this.log.line(Severity::Error, None, "the engine didn't stop in time");
                 break;
@@ -234,10 +252,73 @@ async fn serve(paths: Paths, ready: startup::Ready) -> io::Result<()> {
     while !keeper.is_finished() && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    watched.ended();
     Ok(())
 }
 
+/// The guard as the daemon sees it.
+struct Watched {
+    guarded: Option<guard::Daemon>,
+    readable: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Watched {
+    fn new(guarded: Option<guard::Daemon>) -> io::Result<Self> {
+        let mut watched = Self { guarded, readable: None };
+        watched.listen()?;
+        Ok(watched)
+    }
+
+    fn listen(&mut self) -> io::Result<()> {
+        self.readable = None;
+        if let Some(guarded) = &self.guarded {
+            let fd = guarded.guard.as_fd().try_clone_to_owned()?;
+            self.readable = Some(crate::readable::readable(fd)?);
+        }
+        Ok(())
+    }
+
+    async fn guard_died(&self) {
+        match &self.readable {
+            // A pidfd is readable once its process has gone.
+            Some(readable) => drop(readable.readable().await),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Starts another guard.
+    fn replace(&mut self) -> io::Result<()> {
+        let Some(guarded) = &mut self.guarded else { return Ok(()) };
+        guarded.guard = guard::replace(&guarded.ledger)?;
+        self.listen()
+    }
+
+    /// The guard isn't to start this daemon again.
+    fn ended(&self) {
+        if let Some(guarded) = &self.guarded {
+            guarded.ledger.set_ended(Exit::Done as u8);
+        }
+    }
+}
+
 impl Control {
+    fn guard_died(&mut self, watched: &mut Watched, stop_by: &mut Option<tokio::time::Instant>) {
+        match watched.replace() {
+            Ok(()) => self.note(
+                Severity::Warning,
+                "guard_replaced",
+                None,
+                "the guard process died; another one is in its place",
+            ),
+            Err(error) => {
+                watched.readable = None;
+                let text = format!("the guard died and can't be replaced ({error})");
+                self.note(Severity::Error, "guard_lost", None, &text);
+                self.stop("no guard", stop_by);
+            }
+        }
+    }
+
     fn start_checks(&mut self, plan: &standin_core::plan::Plan) {
         let (engine, generation) = (self.engine.clone(), self.generation);
         let sink = move |report: checks::Report| {

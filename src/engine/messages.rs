@@ -13,6 +13,8 @@ use standin_core::view::View;
 use standin_core::{Command, InterfaceState, Outcome, Verdict};
 use standin_linux::epoll::Wake;
 
+use crate::guard::ledger::{Goodbye, Ledger};
+
 /// Messages that may wait for the engine: all addresses settle at once, and checks report meanwhile.
 const TO_ENGINE: usize = 4 * MAX_VIPS;
 
@@ -21,6 +23,17 @@ const TO_ADDRESSES: usize = 4 * MAX_VIPS;
 
 /// Events that may wait for the control plane; more are counted and dropped.
 const TO_CONTROL: usize = 8 * MAX_VIPS;
+
+/// The engine shows that it is alive at least this often; the address thread waits for four.
+const BEAT_EVERY: Duration = Duration::from_millis(250);
+
+/// While it holds something and a guard looks, it shows it this often.
+const GUARDED_BEAT_EVERY: Duration = Duration::from_millis(25);
+
+/// The guard is patient for as long as the peers are, and at least for this long: a scheduler
+/// under load may take its time.
+const LEAST_PATIENCE: Duration = Duration::from_millis(100);
+const SILENT_ADVERTS: u32 = 3;
 
 /// Told to the engine.
 #[derive(Debug)]
@@ -57,10 +70,12 @@ pub(crate) enum ToEngine {
 /// Ordered of the address thread.
 #[derive(Debug)]
 pub(crate) enum ToAddresses {
+    /// `goodbyes` is what the guard says if the daemon dies while it holds the VIP.
     Hold {
         vip: VipId,
         interface: String,
         prefixes: Vec<Prefix>,
+        goodbyes: Vec<Goodbye>,
     },
     Release {
         vip: VipId,
@@ -164,16 +179,42 @@ impl Posts {
     }
 }
 
-/// When the engine last went round; who renews its addresses looks here first.
+/// When the engine last went round; the address thread and the guard look here.
 #[derive(Debug, Default)]
-pub(crate) struct Beat(AtomicU64);
+pub(crate) struct Beat {
+    last: AtomicU64,
+    ledger: Option<Ledger>,
+}
 
 impl Beat {
+    /// With a ledger the guard sees it too.
+    pub(crate) fn new(ledger: Option<Ledger>) -> Self {
+        Self { last: AtomicU64::new(0), ledger }
+    }
+
     pub(crate) fn strike(&self, now: Instant) {
-        self.0.store(now.as_nanos(), Ordering::Relaxed);
+        self.last.store(now.as_nanos(), Ordering::Relaxed);
+        if let Some(ledger) = &self.ledger {
+            ledger.beat(now);
+        }
+    }
+
+    /// Tells the guard how fast this node's VIPs are.
+    pub(crate) fn pace(&self, fastest_advert: Duration) {
+        if let Some(ledger) = &self.ledger {
+            ledger.set_patience((fastest_advert * SILENT_ADVERTS).max(LEAST_PATIENCE));
+        }
+    }
+
+    /// How often it has to be struck.
+    pub(crate) fn period(&self) -> Duration {
+        match &self.ledger {
+            Some(ledger) if ledger.holds() => GUARDED_BEAT_EVERY,
+            _ => BEAT_EVERY,
+        }
     }
 
     pub(crate) fn age(&self, now: Instant) -> Duration {
-        now.since(Instant::from_nanos(self.0.load(Ordering::Relaxed)))
+        now.since(Instant::from_nanos(self.last.load(Ordering::Relaxed)))
     }
 }

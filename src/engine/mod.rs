@@ -19,7 +19,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use standin_core::event::{Event, Kind, Party, Reason};
 use standin_core::node::Node;
@@ -38,9 +38,6 @@ use ports::Ports;
 
 /// Above ordinary threads and most kernel threads, below the watchdogs.
 pub(crate) const REALTIME_PRIORITY: u8 = 40;
-
-/// The engine shows that it is alive at least this often; the address thread waits for four.
-const BEAT_EVERY: Duration = Duration::from_millis(250);
 
 /// Messages taken from other threads in one go.
 const MESSAGES: usize = 256;
@@ -169,7 +166,8 @@ impl Engine {
     /// Arms the timer only when it would ring too late: ringing too early costs less than arming
     /// it at each advert.
     fn wait(&mut self, ready: &mut Vec<u64>) -> io::Result<()> {
-        let deadline = self.node.next_deadline().unwrap_or(Instant::FAR).min(now() + BEAT_EVERY);
+        let deadline =
+            self.node.next_deadline().unwrap_or(Instant::FAR).min(now() + self.beat.period());
         if deadline < self.armed {
             self.timer.arm(Some(deadline))?;
             self.armed = deadline;
@@ -240,6 +238,10 @@ impl Engine {
         let interfaces = self.node.interfaces().map(|(_, name)| name.to_owned()).collect();
         let plan = self.node.plan();
         let own = plan.nodes.get(plan.me.index()).map_or_else(Vec::new, |me| me.addresses.clone());
+        let intervals = plan.vips.iter().map(|vip| vip.advert_interval.as_duration());
+        if let Some(fastest) = intervals.min() {
+            self.beat.pace(fastest);
+        }
         self.ports.resize(&self.node);
         if !self.addresses.offer(ToAddresses::Watch { interfaces, own }) {
             self.complain("the address thread doesn't take orders".into());
@@ -292,7 +294,8 @@ impl Engine {
                     let Some(router) = self.node.router(vip) else { continue };
                     let interface = self.interface_name(router.plan().interface);
                     let prefixes = router.plan().addresses.clone();
-                    self.order(ToAddresses::Hold { vip, interface, prefixes });
+                    let goodbyes = outbox::goodbyes(&self.node, &self.ports, router.plan());
+                    self.order(ToAddresses::Hold { vip, interface, prefixes, goodbyes });
                 }
                 Effect::Release { vip } => {
                     // The goodbye precedes the release.

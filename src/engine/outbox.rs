@@ -8,6 +8,7 @@ use standin_core::types::{Family, InterfaceId, Priority, VipId};
 use standin_core::wire::vrrp::{self, MULTICAST_V4, MULTICAST_V6, Outgoing};
 
 use super::ports::Ports;
+use crate::guard::ledger::Goodbye;
 
 #[derive(Default)]
 pub(super) struct Outbox {
@@ -77,6 +78,23 @@ impl Outbox {
         }
         self.due.clear();
     }
+}
+
+/// The last words of a VIP, to be said by the guard if nobody else can.
+pub(super) fn goodbyes(node: &Node, ports: &Ports, plan: &VipPlan) -> Vec<Goodbye> {
+    let families = Family::BOTH.into_iter().filter(|family| plan.has(*family));
+    let of_family = |family| {
+        let (index, interface, source) = ports.origin(plan.interface, family)?;
+        let written = write(node, plan, family, Priority::RELEASE, source);
+        Some(written.messages.into_iter().map(move |(destination, payload)| Goodbye {
+            index,
+            interface: interface.clone(),
+            source,
+            destination,
+            payload,
+        }))
+    };
+    families.filter_map(of_family).flatten().collect()
 }
 
 fn write(

@@ -75,6 +75,17 @@ impl Ports {
         self.ports.get(interface.index())?.senders[family.index()].as_ref()
     }
 
+    /// From where adverts of a family go out: the interface's index and name, and the source.
+    pub(super) fn origin(
+        &self,
+        interface: InterfaceId,
+        family: Family,
+    ) -> Option<(u32, String, IpAddr)> {
+        let port = self.ports.get(interface.index())?;
+        let source = port.senders[family.index()].as_ref()?.source;
+        Some((port.index?, port.name.clone(), source))
+    }
+
     /// All senders with their places.
     pub(super) fn senders(
         &mut self,

@@ -6,7 +6,7 @@
 //! could be a VIP.
 
 use std::io;
-use std::mem;
+use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
@@ -14,8 +14,11 @@ use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, SockAddrStora
 use standin_core::types::Family;
 use standin_core::wire::vrrp::{HOP_LIMIT, MULTICAST_V4, MULTICAST_V6, PROTOCOL};
 
-/// Messages per system call: all VIPs of an interface in one phase are one burst.
+/// Messages read per system call: all VIPs of an interface in one phase are one burst.
 const BATCH: usize = 64;
+
+/// Messages sent per system call: an interface has at most 255 router ids.
+const SEND_BATCH: usize = 256;
 
 /// The longest message that is read whole: an advert with 80 IPv6 addresses behind an IPv4 header.
 const MESSAGE: usize = 1536;
@@ -218,7 +221,7 @@ fn read_v6<'a>(
 pub struct AdvertSender {
     socket: Socket,
     index: u32,
-    names: Box<[SockAddrStorage; BATCH]>,
+    names: Box<[SockAddrStorage; SEND_BATCH]>,
 }
 
 impl AdvertSender {
@@ -277,7 +280,7 @@ impl AdvertSender {
             if went < filled {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            if filled < BATCH {
+            if filled < SEND_BATCH {
                 return Ok(sent);
             }
         }
@@ -288,32 +291,33 @@ impl AdvertSender {
         &mut self,
         messages: &mut impl Iterator<Item = (IpAddr, &'a [u8])>,
     ) -> io::Result<(usize, usize)> {
-        // SAFETY: all-zero bytes are valid for both structures.
-        let mut headers: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
-        // SAFETY: as above.
-        let mut vectors: [libc::iovec; BATCH] = unsafe { mem::zeroed() };
+        // Not written before they are needed: most calls need few of them.
+        let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; SEND_BATCH];
+        let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; SEND_BATCH];
         let mut filled = 0;
-        for (destination, payload) in messages.take(BATCH) {
+        for (destination, payload) in messages.take(SEND_BATCH) {
             let i = filled;
             let length = write_name(&mut self.names[i], place(destination, self.index));
-            vectors[i].iov_base = payload.as_ptr().cast_mut().cast();
-            vectors[i].iov_len = payload.len();
-            let header = &mut headers[i].msg_hdr;
-            header.msg_name = (&raw mut self.names[i]).cast();
-            header.msg_namelen = length;
-            header.msg_iov = &raw mut vectors[i];
-            header.msg_iovlen = 1;
+            let iov_base = payload.as_ptr().cast_mut().cast();
+            // SAFETY: all-zero bytes are a valid mmsghdr.
+            let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
+            header.msg_hdr.msg_name = (&raw mut self.names[i]).cast();
+            header.msg_hdr.msg_namelen = length;
+            header.msg_hdr.msg_iov =
+                vectors[i].write(libc::iovec { iov_base, iov_len: payload.len() });
+            header.msg_hdr.msg_iovlen = 1;
+            headers[i].write(header);
             filled += 1;
         }
         if filled == 0 {
             return Ok((0, 0));
         }
-        // SAFETY: every header points at a payload and a name of the stated length, all of which
-        // outlive the call; sendmmsg doesn't write to the payload.
+        // SAFETY: the first `filled` headers were written; each points at a payload and a name of
+        // the stated length, all of which outlive the call; sendmmsg doesn't write to the payload.
         let result = unsafe {
             libc::sendmmsg(
                 self.socket.as_raw_fd(),
-                headers.as_mut_ptr(),
+                headers.as_mut_ptr().cast(),
                 libc::c_uint::try_from(filled).unwrap_or(0),
                 libc::MSG_DONTWAIT,
             )
@@ -365,7 +369,7 @@ fn raw(family: Family) -> io::Result<Socket> {
 ///
 /// # Safety
 /// The option must take a value of the layout of `T`.
-unsafe fn set<T>(socket: &Socket, level: i32, option: i32, value: &T) -> io::Result<()> {
+pub(crate) unsafe fn set<T>(socket: &Socket, level: i32, option: i32, value: &T) -> io::Result<()> {
     let value = (&raw const *value).cast();
     // SAFETY: `value` points at a T that outlives the call; the caller vouches for its layout.
     let result =
@@ -414,12 +418,8 @@ const fn jump(k: u32, jt: u8, jf: u8) -> libc::sock_filter {
 
 /// Lets through what begins like an advert of version 3 or 2; the codec judges the rest.
 fn attach_filter(socket: &Socket, family: Family) -> io::Result<()> {
-    let tail = [
-        jump(0x31, 1, 0),
-        jump(0x21, 0, 1),
-        instruction(RETURN, u32::MAX),
-        instruction(RETURN, 0),
-    ];
+    let tail =
+        [jump(0x31, 1, 0), jump(0x21, 0, 1), instruction(RETURN, u32::MAX), instruction(RETURN, 0)];
     match family {
         Family::V4 => attach(
             socket,

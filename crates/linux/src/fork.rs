@@ -7,9 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 /// Which half of a split process this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Half {
-    Parent {
-        child: u32,
-    },
+    Parent { child: u32 },
     Child,
 }
 
@@ -106,11 +104,7 @@ impl Signals {
     pub fn give_back(self) {
         // SAFETY: the set was filled in by the kernel.
         unsafe {
-            libc::pthread_sigmask(
-                libc::SIG_SETMASK,
-                &raw const self.before,
-                std::ptr::null_mut(),
-            );
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut());
         }
     }
 }

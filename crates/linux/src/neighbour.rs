@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::advert::{attach, force_receive_buffer};
+use crate::advert::{attach, force_receive_buffer, set};
 
 /// The longest ARP, NS or NA that is worth reading.
 const FRAME: usize = 256;
@@ -15,6 +15,9 @@ const BATCH: usize = 64;
 
 /// A LAN's broadcast storms must not cost more than this.
 const RECEIVE_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Of linux/if_packet.h, which libc doesn't name.
+const PACKET_IGNORE_OUTGOING: libc::c_int = 23;
 
 const ETHERTYPE_ARP: u32 = 0x0806;
 const ETHERTYPE_IPV6: u32 = 0x86dd;
@@ -34,6 +37,9 @@ impl NeighbourSocket {
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
         socket.set_nonblocking(true)?;
         attach(&socket, &filter())?;
+        // Else the kernel copies every frame that leaves the interface, nginx's answers too, for
+        // the filter to throw it away. Before Linux 4.20 there is no such option.
+        let _ = ignore_outgoing(&socket);
         force_receive_buffer(&socket, RECEIVE_BUFFER_BYTES);
         bind(&socket, index)?;
         // Neighbour advertisements to ff02::1 come in anyway; answers to probes go there as well.
@@ -46,11 +52,8 @@ impl NeighbourSocket {
     /// As recv(2), except EAGAIN and EINTR; ENETDOWN when the interface went down.
     pub fn receive(&mut self, each: &mut dyn FnMut(&[u8])) -> io::Result<usize> {
         for count in 0..BATCH {
-            match rustix::net::recv(
-                &self.socket,
-                &mut self.frame,
-                rustix::net::RecvFlags::DONTWAIT,
-            ) {
+            match rustix::net::recv(&self.socket, &mut self.frame, rustix::net::RecvFlags::DONTWAIT)
+            {
                 Ok((length, _)) => each(&self.frame[..length.min(FRAME)]),
                 Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(count),
                 Err(error) => return Err(error.into()),
@@ -71,6 +74,12 @@ impl AsFd for NeighbourSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+fn ignore_outgoing(socket: &Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: PACKET_IGNORE_OUTGOING takes an int.
+    unsafe { set(socket, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &on) }
 }
 
 fn bind(socket: &Socket, index: u32) -> io::Result<()> {

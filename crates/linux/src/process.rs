@@ -128,6 +128,12 @@ pub fn start_time_ticks(pid: u32) -> Option<u64> {
     stat_field(pid, 22)?.parse().ok()
 }
 
+/// Whether it was stopped by a signal or a debugger.
+#[must_use]
+pub fn is_stopped(pid: u32) -> bool {
+    stat_field(pid, 3).is_some_and(|state| matches!(state.as_str(), "T" | "t"))
+}
+
 /// A field of `/proc/PID/stat`, counted from 1 as in proc_pid_stat(5), from the third on.
 fn stat_field(pid: u32, number: usize) -> Option<String> {
     let bytes = fs::read(format!("/proc/{pid}/stat")).ok()?;

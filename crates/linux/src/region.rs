@@ -2,14 +2,16 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-/// A fixed number of bytes behind a descriptor that a fork or an exec inherits.
+/// A fixed number of bytes behind a descriptor that a fork inherits, and an exec by [`Region::pass`].
 ///
 /// Bytes are copied in and out; whoever shares the region keeps the order by atomics of its own.
 #[derive(Debug)]
@@ -31,8 +33,7 @@ impl Region {
     /// # Errors
     /// As memfd_create(2) and mmap(2).
     pub fn new(len: usize) -> io::Result<Self> {
-        // Without CLOEXEC: it is there to be inherited.
-        let fd = memfd_create(c"standin-ledger", MemfdFlags::empty())?;
+        let fd = memfd_create(c"standin-ledger", MemfdFlags::CLOEXEC)?;
         ftruncate(&fd, len as u64)?;
         Self::map(fd, len)
     }
@@ -47,6 +48,37 @@ impl Region {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         Self::map(file.into(), len)
+    }
+
+    /// The region behind a descriptor that [`Region::pass`] gave to this program.
+    ///
+    /// # Errors
+    /// As [`Region::of`]; EBADF when there is no such descriptor.
+    pub fn inherited(fd: RawFd, len: usize) -> io::Result<Self> {
+        // SAFETY: only asks whether the descriptor is open.
+        if fd <= 2 || unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
+        // SAFETY: it is open, it came over execve, and the caller takes it once, at the start.
+        Self::of(unsafe { OwnedFd::from_raw_fd(fd) }, len)
+    }
+
+    /// Lets `command` inherit the region; the number is the descriptor's in the new program.
+    ///
+    /// Other programs that are started meanwhile don't get it.
+    pub fn pass(&self, command: &mut Command) -> RawFd {
+        let fd = self.fd.as_raw_fd();
+        // SAFETY: between fork and exec only fcntl is called, on a descriptor that the fork has a
+        // copy of; it is async-signal-safe.
+        unsafe {
+            command.pre_exec(move || {
+                if libc::fcntl(fd, libc::F_SETFD, 0) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                Ok(())
+            });
+        }
+        fd
     }
 
     fn map(fd: OwnedFd, len: usize) -> io::Result<Self> {
@@ -104,11 +136,7 @@ impl Region {
         // SAFETY: in bounds; a concurrent writer can make the bytes nonsense but nothing worse, and
         // the vector is ours.
         unsafe {
-            std::ptr::copy_nonoverlapping(
-                self.start.as_ptr().add(offset),
-                bytes.as_mut_ptr(),
-                len,
-            );
+            std::ptr::copy_nonoverlapping(self.start.as_ptr().add(offset), bytes.as_mut_ptr(), len);
         }
         Some(bytes)
     }

@@ -11,6 +11,7 @@ mod socket;
 use std::collections::BTreeMap;
 use std::io;
 
+use netlink_packet_core::NLM_F_ACK;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::LinkMessage;
@@ -51,6 +52,8 @@ pub enum Change {
 #[derive(Debug)]
 pub struct Rtnl {
     socket: Socket,
+    /// Asks for renewals, which nobody answers: they come twice a second for every VIP.
+    renewals: Socket,
     buffer: Vec<u8>,
     /// The IPv6 addresses that are held, and whether each is [`address::is_alone`] in its subnet.
     held_v6: BTreeMap<(u32, Prefix), bool>,
@@ -64,6 +67,7 @@ impl Rtnl {
     pub fn open() -> io::Result<Self> {
         Ok(Self {
             socket: Socket::open()?,
+            renewals: Socket::open()?,
             buffer: socket::receive_buffer(),
             held_v6: BTreeMap::new(),
         })
@@ -109,6 +113,28 @@ impl Rtnl {
         let batches = changes.chunks(CHANGES_PER_BATCH);
         for (batch, results) in batches.zip(results.chunks_mut(CHANGES_PER_BATCH)) {
             self.change_batch(batch, results)?;
+        }
+        Ok(())
+    }
+
+    /// Makes `holds` again without asking what became of them: what was refused runs out, and a
+    /// [`Monitor`] says so.
+    ///
+    /// # Errors
+    /// The request itself couldn't be sent.
+    pub fn renew(&mut self, holds: &[Change]) -> io::Result<()> {
+        // Refusals of earlier renewals.
+        self.renewals.drain(&mut self.buffer);
+        self.look_at_subnets(holds);
+        let mut bytes = Vec::new();
+        for batch in holds.chunks(CHANGES_PER_BATCH) {
+            bytes.clear();
+            let first = self.renewals.next_sequence(batch.len());
+            for (sequence, change) in (0..).map(|n: u32| first.wrapping_add(n)).zip(batch) {
+                let (flags, message) = address::change_message(*change, self.brings_route(*change));
+                socket::append(&mut bytes, message, flags & !NLM_F_ACK, sequence);
+            }
+            self.renewals.send(&bytes)?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use super::Rtnl;
 use super::address::{Address, RTM_DELADDR, RTM_NEWADDR};
 use super::link::{Link, RTM_DELLINK, RTM_NEWLINK};
 use super::socket::{self, Message, Socket};
@@ -35,7 +36,8 @@ pub enum Notice {
     LinkGone {
         index: u32,
     },
-    /// An address as it is now; said again with each renewal.
+    /// An address as it is now; said again with each change, and with each [`Rtnl::renew`] that
+    /// isn't spared.
     Address(Address),
     /// An address that was dropped, or whose time was over.
     AddressGone(Address),
@@ -66,6 +68,14 @@ impl Monitor {
     pub fn open() -> io::Result<Self> {
         let socket = Socket::listening(GROUPS, NOTICES_BUFFER)?;
         Ok(Self { socket, buffer: socket::receive_buffer() })
+    }
+
+    /// Hears no more of IPv4 addresses that `rtnl` renewed: nothing of interest has changed.
+    ///
+    /// # Errors
+    /// What setsockopt(2) says; every renewal is then said, which costs time only.
+    pub fn spare_renewals_of(&self, rtnl: &Rtnl) -> io::Result<()> {
+        self.socket.spare(RTM_NEWADDR, rtnl.renewals.port()?)
     }
 
     /// Appends what has arrived to `out`, and returns without waiting.

@@ -13,6 +13,8 @@ use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
+use crate::advert::attach;
+
 /// Asks for a whole table.
 pub(super) const DUMP: u16 = NLM_F_REQUEST | NLM_F_DUMP;
 /// Asks for a change and for its acknowledgement.
@@ -150,6 +152,43 @@ impl Socket {
                 "a netlink datagram is longer than 64 KiB and was cut off",
             )
         })
+    }
+
+    /// The address of this socket among netlink sockets.
+    pub(super) fn port(&self) -> io::Result<u32> {
+        let name = rustix::net::getsockname(&self.fd)?;
+        Ok(SocketAddrNetlink::try_from(name)?.pid())
+    }
+
+    /// Throws away what has arrived, without waiting.
+    pub(super) fn drain(&self, buffer: &mut [u8]) {
+        // Every error means that there is nothing more to throw away now.
+        while rustix::net::recv(&self.fd, &mut *buffer, RecvFlags::DONTWAIT).is_ok() {}
+    }
+
+    /// Keeps out notices of the kind `kind` about changes that the socket `port` asked for.
+    pub(super) fn spare(&self, kind: u16, port: u32) -> io::Result<()> {
+        const LOAD_HALF: u16 = 0x28;
+        const LOAD_WORD: u16 = 0x20;
+        const JUMP_EQUAL: u16 = 0x15;
+        const RETURN: u16 = 0x06;
+        /// Places of `nlmsg_type` and `nlmsg_pid` in `nlmsghdr`.
+        const TYPE: u32 = 4;
+        const PORT: u32 = 12;
+        // A filter reads in network order what the kernel wrote in the machine's.
+        let kind = u32::from(u16::from_be_bytes(kind.to_ne_bytes()));
+        let port = u32::from_be_bytes(port.to_ne_bytes());
+        let op = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
+        let unless = |k, jf| libc::sock_filter { code: JUMP_EQUAL, jt: 0, jf, k };
+        let program = [
+            op(LOAD_HALF, TYPE),
+            unless(kind, 3),
+            op(LOAD_WORD, PORT),
+            unless(port, 1),
+            op(RETURN, 0),
+            op(RETURN, u32::MAX),
+        ];
+        attach(&socket2::SockRef::from(&self.fd), &program)
     }
 
     fn receive_raw(&self, buffer: &mut [u8]) -> io::Result<(usize, Option<u32>)> {

@@ -1,0 +1,184 @@
+//! No VIP outlives its daemon: each process of a node killed or stopped, as others see it.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
+
+#[path = "../hosts/mod.rs"]
+mod hosts;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use hosts::holders::Watch;
+use hosts::{Daemon, Host, Lan, skipped, wait_for, wait_until};
+use standin_linux::spawn;
+
+const VIP: &str = "192.168.1.41";
+
+const FILE: &str = r#"
+cluster = "edge"
+[node.n1]
+address = "192.168.1.189"
+priority = 150
+[node.n2]
+address = "192.168.1.190"
+[vip.web]
+virtual_router_id = 41
+addresses = ["192.168.1.41/24"]
+checks = []
+"#;
+
+/// A pair on which n1 is active.
+struct Pair {
+    n1: Host,
+    n2: Host,
+    first: Daemon,
+    _second: Daemon,
+    _lan: Lan,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let lan = Lan::new();
+        let n1 = lan.host("n1", &["192.168.1.189/24"]);
+        let n2 = lan.host("n2", &["192.168.1.190/24"]);
+        n1.sysctl("net/ipv4/conf/eth0/promote_secondaries", "0");
+        let first = n1.standin(FILE);
+        n1.wait_has(VIP, true, Duration::from_secs(5));
+        let second = n2.standin(FILE);
+        wait_until("n2 to follow n1", Duration::from_secs(5), || {
+            n2.vip().is_some_and(|vip| vip["holder"] == "n1")
+        });
+        Self { n1, n2, first, _second: second, _lan: lan }
+    }
+
+    /// The guard and the daemon of n1.
+    fn processes(&self) -> (u32, u32) {
+        let guard = self.first.pid;
+        (guard, wait_for("a daemon", Duration::from_secs(2), || child(guard)))
+    }
+
+    /// How long n1 still had the address, and how long nobody had it.
+    fn after(&self, watch: &Watch, began: Instant) -> (Duration, Duration) {
+        self.n2.wait_has(VIP, true, Duration::from_secs(5));
+        let left = watch.changes().into_iter().find(|it| it.at >= began && !it.hosts.contains(&0));
+        let left = left.map_or(Duration::ZERO, |it| it.at.saturating_duration_since(began));
+        (left, watch.vacancy(began))
+    }
+}
+
+fn child(pid: u32) -> Option<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}
+
+fn exists(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ")
+}
+
+#[test]
+fn a_killed_daemon_loses_its_addresses_at_once_and_comes_back() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (guard, daemon) = pair.processes();
+    let watch = Watch::new(VIP, &[&pair.n1, &pair.n2]);
+    let began = Instant::now();
+    spawn::kill(daemon, 9).unwrap();
+    let (left, vacant) = pair.after(&watch, began);
+    eprintln!("daemon killed: address gone after {left:?}, nobody had it for {vacant:?}");
+    assert!(left < Duration::from_millis(100), "{left:?}");
+    assert!(vacant < Duration::from_millis(250), "n2 was told: {vacant:?}");
+    assert_eq!(watch.overlap(began), Duration::ZERO);
+    assert!(exists(guard));
+    wait_until("another daemon", Duration::from_secs(3), || {
+        child(guard).is_some_and(|new| new != daemon) && pair.n1.role() == "backup"
+    });
+    let setting = pair.n1.run("cat /proc/sys/net/ipv4/conf/eth0/promote_secondaries");
+    assert_eq!(setting.trim(), "0", "put back by the guard");
+}
+
+#[test]
+fn a_killed_guard_is_replaced_and_the_address_stays() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (guard, daemon) = pair.processes();
+    let watch = Watch::new(VIP, &[&pair.n1, &pair.n2]);
+    let began = Instant::now();
+    spawn::kill(guard, 9).unwrap();
+    pair.n1.wait_said("guard_replaced", "another one", Duration::from_secs(3));
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(watch.vacancy(began), Duration::ZERO);
+    assert_eq!(watch.now(), [0]);
+    // The new one guards as well as the old one did.
+    let began = Instant::now();
+    spawn::kill(daemon, 9).unwrap();
+    let (left, _) = pair.after(&watch, began);
+    assert!(left < Duration::from_millis(100), "{left:?}");
+    wait_until("another daemon", Duration::from_secs(3), || pair.n1.role() == "backup");
+}
+
+#[test]
+fn when_all_processes_are_killed_the_kernel_ends_it() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (guard, daemon) = pair.processes();
+    let watch = Watch::new(VIP, &[&pair.n1]);
+    let began = Instant::now();
+    spawn::kill(daemon, 9).unwrap();
+    spawn::kill(guard, 9).unwrap();
+    pair.n1.wait_has(VIP, false, Duration::from_secs(4));
+    let left = watch.changes().last().unwrap().at.saturating_duration_since(began);
+    eprintln!("everything killed: address gone after {left:?}");
+    assert!(left < Duration::from_secs(3), "{left:?}");
+}
+
+#[test]
+fn a_stopped_daemon_loses_its_addresses() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (guard, daemon) = pair.processes();
+    let watch = Watch::new(VIP, &[&pair.n1, &pair.n2]);
+    let began = Instant::now();
+    spawn::kill(daemon, 19).unwrap();
+    let (left, vacant) = pair.after(&watch, began);
+    eprintln!("daemon stopped: address gone after {left:?}, nobody had it for {vacant:?}");
+    assert!(left < Duration::from_millis(250), "{left:?}");
+    assert_eq!(watch.overlap(began), Duration::ZERO);
+    wait_until("another daemon", Duration::from_secs(3), || {
+        child(guard).is_some_and(|new| new != daemon) && pair.n1.role() == "backup"
+    });
+    assert!(!exists(daemon), "the stopped one must not wake up again");
+}
+
+#[test]
+fn a_stop_goes_through_the_guard_and_leaves_nothing() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (_, daemon) = pair.processes();
+    assert_eq!(pair.first.stop(), Some(0));
+    assert!(!exists(daemon));
+    assert!(!pair.n1.has(VIP));
+    pair.n2.wait_has(VIP, true, Duration::from_secs(1));
+}
+
+#[test]
+fn a_file_that_is_refused_ends_the_guard_with_its_code() {
+    if skipped() {
+        return;
+    }
+    let lan = Lan::new();
+    let n1 = lan.host("n1", &["192.168.1.189/24"]);
+    n1.write("/etc/standin/standin.toml", "cluster = 7\n");
+    let output = n1.try_run("/run/bin/standin run");
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+}
