@@ -13,6 +13,7 @@ use standin_linux::process as system;
 
 use super::build::Build;
 use super::glob::glob;
+use super::restart;
 use super::title::{self, Arguments, Title};
 use crate::checks::process::pid_in;
 
@@ -46,6 +47,10 @@ pub(crate) struct Survey {
     /// The state of the configuration file that was read.
     pub(crate) stamp: Option<Stamp>,
     pub(crate) master: Option<u32>,
+    /// What the master was started with by `-g`.
+    pub(crate) globals: Option<String>,
+    /// The systemd unit that the master belongs to.
+    pub(crate) unit: Option<String>,
     /// What the master has bound; `None` when that can't be seen.
     pub(crate) bound: Option<Vec<SocketAddr>>,
     /// Workers whose master is gone; `None` when a master was known and nobody looked for them.
@@ -149,6 +154,8 @@ fn read(home: Home, master: Option<Master>, orphans: Option<Vec<u32>>) -> Survey
     survey.pid_file = pid_file.map(|file| survey.prefix.join(file));
     if let Some(master) = master {
         survey.bound = system::listening_tcp(master.pid).ok();
+        survey.unit = restart::unit_of(master.pid);
+        survey.globals = master.arguments.globals;
         survey.master = Some(master.pid);
     }
     survey

@@ -15,6 +15,7 @@ mod glob;
 pub(crate) mod local;
 pub(crate) mod nonlocal;
 mod probe;
+mod restart;
 mod title;
 mod watch;
 

@@ -46,9 +46,11 @@ fn a_killed_master_is_reported_dead_at_once_with_its_orphans() {
             let mut delays = Vec::new();
             for _ in 0..20 {
                 watching.next(Verdict::Pass).await;
+                while view(&watching).workers.len() != 2 {
+                    wait_ms(5).await;
+                }
                 let before = view(&watching);
                 assert_eq!(before.master, Some(master()));
-                assert_eq!(before.workers.len(), 2, "{before:?}");
                 let seen = watching.count();
                 let killed = Instant::now();
                 standin_linux::spawn::kill(master(), 9).unwrap();
@@ -73,7 +75,7 @@ fn a_killed_master_is_reported_dead_at_once_with_its_orphans() {
             delays.sort_unstable();
             println!("SIGKILL to report: median {:?}, worst {:?}", delays[10], delays[19]);
             // 2 ms on a machine at rest, most of it the kernel's; this one may be building something.
-        assert!(delays[10] < Duration::from_millis(25), "{delays:?}");
+            assert!(delays[10] < Duration::from_millis(25), "{delays:?}");
             assert!(delays[19] < Duration::from_millis(100), "{delays:?}");
         },
     );
@@ -306,5 +308,51 @@ fn a_given_probe_must_be_answered_from_200_to_399() {
         let bad = checks("[nginx]\nprobe = \"http://127.0.0.1/bad\"");
         let (_, report) = bad.next(Verdict::Fail).await;
         assert!(report.detail.contains("status 503, wanted 200 to 399"), "{report:?}");
+    });
+}
+
+#[test]
+fn with_restart_a_dead_nginx_is_started_again_once_before_anything_is_reported() {
+    on_a_host(
+        "nginx::tests::with_restart_a_dead_nginx_is_started_again_once_before_anything_is_reported",
+        || async {
+            debian(&["80"]);
+            let watching = checks("[nginx]\nrestart = true");
+            watching.next(Verdict::Pass).await;
+            watching.next(Verdict::Pass).await;
+            let (old, workers) = (master(), view(&watching).workers);
+            let seen = watching.count();
+            standin_linux::spawn::kill(old, 9).unwrap();
+            wait_ms(1000).await;
+            assert_ne!(master(), old);
+            assert_eq!(view(&watching).master, Some(master()));
+            assert!(view(&watching).notes.join(" ").contains("started it again"));
+            assert!(workers.iter().all(|pid| !view(&watching).workers.contains(pid)));
+            let bad: Vec<_> = watching
+                .since(seen)
+                .into_iter()
+                .filter(|it| it.1.verdict != Verdict::Pass)
+                .collect();
+            assert!(bad.is_empty(), "{bad:#?}");
+            assert!(watching.count() > seen);
+            standin_linux::spawn::kill(master(), 9).unwrap();
+            watching.next(Verdict::Dead).await;
+        },
+    );
+}
+
+#[test]
+fn a_restart_that_fails_is_a_death_that_says_why() {
+    on_a_host("nginx::tests::a_restart_that_fails_is_a_death_that_says_why", || async {
+        debian(&["80"]);
+        let watching = checks("[nginx]\nrestart = true");
+        watching.next(Verdict::Pass).await;
+        watching.next(Verdict::Pass).await;
+        write("/etc/nginx/nginx.conf", "nonsense;");
+        let seen = watching.count();
+        standin_linux::spawn::kill(master(), 9).unwrap();
+        let (_, report) = watching.until(seen, |report| report.verdict == Verdict::Dead).await;
+        assert!(report.detail.contains("starting it again failed"), "{report:?}");
+        assert!(report.detail.contains("unknown directive \"nonsense\""), "{report:?}");
     });
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::discover::{self, Stamp, Survey};
 use super::local::is_local;
+use super::restart::{NOT_AGAIN_WITHIN, restart};
 use super::{NginxView, Places, nonlocal, probe};
 use crate::checks::http::{self, Request};
 use crate::checks::process::{Watched, gone, pid_in};
@@ -37,6 +38,10 @@ pub(crate) async fn watch(section: Nginx, places: Places, desk: Desk, view: Arc<
             // A death goes first: it is what somebody waits for.
             biased;
             () = gone(watch.master.as_ref()) => watch.master_gone(),
+            Some(ended) = watch.restarts.join_next() => {
+                let failed = || Outcome::fail("the start broke off");
+                watch.restarted(&ended.unwrap_or_else(|_| failed()));
+            }
             Some(ended) = watch.surveys.join_next() => {
                 if let Ok(survey) = ended {
                     watch.surveyed(survey);
@@ -82,6 +87,11 @@ struct Watch {
     /// How the last master ended, until there is one again.
     obituary: Option<String>,
     nonlocal: Option<String>,
+    /// The last thing that happened and that a person should know.
+    note: Option<String>,
+    /// At most one.
+    restarts: JoinSet<Outcome>,
+    restarted_at: Option<Instant>,
     order: Order,
     under_way: JoinSet<Answer>,
 }
@@ -104,6 +114,9 @@ impl Watch {
             orphans: Vec::new(),
             obituary: None,
             nonlocal: None,
+            note: None,
+            restarts: JoinSet::new(),
+            restarted_at: None,
             order: Order::default(),
             under_way: JoinSet::new(),
         }
@@ -131,6 +144,8 @@ impl Watch {
         }
         match self.master_pid() {
             Some(master) => self.probe(master, &survey),
+            // What becomes of the start is said when it is known, within a second.
+            None if !self.restarts.is_empty() => {}
             None => {
                 self.order.outdate();
                 let outcome = Outcome::fail(self.absence());
@@ -181,7 +196,8 @@ impl Watch {
     fn see_workers(&mut self) {
         if let Some(master) = self.master_pid() {
             let children = discover::children(master);
-            if children != self.children || self.workers.is_empty() {
+            // One that was forked just now has no title of its own yet.
+            if children != self.children || self.workers.len() != children.len() {
                 // A reload or a crashed worker; a reload may have brought other listeners.
                 self.survey_wanted |= children != self.children;
                 self.workers = discover::workers(master, &children);
@@ -211,8 +227,35 @@ impl Watch {
         let obituary = format!("master {dead} is gone");
         let detail = format!("{obituary}{}", self.mourners());
         self.obituary = Some(obituary);
-        self.desk.report(Outcome::dead(detail), start.elapsed());
         self.show(None);
+        if !self.restart() {
+            self.desk.report(Outcome::dead(detail), start.elapsed());
+        }
+    }
+
+    /// Starts nginx again where that is wanted; says whether it tries.
+    fn restart(&mut self) -> bool {
+        let again = self.restarted_at.is_some_and(|at| at.elapsed() < NOT_AGAIN_WITHIN);
+        let Some(survey) = self.survey.clone().filter(|_| self.section.restart && !again) else {
+            return false;
+        };
+        self.restarted_at = Some(Instant::now());
+        let orphans = self.orphans.clone();
+        self.restarts.spawn(async move { restart(&survey, &orphans).await });
+        true
+    }
+
+    /// The start is over; it is judged by whether there is a master now.
+    fn restarted(&mut self, start: &Outcome) {
+        let how = self.obituary.clone().unwrap_or_default();
+        if let Some(heir) = self.successor() {
+            self.adopt(heir);
+            self.note = Some(format!("{how}; standin has started it again"));
+        } else if self.master.is_none() {
+            let detail =
+                format!("{how}{}; starting it again failed: {}", self.mourners(), start.detail);
+            self.desk.report(Outcome::dead(detail), Duration::ZERO);
+        }
     }
 
     /// The orphans, in words.
@@ -359,7 +402,7 @@ impl Watch {
             probe: plan.and_then(probe::Plan::target),
             no_probe: plan.and_then(probe::Plan::reason),
             nonlocal: self.nonlocal.clone(),
-            notes: survey.map(|survey| survey.notes.clone()).unwrap_or_default(),
+            notes: survey.iter().flat_map(|it| &it.notes).chain(&self.note).cloned().collect(),
         };
     }
 }
