@@ -169,7 +169,8 @@ impl Fault {
                 outage: None,
                 overlap: OVERLAP.max(advert),
                 ends: Ends::OnOne,
-                watch_for: 3 * second,
+                // Silent for one master-down interval, then one more until it has come to rest.
+                watch_for: 2 * silent + 2 * second,
             },
         }
     }
