@@ -440,6 +440,12 @@ fn the_two_readmes_are_twins() {
     assert!(!are_twins(one, "# 甲\n").is_empty());
     assert!(!are_twins(one, "# 甲\n## 乙\n```sh\n# no heading\nls\n```\n").is_empty());
     no_complaint(are_twins(&read("README.md"), &read("README.zh-CN.md")));
+    let manifest = read("Cargo.toml");
+    let version = manifest.split("rust-version = \"").nth(1).and_then(|it| it.split('"').next());
+    let said = format!("Rust {}", version.expect("the workspace has a rust-version"));
+    for path in ["README.md", "README.zh-CN.md", "CONTRIBUTING.md"] {
+        assert!(read(path).contains(&said), "{path} doesn't say {said}");
+    }
 }
 
 /// Targets of links that are files of this project.
