@@ -27,7 +27,6 @@ use standin_config::nginx::NginxConfig;
 
 pub(crate) use build::{Build, Flavour};
 pub(crate) use glob::glob;
-pub(crate) use glob::glob;
 pub(crate) use watch::watch;
 
 /// What is known of nginx, for status.
