@@ -270,7 +270,9 @@ impl Machine {
     #[must_use]
     pub fn source(&self, family: Family, multicast: bool) -> Option<IpAddr> {
         match family {
-            Family::V6 if multicast => Some(IpAddr::V6(self.link_local)),
+            Family::V6 if multicast => {
+                Some(IpAddr::V6(self.link_local)).filter(|_| self.own_present)
+            }
             _ => self.own[family.index()].filter(|_| self.own_present),
         }
     }
@@ -280,7 +282,8 @@ impl Machine {
     pub fn knows(&self, packet: &Packet) -> bool {
         let link_local =
             matches!(packet.envelope.source, IpAddr::V6(it) if it.is_unicast_link_local());
-        !link_local || self.identified_at(packet.from) != Nanos::MAX
+        let node = usize::from(packet.from) < MAX_MACHINES;
+        node && (!link_local || self.identified_at(packet.from) != Nanos::MAX)
     }
 
     /// When it could tell which machine sends from another one's link-local address.

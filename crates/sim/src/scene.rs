@@ -184,7 +184,8 @@ impl Scene {
         Family::BOTH.into_iter().any(|family| self.sends(machine, vip, family))
     }
 
-    fn sends(&self, machine: u8, vip: u8, family: Family) -> bool {
+    #[must_use]
+    pub fn sends(&self, machine: u8, vip: u8, family: Family) -> bool {
         let host = &self.machines[usize::from(machine)];
         let Some(router) = self.router(machine, vip) else { return false };
         let multicast = router.plan().mode == Mode::Multicast;
@@ -466,6 +467,7 @@ impl Scene {
             }
             (Kind::ForeignOwnerGone, Some(vip)) => {
                 self.machines[usize::from(machine)].saw_foreign[usize::from(vip)] = false;
+                self.seen.push(Observation::Disturbed);
             }
             _ => {}
         }

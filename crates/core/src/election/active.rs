@@ -145,9 +145,6 @@ impl VirtualRouter {
             let reason = Reason::TakenWhileStalled { by: heard.who, lasted };
             self.yield_to(step, heard, reason);
         } else if better {
-            // After a cut the winner may never have heard of this node, and clients still send
-            // here: a last advert makes it announce again.
-            self.send(step, mine);
             self.yield_to(step, heard, Reason::Outranked { by: heard.who, priority: theirs });
         } else {
             // Right after a claim this is only the old active, on its way out.
@@ -164,6 +161,10 @@ impl VirtualRouter {
     }
 
     fn yield_to(&mut self, step: &mut Step<'_>, heard: &Heard<'_>, reason: Reason) {
+        // After a cut the winner may never have heard of this node, and clients still send here: a
+        // last advert, below the winner's, makes it announce again.
+        let below = heard.advert.priority.0.saturating_sub(1);
+        self.send(step, Priority(below).min(self.effective_priority()));
         let backup = Backup::following(step.now, heard.who, heard.advert.priority);
         self.leave(step, State::Backup(backup), reason);
         if self.plan.version == Version::V3 {

@@ -543,7 +543,8 @@ pub fn usable(
     own: impl Fn(Family) -> bool,
 ) -> Usable {
     let v6_source = match plan.mode {
-        Mode::Multicast => interface.link_local.is_some(),
+        // A peer knows whose link-local address it is by an own address on the same MAC.
+        Mode::Multicast => interface.link_local.is_some() && (own(Family::V4) || own(Family::V6)),
         Mode::Unicast => own(Family::V6),
     };
     Usable {

@@ -126,10 +126,11 @@ fn excused(scene: &Scene, pair: &Pair) -> bool {
 /// addresses, and the question to whom those belong may just have been lost.
 fn unknown(scene: &Scene, vip: u8, one: u8, other: u8, interval: Nanos) -> bool {
     let known = scene.machines[usize::from(one)].identified_at(other);
-    let by_v4 = scene.network.passes(usize::from(other), usize::from(one), Family::V4);
-    let needed = scene.router(one, vip).is_some_and(|router| {
-        router.plan().mode == Mode::Multicast && !(by_v4 && router.plan().has(Family::V4))
-    });
+    let by_v4 = scene.network.passes(usize::from(other), usize::from(one), Family::V4)
+        && scene.sends(other, vip, Family::V4);
+    let needed = scene
+        .router(one, vip)
+        .is_some_and(|router| router.plan().mode == Mode::Multicast && !by_v4);
     needed && known.saturating_add(2 * (interval + ASK_AGAIN)) >= scene.now
 }
 
