@@ -116,6 +116,8 @@ pub(crate) fn start(
         own_reported: None,
         next_renewal: Instant::FAR,
     };
+    // Without it every renewal wakes this thread once more.
+    let _ = addresses.monitor.spare_renewals_of(&addresses.rtnl);
     addresses.remove_leftovers()?;
     thread::Builder::new().name("standin-address".into()).spawn(move || {
         // The engine has complained about the same already.
