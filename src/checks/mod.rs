@@ -256,24 +256,6 @@ impl Desk {
             target.clone_into(&mut live.target);
         }
     }
-
-    #[cfg(test)]
-    pub(crate) fn for_test(sink: impl Sink) -> Self {
-        let live = Live {
-            name: "test".to_owned(),
-            kind: "test",
-            target: String::new(),
-            verdict: None,
-            detail: String::new(),
-            output: String::new(),
-            took: Duration::ZERO,
-            when: None,
-            runs: 0,
-            failures: 0,
-        };
-        let board = Board { live: Arc::new(Mutex::new(vec![live])), sink: Arc::new(sink) };
-        Self { check: CheckId(0), board }
-    }
 }
 
 /// A panic elsewhere leaves a half-written status line at worst, so the poison is ignored.

@@ -84,3 +84,22 @@ pub(crate) async fn within(timeout: Duration, probe: impl Future<Output = Outcom
         Err(_) => Outcome::fail(format!("no answer within {} ms", timeout.as_millis())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_answer_never_overwrites_a_newer_one() {
+        let mut order = Order::default();
+        let (first, second, third) = (order.start(), order.start(), order.start());
+        assert!(order.is_news(second));
+        assert!(!order.is_news(first));
+        order.outdate();
+        assert!(!order.is_news(third));
+        assert!({
+            let fourth = order.start();
+            order.is_news(fourth)
+        });
+    }
+}

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use standin_config::model::{Cluster, Nginx};
 use standin_config::nginx::NginxConfig;
 
-pub(crate) use build::{Build, Flavour};
+pub(crate) use build::Flavour;
 pub(crate) use glob::glob;
 pub(crate) use watch::watch;
 
@@ -76,9 +76,7 @@ impl Places {
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) binary: Option<PathBuf>,
-    pub(crate) build: Option<Build>,
     pub(crate) conf: Option<PathBuf>,
-    pub(crate) pid_file: Option<PathBuf>,
     pub(crate) config: NginxConfig,
     /// The running master.
     pub(crate) master: Option<u32>,
@@ -90,9 +88,7 @@ pub(crate) async fn find(section: &Nginx) -> Found {
     let survey = discover::survey(section, None, None).await;
     Found {
         binary: survey.binary,
-        build: survey.build,
         conf: survey.conf,
-        pid_file: survey.pid_file,
         config: survey.config,
         master: survey.master,
         notes: survey.notes,

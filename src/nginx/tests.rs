@@ -356,3 +356,44 @@ fn a_restart_that_fails_is_a_death_that_says_why() {
         assert!(report.detail.contains("unknown directive \"nonsense\""), "{report:?}");
     });
 }
+
+#[test]
+fn orphans_of_before_the_daemon_started_are_named_with_the_mend() {
+    on_a_host(
+        "nginx::tests::orphans_of_before_the_daemon_started_are_named_with_the_mend",
+        || async {
+            debian(&["80"]);
+            wait_ms(200).await;
+            standin_linux::spawn::kill(master(), 9).unwrap();
+            wait_ms(100).await;
+            let watching = checks(SECTION);
+            let (_, report) = watching.next(Verdict::Fail).await;
+            assert!(report.detail.contains("/run/nginx.pid names"), "{report:?}");
+            assert!(report.detail.contains("its workers still answer (orphans: "), "{report:?}");
+            assert_eq!(view(&watching).orphans.len(), 2);
+            // A start that fails because of them, then one that works.
+            sh(
+                "! /usr/sbin/nginx 2>/dev/null; kill -KILL $(ps -o pid= -C nginx); sleep 0.1; /usr/sbin/nginx",
+            );
+            watching.next(Verdict::Pass).await;
+            assert!(view(&watching).orphans.is_empty());
+        },
+    );
+}
+
+#[test]
+fn a_running_binary_of_another_name_is_found() {
+    on_a_host("nginx::tests::a_running_binary_of_another_name_is_found", || async {
+        sh("mkdir -p /usr/local/web/sbin; cp /usr/sbin/nginx /usr/local/web/sbin/web-server");
+        write("/usr/local/web/web.conf", &conf("/run/web.pid", &["127.0.0.1:8070"]));
+        sh("/usr/local/web/sbin/web-server -c /usr/local/web/web.conf");
+        let watching = checks(SECTION);
+        let (_, report) = watching.next(Verdict::Pass).await;
+        assert_eq!(report.detail, "http://127.0.0.1:8070/ answers (405)");
+        assert_eq!(
+            view(&watching).binary.as_deref(),
+            Some("/usr/local/web/sbin/web-server".as_ref())
+        );
+        assert_eq!(view(&watching).conf.as_deref(), Some("/usr/local/web/web.conf".as_ref()));
+    });
+}

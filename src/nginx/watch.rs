@@ -25,6 +25,9 @@ const UNDER_WAY: usize = 2;
 /// Looking through all of /proc for an nginx that isn't there costs milliseconds.
 const SEARCH_EVERY: Duration = Duration::from_secs(1);
 
+/// A survey takes 20 ms, or some seconds with the configuration of a hosting company.
+const FIRST_SURVEY_WITHIN: Duration = Duration::from_secs(10);
+
 /// Reading a large configuration takes a second; workers change with each reload and crash.
 const SURVEY_EVERY: Duration = Duration::from_millis(200);
 
@@ -132,8 +135,14 @@ impl Watch {
 
     /// Every interval: who is the master, what are its workers, does it answer?
     fn look(&mut self) {
-        // Before the first survey nothing is known that could be said.
-        let Some(survey) = self.survey.clone() else { return };
+        let Some(survey) = self.survey.clone() else {
+            // Nothing is known yet, and an unknown check must not stay so.
+            if self.surveyed_at.elapsed() >= FIRST_SURVEY_WITHIN {
+                let detail = "nginx is still being looked for; does a file system hang?";
+                self.desk.report(Outcome::fail(detail), self.surveyed_at.elapsed());
+            }
+            return;
+        };
         self.follow_pid_file();
         self.see_workers();
         let changed = survey.conf.as_deref().is_some_and(|conf| Stamp::of(conf) != survey.stamp);
