@@ -448,6 +448,16 @@ fn the_two_readmes_are_twins() {
     }
 }
 
+#[test]
+fn the_cluster_file_of_the_readme_is_a_good_one() {
+    let readme = read("README.md");
+    let (blocks, _) = anatomy(&readme);
+    let file = blocks.iter().find_map(|block| block.strip_prefix("```toml\n"));
+    let loaded = standin_config::load("README.md", file.expect("a cluster file"));
+    assert!(loaded.model.is_some() && loaded.diagnostics.is_empty(), "{}", loaded.render(false));
+    assert!(standin_config::load("README.md", "cluster = 7\n").model.is_none());
+}
+
 /// Targets of links that are files of this project.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     text.split("](")
