@@ -10,6 +10,7 @@ mod exit;
 mod guard;
 mod lab;
 mod nginx;
+mod preflight;
 mod readable;
 
 use std::process::ExitCode;

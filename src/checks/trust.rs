@@ -24,6 +24,7 @@ const LINKS: u8 = 40;
 const ROOT: u32 = 0;
 const GROUP_WRITES: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
+const STICKY: u32 = 0o1000;
 
 /// Why a command must not run as root, in words; `None` when only root could have changed it.
 pub(crate) fn objection(command: &[String]) -> Option<String> {
@@ -118,7 +119,14 @@ fn look(here: &Path) -> Result<bool, String> {
         return Ok(true);
     }
     if mode & OTHERS_WRITE != 0 {
-        return said("everybody", format!("chmod o-w {}", here.display()));
+        // /tmp and its like are everybody's on purpose.
+        let shared = found.is_dir() && mode & STICKY != 0;
+        let mend = if shared {
+            "keep it in a directory that only root can change".to_owned()
+        } else {
+            format!("chmod o-w {}", here.display())
+        };
+        return said("everybody", mend);
     }
     if mode & GROUP_WRITES != 0 && found.gid() != ROOT {
         return said(

@@ -1,5 +1,6 @@
 //! The command line: what was typed, and which file does it.
 
+mod check;
 pub(crate) mod client;
 mod events;
 mod orders;
@@ -36,6 +37,10 @@ enum Command {
     /// Run this node until it is stopped
     #[command(after_help = "Example: standin run -f /etc/standin/standin.toml")]
     Run(RunArgs),
+    /// Say all that is wrong with the cluster file, and with this host for it
+    #[command(after_help = "Examples:\n  standin check\n  standin check --file-only new.toml\n  \
+                            standin check --json | jq -r '.[].message'")]
+    Check(check::CheckArgs),
     /// Show who holds what, and why
     #[command(after_help = "Examples:\n  standin status\n  standin status --watch\n  \
                             standin status --json | jq '.vips[].holder'")]
@@ -59,6 +64,12 @@ enum Command {
                             running\n  standin lab --drill      every fault once, measured\n  \
                             standin lab status\n  standin lab kill n1\n  standin lab down")]
     Lab(lab::LabArgs),
+    /// Measure a cluster in a lab: every fault in turn, and how long nobody answered
+    #[command(
+        after_help = "Examples:\n  standin drill\n  standin drill /etc/standin/standin.toml \
+                            --repeat 5\n  standin drill --only nginx-killed,host-cut --json"
+    )]
+    Drill(lab::DrillArgs),
 }
 
 /// Where the daemon's files are.
@@ -111,6 +122,11 @@ pub(crate) fn main() -> ExitCode {
             .into();
         }
         Command::Lab(args) => return lab::main(args),
+        Command::Drill(args) => return lab::drill(args),
+        Command::Check(args) => match check::main(&args) {
+            Ok(exit) => return exit.into(),
+            Err(error) => Err(error),
+        },
         Command::Status(args) => status::main(&args),
         Command::Events(args) => events::main(&args),
         Command::Maintenance(args) => orders::maintenance(&args),

@@ -1,0 +1,159 @@
+//! Gathers the facts: reads, listens, asks; changes nothing.
+
+mod commands;
+mod keepalived;
+mod network;
+mod nginx;
+mod scripts;
+mod wire;
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use standin_config::Cluster;
+use standin_config::model::{CheckKind, ProcessBy};
+use standin_linux::{process, sched, sysctl};
+
+use super::facts::{Facts, Inotify};
+use super::judge::Subject;
+use crate::engine::REALTIME_PRIORITY;
+
+pub(crate) const SYSLOG_SOCKET: &str = "/dev/log";
+pub(crate) const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
+
+/// Directories counted for inotify: nobody's limit is higher by default.
+const DIRECTORIES: usize = 1_000_000;
+
+/// How long to listen for adverts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listen {
+    /// Long enough to hear every sender of the VIPs' intervals, and one of 1 s.
+    AsNeeded,
+    /// Zero: nobody on the wire is listened to or asked.
+    For(Duration),
+}
+
+/// This host's name and addresses: which node it is.
+pub(crate) fn local() -> (String, Vec<IpAddr>) {
+    (process::hostname(), process::local_addresses().unwrap_or_default())
+}
+
+/// Everything that can be seen of this host; of the cluster what `subject` needs.
+pub(crate) async fn here(subject: Option<&Subject<'_>>, listen: Listen) -> Facts {
+    let mut facts = Facts {
+        kernel: sysctl::read("kernel/osrelease").unwrap_or_default(),
+        missing_capabilities: process::missing_capabilities(),
+        realtime_refused: realtime(),
+        keepaliveds: keepalived::running(),
+        ..Facts::default()
+    };
+    network::look(&mut facts);
+    let Some(subject) = subject else { return facts };
+    let vips: Vec<IpAddr> = subject
+        .cluster
+        .vips
+        .iter()
+        .flat_map(|vip| vip.addresses.iter().map(|prefix| prefix.address()))
+        .collect();
+    facts.mentions = network::mentions(&vips);
+    let plan = wire::Plan::of(subject, &facts, listen);
+    // Listening takes a second or more; the rest is looked at meanwhile.
+    let listening = tokio::task::spawn_blocking(move || plan.listen());
+    match commands::ruleset().await {
+        Ok(ruleset) => facts.firewall = ruleset,
+        Err(why) => facts.unseen.push(why),
+    }
+    if let Some(section) = &subject.cluster.nginx {
+        facts.nginx = Some(nginx::look(section, &vips).await);
+    }
+    scripts::look(subject.cluster, &mut facts);
+    facts.absent = absent(subject.cluster);
+    facts.api_refused = subject.cluster.api.listen.and_then(api);
+    facts.inotify = inotify(subject.cluster, &facts);
+    match listening.await {
+        Ok(Ok(wire)) => facts.wire = wire,
+        Ok(Err(why)) => facts.unseen.push(why),
+        Err(error) => facts.unseen.push(format!("the network couldn't be listened to: {error}")),
+    }
+    facts
+}
+
+/// Tried on a thread that ends at once.
+fn realtime() -> Option<String> {
+    let tried = std::thread::spawn(|| sched::realtime(REALTIME_PRIORITY)).join().ok()?;
+    tried.err().map(|error| error.to_string())
+}
+
+/// What the file needs and this host hasn't got, of directories and sockets.
+fn absent(cluster: &Cluster) -> Vec<PathBuf> {
+    let of_checks = cluster.checks.iter().filter_map(|check| match &check.kind {
+        CheckKind::Process(ProcessBy::Pidfile(file)) => file.parent(),
+        CheckKind::File { path } => path.parent(),
+        _ => None,
+    });
+    let of_log = cluster.log.file.iter().filter_map(|file| file.parent());
+    let sockets = [SYSLOG_SOCKET, JOURNAL_SOCKET].map(Path::new);
+    let all = of_checks.chain(of_log).chain(sockets);
+    all.filter(|path| !path.exists()).map(Path::to_owned).collect()
+}
+
+/// Why the API can't listen there; a standin that does so already is no reason.
+fn api(listen: std::net::SocketAddr) -> Option<String> {
+    let error = TcpListener::bind(listen).err()?;
+    let holder = || {
+        process::all_pids().into_iter().find(|pid| {
+            process::listening_tcp(*pid).is_ok_and(|bound| {
+                bound.iter().any(|at| {
+                    at.port() == listen.port()
+                        && (at.ip().is_unspecified() || at.ip() == listen.ip())
+                })
+            })
+        })
+    };
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            let who = holder().and_then(|pid| Some((pid, process::name(pid)?)));
+            match who {
+                Some((_, name)) if name == "standin" => None,
+                Some((pid, name)) => Some(format!("{name} (pid {pid}) listens there")),
+                None => Some("someone listens there".to_owned()),
+            }
+        }
+        io::ErrorKind::AddrNotAvailable => Some(format!("{} is not on this host", listen.ip())),
+        _ => Some(error.to_string()),
+    }
+}
+
+fn inotify(cluster: &Cluster, facts: &Facts) -> Option<Inotify> {
+    let sync = cluster.sync.as_ref()?;
+    let number = |name: &str| sysctl::read(&format!("fs/inotify/{name}")).ok()?.parse().ok();
+    let of_nginx = facts.nginx.iter().filter_map(|nginx| nginx.conf.as_deref()?.parent());
+    let mut roots: Vec<PathBuf> = sync.paths.iter().chain(&sync.also).cloned().collect();
+    if sync.paths.is_empty() {
+        roots.extend(of_nginx.map(Path::to_owned));
+    }
+    Some(Inotify {
+        directories: directories(roots),
+        max_user_watches: number("max_user_watches")?,
+        max_user_instances: number("max_user_instances")?,
+    })
+}
+
+/// The directories of these trees, with the roots themselves; links are not followed.
+fn directories(mut ahead: Vec<PathBuf>) -> usize {
+    let mut count = 0;
+    while let Some(folder) = ahead.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        count += 1;
+        if count >= DIRECTORIES {
+            break;
+        }
+        let below =
+            entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        ahead.extend(below.map(|entry| entry.path()));
+    }
+    count
+}
