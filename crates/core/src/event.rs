@@ -157,6 +157,8 @@ pub enum Party {
 pub enum Reason {
     /// The interface and a source address are there.
     Usable,
+    /// The program was replaced under a node that held the VIP.
+    Resumed,
     /// Nobody was ever heard and nobody answered for the address.
     NobodyThere,
     /// The active was not heard any more.
@@ -223,6 +225,7 @@ impl Reason {
     fn write(&self, plan: &Plan, out: &mut String) -> fmt::Result {
         match self {
             Self::Usable => out.write_str("the interface and its source address are there"),
+            Self::Resumed => out.write_str("standin was replaced in place and goes on"),
             Self::NobodyThere => {
                 out.write_str("no advert was heard and nobody answers for the address")
             }

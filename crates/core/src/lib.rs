@@ -19,6 +19,7 @@ pub mod health;
 pub mod identity;
 pub mod node;
 pub mod plan;
+pub mod resume;
 pub mod types;
 pub mod view;
 pub mod wire;

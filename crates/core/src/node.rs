@@ -8,6 +8,7 @@ use crate::event::{Event, Kind, Party, Reason, Role};
 use crate::health::Health;
 use crate::identity::Identity;
 use crate::plan::{Mode, Plan, Version, VipPlan};
+use crate::resume::Resume;
 use crate::types::{CheckId, Family, Instant, InterfaceId, Mac, NodeId, Priority, VipId, Vrid};
 use crate::view::{CheckView, Maintenance, PeerView, View, VipView};
 use crate::wire::vrrp::{self, Envelope, Malformed};
@@ -65,6 +66,29 @@ impl Node {
             now,
         };
         node.take_plan(now, plan, &mut Effects::new());
+        node
+    }
+
+    /// As [`Node::new`], for a program that replaces another one which held VIPs.
+    #[must_use]
+    pub fn resumed(now: Instant, plan: Plan, resume: &Resume) -> Self {
+        let mut node = Self::new(now, plan);
+        let mut effects = Effects::new();
+        for name in &resume.passing {
+            if let Some(place) = node.plan.checks.iter().position(|check| check.name == *name) {
+                let check = CheckId(u16::try_from(place).unwrap_or(u16::MAX));
+                // What follows from it is found out below; nobody is told of it twice.
+                let _ = node.health.result(check, Verdict::Pass, "");
+            }
+        }
+        node.maintenance =
+            resume.maintenance.map(|left| left.map_or(Instant::FAR, |left| now + left));
+        node.judge_all(now, &mut effects);
+        for router in node.routers.iter_mut().flatten() {
+            if resume.active.contains(&router.plan().name) {
+                router.resume();
+            }
+        }
         node
     }
 

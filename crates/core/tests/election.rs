@@ -9,6 +9,7 @@ use standin_core::plan::{
     AllIneligible, Announce, CheckPlan, ChecksumStyle, Failback, Member, Mode, NodePlan, Plan,
     Version, VipPlan,
 };
+use standin_core::resume::Resume;
 use standin_core::types::{
     CheckId, Family, Instant, InterfaceId, IntervalCs, Mac, NodeId, Priority, VipId, Vrid,
 };
@@ -545,6 +546,27 @@ fn stop_says_goodbye_and_reports_when_nothing_is_held() {
     let goodbye = Effect::Advert { vip: VIP, family: Family::V4, priority: Priority(0) };
     assert!(at(&goodbye) < at(&Effect::Release { vip: VIP }));
     assert!(at(&Effect::Release { vip: VIP }) < at(&Effect::Stopped));
+}
+
+#[test]
+fn a_program_that_replaces_another_goes_on_holding() {
+    let rig = Rig::holding();
+    let resume = Resume::of(&rig.node, rig.now);
+    assert_eq!(resume.active, ["web"]);
+    let mut next = Rig { node: Node::resumed(rig.now, plan(), &resume), ..rig };
+    next.seen = next.log.len();
+    next.own(&["10.0.0.2"]);
+    next.interface(true);
+    assert_eq!(next.role(), Role::Active);
+    assert_eq!(next.last_reason(), Reason::Resumed);
+    assert_eq!(next.said(), [100], "at once, and as healthy as before");
+    // What it held and the new file doesn't name is let go.
+    let mut without = plan();
+    without.vips[0].name = "other".into();
+    let mut other = Rig { node: Node::resumed(next.now, without, &resume), ..next };
+    other.own(&["10.0.0.2"]);
+    other.interface(true);
+    assert_eq!(other.role(), Role::Backup);
 }
 
 #[test]

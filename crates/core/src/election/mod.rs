@@ -122,6 +122,8 @@ pub struct VirtualRouter {
     /// An advert was heard or the VIP was held: the address needs no probing before a claim.
     introduced: bool,
     stopping: bool,
+    /// It held the VIP when the program was replaced, and goes on doing so once it can.
+    resumes: bool,
     /// The shell may still have addresses of this VIP on the host.
     holding: bool,
     counters: Counters,
@@ -151,6 +153,7 @@ impl VirtualRouter {
             interval,
             introduced: false,
             stopping: false,
+            resumes: false,
             holding: false,
             counters: Counters::default(),
             rival_said: Rated::default(),
@@ -159,6 +162,13 @@ impl VirtualRouter {
             stranger_said: Rated::default(),
             differs_said: Rated::default(),
         }
+    }
+
+    /// Goes on as the holder of the VIP that an earlier program on this node was.
+    pub fn resume(&mut self) {
+        self.resumes = true;
+        self.introduced = true;
+        self.holding = true;
     }
 
     #[must_use]
@@ -328,6 +338,9 @@ impl VirtualRouter {
     pub fn usability(&mut self, step: &mut Step<'_>, usable: Usable) {
         self.usable = usable;
         match (&self.state, usable.any()) {
+            (State::Idle, true) if std::mem::take(&mut self.resumes) => {
+                self.claim(step, Reason::Resumed);
+            }
             (State::Idle, true) if !self.stopping => {
                 let backup = Backup::alone(step.now);
                 self.enter(step, State::Backup(backup), Reason::Usable);
