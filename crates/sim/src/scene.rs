@@ -358,7 +358,7 @@ impl Scene {
             trace.packet(self.now, &self.machines[usize::from(to)], packet, &self.file);
         }
         let host = &mut self.machines[usize::from(to)];
-        if !packet.corrupt && host.knows(packet) {
+        if !packet.corrupt && host.knows(packet) && host.accepts(packet) {
             let (place, said) = (usize::from(packet.vip), (self.now, packet.priority));
             host.heard[place].insert(packet.from, said);
             if mem::take(&mut host.saw_foreign[place]) {
@@ -479,6 +479,8 @@ impl Scene {
 pub const fn reason_name(reason: &Reason) -> &'static str {
     match reason {
         Reason::Usable => "usable",
+        Reason::Resumed => "resumed",
+        Reason::Resumed => "resumed",
         Reason::NobodyThere => "nobody there",
         Reason::Silence { .. } => "silence",
         Reason::Released { .. } => "released",
@@ -497,8 +499,9 @@ pub const fn reason_name(reason: &Reason) -> &'static str {
 }
 
 /// Every reason that a long run has to have seen.
-pub const REASONS: [&str; 15] = [
+pub const REASONS: [&str; 16] = [
     "usable",
+    "resumed",
     "nobody there",
     "silence",
     "released",

@@ -11,13 +11,23 @@ use crate::scene::{Cause, Scene, Transition};
 pub struct History {
     roles: Vec<Vec<(Role, Nanos)>>,
     pub transitions: u64,
+    /// By machine: all transitions, and those to active.
+    pub counts: Vec<(u64, u64)>,
+    /// The reason of each machine's last transition.
+    pub reasons: Vec<Option<Reason>>,
 }
 
 impl History {
     #[must_use]
     pub fn new(scene: &Scene) -> Self {
         let one = vec![(Role::Idle, 0); scene.file.names.len()];
-        Self { roles: vec![one; scene.machines.len()], transitions: 0 }
+        let machines = scene.machines.len();
+        Self {
+            roles: vec![one; machines],
+            transitions: 0,
+            counts: vec![(0, 0); machines],
+            reasons: vec![None; machines],
+        }
     }
 
     /// The process has ended; its next life begins idle.
@@ -27,6 +37,10 @@ impl History {
 
     pub fn transition(&mut self, scene: &Scene, told: &Transition) -> Option<String> {
         self.transitions += 1;
+        let (all, to_active) = &mut self.counts[usize::from(told.machine)];
+        *all += 1;
+        *to_active += u64::from(told.to == Role::Active);
+        self.reasons[usize::from(told.machine)] = Some(told.reason.clone());
         let host = &scene.machines[usize::from(told.machine)];
         let known = &mut self.roles[usize::from(told.machine)][usize::from(told.vip)];
         let (was, since) = std::mem::replace(known, (told.to, scene.now));
@@ -71,6 +85,8 @@ impl Claim<'_> {
         let Transition { from, to, .. } = *self.told;
         let fits = match reason {
             Reason::Usable => (from, to) == (Role::Idle, Role::Backup),
+            Reason::Resumed => (from, to) == (Role::Idle, Role::Active),
+            Reason::Resumed => (from, to) == (Role::Idle, Role::Active),
             Reason::NobodyThere
             | Reason::Silence { .. }
             | Reason::Released { .. }
@@ -100,6 +116,8 @@ impl Claim<'_> {
                 ),
                 "no interface, address or plan was told",
             ),
+            Reason::Resumed => (false, "no program is replaced in place here"),
+            Reason::Resumed => (host.upgraded_at.is_some(), "nobody replaced the program"),
             Reason::InterfaceDown => (!host.interface_up, "the interface is up"),
             Reason::SourceAddressGone => {
                 (!host.own_present || cause == Cause::Plan, "its own addresses are there")
