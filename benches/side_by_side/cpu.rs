@@ -18,6 +18,10 @@ use crate::{Options, count, median, usage};
 /// After the last VIP is there, announcements go on for a while.
 const SETTLES: Duration = Duration::from_secs(4);
 
+/// keepalived announces again five seconds after a takeover, and with hundreds of instances sends
+/// no advert for so long meanwhile that a backup takes over: it is given time to get done.
+const KEEPALIVED_SETTLES: Duration = Duration::from_secs(12);
+
 /// All VIPs must be up by then.
 const STARTS: Duration = Duration::from_secs(20);
 
@@ -105,6 +109,9 @@ fn once(one: &Host, two: &Host, sender: Sender, load: &Load, span: Duration) -> 
     };
     if sender != Sender::Bare {
         one.wait_for_vips(load.vips, STARTS)?;
+    }
+    if sender == Sender::Keepalived {
+        thread::sleep(KEEPALIVED_SETTLES);
     }
     let backup = configs::standin(two, Node(2), setup)?;
     thread::sleep(SETTLES);

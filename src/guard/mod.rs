@@ -14,9 +14,11 @@ pub(crate) mod ledger;
 use std::io;
 use std::os::fd::{AsFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use standin_core::resume::{self, Resume};
 use standin_core::types::{Family, Instant};
 use standin_linux::advert::AdvertSender;
 use standin_linux::clock::{Timer, now};
@@ -31,7 +33,7 @@ use crate::engine::REALTIME_PRIORITY;
 use crate::exit::Exit;
 use ledger::{Ledger, State};
 
-/// How often the beat is looked at while there is something to lose.
+/// How often a beat that is late is looked at while there is something to lose.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// A beat that is this old makes the guard look whether the daemon was stopped by a signal; one
@@ -57,6 +59,8 @@ const LIVED: Duration = Duration::from_secs(60);
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
 const SIGKILL: i32 = 9;
+/// From the daemon: take up the program that is on disk now.
+const SIGUSR1: i32 = 10;
 const SIGTERM: i32 = 15;
 
 const TOKEN_DAEMON: u64 = 0;
@@ -64,7 +68,11 @@ const TOKEN_SIGNALS: u64 = 1;
 const TOKEN_TIMER: u64 = 2;
 
 /// The descriptor of the ledger and the daemon to watch, for a guard that replaces another.
-pub(crate) const REPLACES: &str = "STANDIN_GUARD_REPLACES";
+const REPLACES: &str = "STANDIN_GUARD_REPLACES";
+
+/// The descriptor of the ledger, the guard, and the descriptor of what to go on with, for a daemon
+/// whose program was replaced.
+const RESUMES: &str = "STANDIN_RESUMES";
 
 /// How this process goes on.
 pub(crate) enum Role {
@@ -77,6 +85,16 @@ pub(crate) enum Role {
 pub(crate) struct Daemon {
     pub(crate) ledger: Ledger,
     pub(crate) guard: PidFd,
+    pub(crate) guard_pid: u32,
+    /// What the program before this one was doing, when it was replaced in place.
+    pub(crate) resume: Option<Resume>,
+}
+
+impl Daemon {
+    /// Has the guard take up the program that this daemon runs.
+    pub(crate) fn renew_guard(&self) -> io::Result<()> {
+        self.guard.signal(SIGUSR1)
+    }
 }
 
 /// Splits the process: the parent guards and returns only at the end, the child is the daemon.
@@ -84,6 +102,9 @@ pub(crate) struct Daemon {
 /// # Errors
 /// When the kernel refuses memory, descriptors or a process.
 pub(crate) fn begin() -> io::Result<Role> {
+    if let Some(daemon) = resumed()? {
+        return Ok(Role::Daemon(daemon));
+    }
     if let Some((ledger, daemon)) = inherited()? {
         // The daemon is the child of a guard that died; it is watched all the same.
         return Guard::new(ledger)?.guard(Some(daemon));
@@ -95,16 +116,60 @@ pub(crate) fn begin() -> io::Result<Role> {
 ///
 /// # Errors
 /// As fork(2) and execve(2): the daemon is to end itself then, in order.
-pub(crate) fn replace(ledger: &Ledger) -> io::Result<PidFd> {
+pub(crate) fn replace(ledger: &Ledger) -> io::Result<(PidFd, u32)> {
+    let mut command = again(Path::new("/proc/self/exe"));
+    let fd = ledger.region().pass(&mut command);
+    let child = command.env(REPLACES, format!("{fd}:{}", std::process::id())).spawn()?;
+    Ok((PidFd::open(child.id())?, child.id()))
+}
+
+/// Replaces the program of this daemon by the one at `path`; returns only when that fails.
+///
+/// `resume` is what its successor reads with [`Daemon::resume`]. The guard doesn't mind the pause:
+/// the successor sets its patience again.
+pub(crate) fn exec(daemon: &Daemon, path: &Path, resume: &str) -> io::Error {
+    let text = match Region::with(resume.as_bytes()) {
+        Ok(text) => text,
+        Err(error) => return error,
+    };
+    let patience = daemon.ledger.patience();
+    daemon.ledger.set_patience(Duration::ZERO);
+    let mut command = again(path);
+    let ledger = daemon.ledger.region().pass(&mut command);
+    let resume = text.pass(&mut command);
+    let guard = daemon.guard_pid;
+    let error = command.env(RESUMES, format!("{ledger}:{guard}:{resume}")).exec();
+    daemon.ledger.set_patience(patience);
+    error
+}
+
+/// This command line with the program at `path`.
+fn again(path: &Path) -> Command {
     let mut arguments = std::env::args_os();
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(path);
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }
-    let fd = ledger.region().pass(&mut command);
-    let child =
-        command.args(arguments).env(REPLACES, format!("{fd}:{}", std::process::id())).spawn()?;
-    PidFd::open(child.id())
+    command.args(arguments).env_remove(REPLACES).env_remove(RESUMES);
+    command
+}
+
+/// What [`exec`] left for this process.
+fn resumed() -> io::Result<Option<Daemon>> {
+    let Ok(words) = std::env::var(RESUMES) else { return Ok(None) };
+    let mut words = words.split(':');
+    let mut number = || words.next().and_then(|word| word.parse::<i32>().ok());
+    let (Some(ledger), Some(guard), Some(text)) = (number(), number(), number()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let guard_pid = u32::try_from(guard).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let text = Region::inherited_bytes(text, resume::MAX_BYTES)?;
+    Ok(Some(Daemon {
+        ledger: Ledger::of(Region::inherited(ledger, ledger::REGION)?),
+        guard: PidFd::open(guard_pid)?,
+        guard_pid,
+        resume: Some(Resume::from_text(&String::from_utf8_lossy(&text))),
+    }))
 }
 
 /// What [`replace`] left for this process: the ledger, and the daemon to watch.
@@ -123,6 +188,8 @@ struct Guard {
     timer: Timer,
     rtnl: Rtnl,
     signals: Signals,
+    /// Where its program was found, to look there for a newer one.
+    program: PathBuf,
     /// Somebody told the daemon, by way of the guard, to stop.
     stopping: bool,
 }
@@ -137,11 +204,13 @@ enum End {
 impl Guard {
     fn new(ledger: Ledger) -> io::Result<Self> {
         let (poll, timer) = (Poll::new()?, Timer::new()?);
-        let signals = Signals::take(&[SIGHUP, SIGINT, SIGTERM])?;
+        let signals = Signals::take(&[SIGHUP, SIGUSR1, SIGINT, SIGTERM])?;
         poll.add(timer.as_fd(), TOKEN_TIMER)?;
         poll.add(signals.as_fd(), TOKEN_SIGNALS)?;
         // Opened now: when it is needed there may be no descriptor left.
-        Ok(Self { ledger, poll, timer, rtnl: Rtnl::open()?, signals, stopping: false })
+        let rtnl = Rtnl::open()?;
+        let program = process::executable(std::process::id())?;
+        Ok(Self { ledger, poll, timer, rtnl, signals, program, stopping: false })
     }
 
     /// Starts daemons until one ends as it should.
@@ -159,7 +228,12 @@ impl Guard {
                         Half::Child => {
                             self.signals.give_back();
                             let guard = PidFd::open(this)?;
-                            return Ok(Role::Daemon(Daemon { ledger: self.ledger, guard }));
+                            return Ok(Role::Daemon(Daemon {
+                                ledger: self.ledger,
+                                guard,
+                                guard_pid: this,
+                                resume: None,
+                            }));
                         }
                         Half::Parent { child } => child,
                     }
@@ -192,34 +266,39 @@ impl Guard {
         };
         self.poll.add(pidfd.as_fd(), TOKEN_DAEMON)?;
         let mut ready = Vec::new();
-        let mut last_look = now();
         loop {
-            let period = match self.ledger.patience() {
-                patience if patience.is_zero() || !self.ledger.holds() => IDLE_LOOK,
-                _ => LOOK,
-            };
-            self.timer.arm(Some(now() + period))?;
+            let next_look = self.next_look(now());
+            self.timer.arm(Some(next_look))?;
             self.poll.wait(&mut ready)?;
             if ready.contains(&TOKEN_DAEMON) {
                 self.poll.remove(pidfd.as_fd())?;
                 return Ok(self.buried(daemon));
             }
             if ready.contains(&TOKEN_SIGNALS) {
-                self.forward(Some(&pidfd));
+                self.forward(Some((&pidfd, daemon)));
             }
             if ready.contains(&TOKEN_TIMER) {
                 self.timer.clear();
             }
             let time = now();
             // A guard that was late itself says nothing about the daemon: everybody may have been.
-            let punctual = time.since(last_look) < period * 2;
-            last_look = time;
+            let punctual = time.since(next_look) < LOOK;
             if punctual && self.is_stuck(daemon, time) {
                 eprintln!("standin: the daemon (pid {daemon}) holds VIPs and doesn't move: ended");
                 // It is gone at the next turn, if it isn't already.
                 let _ = pidfd.signal(SIGKILL);
             }
         }
+    }
+
+    /// A beat can't be late before it is [`STOPPED_AFTER`] old.
+    fn next_look(&self, time: Instant) -> Instant {
+        if self.ledger.patience().is_zero() || !self.ledger.holds() {
+            return time + IDLE_LOOK;
+        }
+        let late = self.ledger.last_beat() + STOPPED_AFTER;
+        // A little after, so that one look is enough.
+        if late > time { late + Duration::from_millis(1) } else { time + LOOK }
     }
 
     fn is_stuck(&self, daemon: u32, time: Instant) -> bool {
@@ -231,13 +310,22 @@ impl Guard {
         silence > patience || (silence > STOPPED_AFTER && process::is_stopped(daemon))
     }
 
-    fn forward(&mut self, daemon: Option<&PidFd>) {
+    fn forward(&mut self, daemon: Option<(&PidFd, u32)>) {
         while let Some(signal) = self.signals.next() {
-            self.stopping |= signal != SIGHUP;
-            if let Some(daemon) = daemon {
-                // If it has just died, the guard is told in a moment.
-                let _ = daemon.signal(signal);
+            let Some((pidfd, daemon)) = daemon else {
+                self.stopping |= matches!(signal, SIGINT | SIGTERM);
+                continue;
+            };
+            if signal == SIGUSR1 {
+                let mut command = again(&self.program);
+                let fd = self.ledger.region().pass(&mut command);
+                let error = command.env(REPLACES, format!("{fd}:{daemon}")).exec();
+                eprintln!("standin: the guard goes on with the older program: {error}");
+                continue;
             }
+            self.stopping |= signal != SIGHUP;
+            // If it has just died, the guard is told in a moment.
+            let _ = pidfd.signal(signal);
         }
     }
 

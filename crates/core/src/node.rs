@@ -37,6 +37,8 @@ pub struct Node {
     stopping: Stopping,
     /// When the next tick could have come at the earliest.
     expected: Instant,
+    /// What `next_deadline` found; `None` after a step. Looking costs a walk over all VIPs.
+    first: Option<Instant>,
     /// The time of the last step.
     now: Instant,
 }
@@ -63,6 +65,7 @@ impl Node {
             maintenance: None,
             stopping: Stopping::No,
             expected: Instant::FAR,
+            first: None,
             now,
         };
         node.take_plan(now, plan, &mut Effects::new());
@@ -117,6 +120,7 @@ impl Node {
     /// Takes one input and pushes what follows from it. See the crate's documentation.
     pub fn step(&mut self, now: Instant, input: Input<'_>, effects: &mut Effects) {
         self.now = now;
+        self.first = None;
         match input {
             Input::Tick => self.tick(now, effects),
             Input::Advert { interface, envelope, payload } => {
@@ -154,10 +158,16 @@ impl Node {
 
     /// When the shell has to step a [`Input::Tick`]; `None`: nothing is due.
     pub fn next_deadline(&mut self) -> Option<Instant> {
-        let routers = self.routers.iter().flatten().map(VirtualRouter::next_deadline);
-        let first = routers.min().unwrap_or(Instant::FAR).min(self.maintenance_end());
-        // A wait that was over before anybody wanted it isn't the shell's lateness.
-        self.expected = first.max(self.now);
+        let first = match self.first {
+            Some(first) => first,
+            None => {
+                let routers = self.routers.iter().flatten().map(VirtualRouter::next_deadline);
+                let first = routers.min().unwrap_or(Instant::FAR).min(self.maintenance_end());
+                // A wait that was over before anybody wanted it isn't the shell's lateness.
+                self.expected = first.max(self.now);
+                *self.first.insert(first)
+            }
+        };
         (first != Instant::FAR).then_some(first)
     }
 
