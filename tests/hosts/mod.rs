@@ -60,13 +60,23 @@ pub(crate) fn skipped() -> bool {
 
 /// Looks every few milliseconds until `look` finds something; panics with `what` after `within`.
 #[track_caller]
-pub(crate) fn wait_for<T>(what: &str, within: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, within: Duration, look: impl FnMut() -> Option<T>) -> T {
+    wait_or_tell(|| what.to_owned(), within, look)
+}
+
+/// As [`wait_for`]; `tell` says what is known by then.
+#[track_caller]
+pub(crate) fn wait_or_tell<T>(
+    tell: impl Fn() -> String,
+    within: Duration,
+    mut look: impl FnMut() -> Option<T>,
+) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(began.elapsed() < within, "not within {within:?}: {what}");
+        assert!(began.elapsed() < within, "not within {within:?}: {}", tell());
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -330,9 +340,11 @@ impl Host {
 
     #[track_caller]
     pub(crate) fn wait_role(&self, role: &str, within: Duration) {
-        let what =
-            format!("{} to be {role}; it logged\n{}", self.name, self.read("/run/logs/standin"));
-        wait_until(&what, within, || self.role() == role);
+        let tell = || {
+            let log = self.read("/run/logs/standin");
+            format!("{} to be {role}, it is {:?} and logged\n{log}", self.name, self.role())
+        };
+        wait_or_tell(tell, within, || (self.role() == role).then_some(()));
     }
 
     /// What the daemon recorded, oldest first, also of earlier daemons.
@@ -352,17 +364,11 @@ impl Host {
 
     #[track_caller]
     pub(crate) fn wait_said(&self, kind: &str, text: &str, within: Duration) {
-        let began = Instant::now();
-        while !self.said(kind, text) {
-            let log = || self.read("/run/logs/standin");
-            assert!(
-                began.elapsed() < within,
-                "{}: no event {kind:?} with {text:?}; it logged\n{}",
-                self.name,
-                log()
-            );
-            std::thread::sleep(ms(10));
-        }
+        let tell = || {
+            let log = self.read("/run/logs/standin");
+            format!("{}: an event {kind:?} with {text:?}; it logged\n{log}", self.name)
+        };
+        wait_or_tell(tell, within, || self.said(kind, text).then_some(()));
     }
 
     /// How many changes of role the daemon has recorded.
@@ -420,11 +426,21 @@ impl Daemon {
         wait_for(&what, Duration::from_secs(10), || child.try_wait().unwrap()).code()
     }
 
-    /// SIGKILL to it and to all that it has started, at once.
+    /// SIGKILL to it and to all that it has started, at once: none sees another one end.
     pub(crate) fn crash(mut self) {
-        for pid in descendants(self.pid) {
-            let _gone = spawn::kill(pid, 9);
+        let mut all = Vec::new();
+        loop {
+            let now = descendants(self.pid);
+            if now.len() == all.len() {
+                break;
+            }
+            // Stopped, it can't start another one while these are killed.
+            now.iter().for_each(|pid| drop(spawn::kill(*pid, 19)));
+            all = now;
         }
+        // nsenter stops with its child.
+        all.push(self.child.id());
+        all.into_iter().for_each(|pid| drop(spawn::kill(pid, 9)));
         let _ended = self.child.wait();
     }
 
@@ -432,6 +448,10 @@ impl Daemon {
     pub(crate) fn freeze(&self, frozen: bool) {
         for pid in descendants(self.pid) {
             spawn::kill(pid, if frozen { 19 } else { 18 }).unwrap();
+        }
+        if !frozen {
+            // nsenter stops with its child.
+            spawn::kill(self.child.id(), 18).unwrap();
         }
     }
 
