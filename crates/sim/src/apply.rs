@@ -1,9 +1,11 @@
 //! How each fault is done to the scene.
 
+use std::mem;
 use std::time::Duration;
 
 use standin_core::event::Role;
 use standin_core::node::Node;
+use standin_core::resume::Resume;
 use standin_core::types::{CheckId, Family, InterfaceId};
 use standin_core::{Command, Input, Verdict};
 
@@ -54,6 +56,7 @@ impl Scene {
             }
             Fault::Stop { machine } => self.freeze(machine, Run::Stopped { since: self.now }),
             Fault::Suspend { machine } => self.freeze(machine, Run::Suspended { since: self.now }),
+            Fault::Upgrade { machine } => self.upgrade(machine),
             Fault::Continue { machine, clock_stood } => self.thaw(machine, clock_stood),
             Fault::Kill { machine } => self.kill(machine),
             Fault::PowerOff { machine } => self.power_off(machine),
@@ -171,6 +174,9 @@ impl Scene {
         let host = &mut self.machines[usize::from(machine)];
         host.run = Run::Running;
         host.thawed_at = self.now;
+        if mem::take(&mut self.machines[usize::from(machine)].upgrading) {
+            self.succeed(machine);
+        }
         self.renew(machine);
         if self.machines[usize::from(machine)].sabotage == Sabotage::TicksFirst {
             self.tick(machine);
@@ -186,6 +192,35 @@ impl Scene {
         self.say_own(machine);
         self.tick(machine);
         self.arm(machine);
+    }
+
+    /// The program executes its successor: sockets and addresses stay, and nobody reads or renews
+    /// them for a moment.
+    fn upgrade(&mut self, machine: u8) {
+        let host = &mut self.machines[usize::from(machine)];
+        if host.running() && !host.stopping {
+            host.upgrading = true;
+            self.freeze(machine, Run::Stopped { since: self.now });
+        }
+    }
+
+    fn succeed(&mut self, machine: u8) {
+        let plan = self.file.plan_of(machine);
+        let host = &mut self.machines[usize::from(machine)];
+        let Some(old) = &host.node else { return };
+        let now = host.clock.read(self.now);
+        let text = Resume::of(old, now).to_text();
+        host.node = Some(Node::resumed(now, plan, &Resume::from_text(&text)));
+        host.upgraded_at = Some(self.now);
+        host.roles.fill(Role::Idle);
+        host.places.clear();
+        for check in &mut host.checks {
+            check.begin_anew();
+        }
+        self.seen.push(Observation::Gone { machine });
+        self.learn_places(machine);
+        self.say_interface(machine);
+        self.say_own(machine);
     }
 
     fn kill(&mut self, machine: u8) {

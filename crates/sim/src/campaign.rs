@@ -82,14 +82,13 @@ impl Campaign {
         World::new(draw::scene(random, usize::try_from(nodes).unwrap_or(2)))
     }
 
-    /// Runs one case to its end.
+    /// Runs one case to its end; `traced` with or without its packets.
     ///
     /// # Errors
     /// The promise that was broken; a panic of a core is one.
-    pub fn run(&self, case: u64, traced: bool) -> Result<Tally, Failure> {
+    pub fn run(&self, case: u64, traced: Option<bool>) -> Result<Tally, Failure> {
         let mut world = self.world(case);
-        if traced {
-            let packets = std::env::var_os("PACKETS").is_some();
+        if let Some(packets) = traced {
             let mut trace = Trace::default();
             trace.packets = packets;
             world.scene.trace = Some(trace);

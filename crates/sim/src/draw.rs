@@ -26,6 +26,7 @@ pub fn scene(mut random: Random, machines: usize) -> Scene {
         delay: random.within(20, 400) * MICROSECOND,
         jitter: random.scaled(10, 1_000) * MICROSECOND,
         loss_ppm: if random.chance(700) { 0 } else { random.scaled(10, 5_000) },
+        reorders: random.chance(300),
         duplicate_ppm: if random.chance(700) { 0 } else { random.scaled(10, 5_000) },
     };
     let mut scene = Scene::new(file, weather, random);
@@ -147,7 +148,12 @@ impl Scene {
         let clock_stood = self.random.chance(500);
         let go_on = Some((short, Fault::Continue { machine, clock_stood }));
         let drift = draw_drift(&mut self.random);
-        Some(match self.random.below(8) {
+        let brief = self.random.within(2, 100) * MILLISECOND;
+        Some(match self.random.below(9) {
+            8 => {
+                let end = Fault::Continue { machine, clock_stood: false };
+                (Fault::Upgrade { machine }, Some((brief, end)))
+            }
             0 | 1 => (Fault::Stop { machine }, go_on),
             2 | 3 => (Fault::Suspend { machine }, go_on),
             4 => (Fault::Kill { machine }, start),

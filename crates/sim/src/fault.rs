@@ -52,7 +52,11 @@ pub enum Fault {
     Suspend {
         machine: u8,
     },
-    /// The end of either; `clock_stood`: a suspended machine doesn't know of the time.
+    /// The program is replaced in place; [`Fault::Continue`] begins the successor.
+    Upgrade {
+        machine: u8,
+    },
+    /// The end of each of these; `clock_stood`: a suspended machine doesn't know of the time.
     Continue {
         machine: u8,
         clock_stood: bool,
@@ -157,6 +161,7 @@ impl Fault {
             Self::Spike { up_to } if *up_to > 0 => "delay and reordering",
             Self::Stop { .. } => "process stopped",
             Self::Suspend { .. } => "machine suspended",
+            Self::Upgrade { .. } => "program replaced in place",
             Self::Kill { .. } => "daemon killed",
             Self::PowerOff { .. } => "power off",
             Self::Quit { .. } => "graceful stop",
@@ -181,7 +186,7 @@ impl Fault {
     }
 
     /// Every kind that a long run has to have seen.
-    pub const KINDS: [&'static str; 29] = [
+    pub const KINDS: [&'static str; 30] = [
         "cut of a machine",
         "one-way cut",
         "partial cut",
@@ -192,6 +197,7 @@ impl Fault {
         "delay and reordering",
         "process stopped",
         "machine suspended",
+        "program replaced in place",
         "daemon killed",
         "power off",
         "graceful stop",

@@ -20,6 +20,8 @@ pub mod machine;
 pub mod network;
 pub mod queue;
 pub mod random;
+pub mod replay;
+pub mod scenario;
 pub mod scene;
 pub mod trace;
 mod traffic;

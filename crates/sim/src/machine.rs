@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 
+use standin_core::election::VirtualRouter;
 use standin_core::event::Role;
 use standin_core::node::Node;
-use standin_core::plan::{CheckPlan, Plan};
+use standin_core::plan::{CheckPlan, Plan, Version};
 use standin_core::types::{Family, Instant, Mac, VipId};
+use standin_core::wire::vrrp;
 use standin_core::{InterfaceState, Verdict};
 
 use crate::clock::{Clock, Nanos};
+use crate::cluster::spoken;
 use crate::network::MAX_MACHINES;
 use crate::queue::Seen;
 use crate::scene::Packet;
@@ -119,6 +122,12 @@ impl CheckTruth {
         self.against = 0;
     }
 
+    /// A successor knows what passes, and nothing of the rest.
+    pub fn begin_anew(&mut self) {
+        self.passing = self.passing.filter(|passes| *passes);
+        self.against = 0;
+    }
+
     pub fn result(&mut self, verdict: Verdict) {
         let passes = verdict == Verdict::Pass;
         if self.passing == Some(passes) {
@@ -191,6 +200,9 @@ pub struct Machine {
     /// When this life learnt who sits behind another machine's addresses: IPv4, IPv6,
     /// link-local.
     pub identified: [[Nanos; 3]; MAX_MACHINES],
+    /// When the program was last replaced in place.
+    pub upgraded_at: Option<Nanos>,
+    pub upgrading: bool,
     pub thawed_at: Nanos,
     pub started_at: Nanos,
     pub ticked_at: Nanos,
@@ -231,6 +243,8 @@ impl Machine {
             saw_foreign: vec![false; vips],
             foreign_answered: vec![None; vips],
             identified: [[Nanos::MAX; 3]; MAX_MACHINES],
+            upgraded_at: None,
+            upgrading: false,
             thawed_at: 0,
             started_at: 0,
             ticked_at: 0,
@@ -286,6 +300,16 @@ impl Machine {
         node && (!link_local || self.identified_at(packet.from) != Nanos::MAX)
     }
 
+    /// Version 2 discards adverts of another interval (RFC 3768 §7.1).
+    #[must_use]
+    pub fn accepts(&self, packet: &Packet) -> bool {
+        let router = self.id_of(packet.vip).and_then(|id| self.node.as_ref()?.router(id));
+        let Some(plan) = router.map(VirtualRouter::plan) else { return false };
+        plan.version == Version::V3
+            || vrrp::parse(&packet.envelope, &packet.payload)
+                .is_ok_and(|advert| advert.interval.as_duration() == spoken(plan))
+    }
+
     /// When it could tell which machine sends from another one's link-local address.
     #[must_use]
     pub fn identified_at(&self, other: u8) -> Nanos {
@@ -311,6 +335,7 @@ impl Machine {
         self.armed = Nanos::MAX;
         self.deadline = Instant::FAR;
         self.inbox.clear();
+        self.upgrading = false;
         self.maintenance = false;
         self.stopping = false;
         self.kernel_busy_until = 0;

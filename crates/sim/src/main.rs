@@ -1,28 +1,270 @@
 //! `standin-sim`: long runs over fresh seeds, scenarios, and the replay of what went wrong.
 
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
-use standin_sim::campaign::Campaign;
+use standin_sim::campaign::{CASE, Campaign, Failure, Tally};
+use standin_sim::clock::SECOND;
+use standin_sim::fault::Fault;
+use standin_sim::network::MAX_MACHINES;
+use standin_sim::scene::REASONS;
+use standin_sim::{replay, scenario};
+
+const USAGE: &str = "\
+standin-sim run [--seed N] [--nodes A..B] [--hours H] [--threads T]
+    Draws clusters and their stories and holds them to their promises. Without a seed, a fresh one.
+standin-sim run --seed N [--nodes A..B] --case K [--trace] [--packets]
+    Runs one case again; --trace shows what happened, --packets each advert too.
+standin-sim scenario FILE...
+    Runs stories and their expectations.
+standin-sim replay FILE
+    Feeds a recorded node its inputs again and prints what it does.
+";
+
+/// A run shorter than this need not have seen every kind of fault.
+const LONG_RUN_HOURS: u64 = 200;
+
+/// Failures that are shown; one bug makes many.
+const SHOWN: usize = 10;
+
+/// How long a run goes on between two lines of progress.
+const PROGRESS: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    let mut args = std::env::args().skip(1);
-    let seed: u64 = args.next().and_then(|it| it.parse().ok()).unwrap_or(1);
-    let from: u64 = args.next().and_then(|it| it.parse().ok()).unwrap_or(0);
-    let to: u64 = args.next().and_then(|it| it.parse().ok()).unwrap_or(10);
-    let campaign = Campaign { seed, fewest_nodes: 2, most_nodes: 8 };
-    let mut bad = 0;
-    for case in from..to {
-        match campaign.run(case, to - from == 1) {
-            Ok(tally) => println!(
-                "{case} {} {} {} {:?}",
-                tally.adverts, tally.transitions, tally.clients_right, tally.longest_overlap
-            ),
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match words.split_first() {
+        Some((&"run", rest)) => Options::read(rest).and_then(|options| options.run()),
+        Some((&"scenario", files)) if !files.is_empty() => scenarios(files),
+        Some((&"replay", [file])) => {
+            fs::read_to_string(file).map_err(|why| format!("{file}: {why}")).and_then(|text| {
+                replay::replay(&text)
+                    .map(|out| print!("{out}"))
+                    .map_err(|why| format!("{file}: {why}"))
+            })
+        }
+        _ => Err(USAGE.to_owned()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn scenarios(files: &[&str]) -> Result<(), String> {
+    let mut failed = 0;
+    for file in files {
+        let text = fs::read_to_string(file).map_err(|why| format!("{file}: {why}"))?;
+        match scenario::run(&text) {
+            Ok(()) => println!("{file}: as expected"),
             Err(failure) => {
-                println!("{}case {}: {}", failure.trace, failure.case, failure.what);
-                bad += 1;
+                failed += 1;
+                println!("{}{file}: {}", failure.trace, failure.what);
             }
         }
     }
-    println!("{bad} bad");
-    ExitCode::SUCCESS
+    if failed == 0 { Ok(()) } else { Err(format!("{failed} of {} failed", files.len())) }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Options {
+    campaign: Campaign,
+    hours: u64,
+    threads: usize,
+    case: Option<u64>,
+    trace: bool,
+    packets: bool,
+}
+
+impl Options {
+    fn read(words: &[&str]) -> Result<Self, String> {
+        let mut seed = None;
+        let campaign = Campaign { seed: 0, fewest_nodes: 2, most_nodes: MAX_MACHINES };
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let mut options =
+            Self { campaign, hours: 10, threads, case: None, trace: false, packets: false };
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            match *word {
+                "--trace" => options.trace = true,
+                "--packets" => (options.trace, options.packets) = (true, true),
+                name => {
+                    let value = words.next().ok_or_else(|| format!("{name} needs a value"))?;
+                    let bad = || format!("{name} {value}: not understood\n{USAGE}");
+                    match name {
+                        "--seed" => seed = Some(value.parse().map_err(|_| bad())?),
+                        "--hours" => options.hours = value.parse().map_err(|_| bad())?,
+                        "--threads" => options.threads = value.parse().map_err(|_| bad())?,
+                        "--case" => options.case = Some(value.parse().map_err(|_| bad())?),
+                        "--nodes" => {
+                            let (fewest, most) = value.split_once("..").ok_or_else(bad)?;
+                            let range: (usize, usize) = (
+                                fewest.parse().map_err(|_| bad())?,
+                                most.parse().map_err(|_| bad())?,
+                            );
+                            if range.0 < 2 || range.0 > range.1 || range.1 > MAX_MACHINES {
+                                return Err(format!("--nodes must lie in 2..{MAX_MACHINES}"));
+                            }
+                            (options.campaign.fewest_nodes, options.campaign.most_nodes) = range;
+                        }
+                        _ => return Err(bad()),
+                    }
+                }
+            }
+        }
+        options.campaign.seed = seed.map_or_else(fresh_seed, Ok)?;
+        Ok(options)
+    }
+
+    fn run(&self) -> Result<(), String> {
+        if let Some(case) = self.case {
+            return self.run_one(case);
+        }
+        let cases = (self.hours * 3_600 * SECOND).div_ceil(CASE);
+        println!("seed {}: {} cluster-hours in {cases} cases", self.campaign.seed, self.hours);
+        let shared = Shared::default();
+        let began = now();
+        thread::scope(|scope| {
+            for _ in 0..self.threads.max(1) {
+                scope.spawn(|| self.work(cases, &shared, began));
+            }
+        });
+        let tally = shared.tally.lock().map_err(|_| "a thread died")?.clone();
+        let mut failures = shared.failures.lock().map_err(|_| "a thread died")?.clone();
+        failures.sort_by_key(|failure| failure.case);
+        report(&tally, began.elapsed());
+        let mut words = self.judge(&tally, &failures);
+        if words.is_empty() {
+            println!("no promise was broken");
+        }
+        println!("seed {}", self.campaign.seed);
+        if words.is_empty() { Ok(()) } else { Err(words.split_off(0)) }
+    }
+
+    fn run_one(&self, case: u64) -> Result<(), String> {
+        println!("seed {}, case {case}", self.campaign.seed);
+        match self.campaign.run(case, self.trace.then_some(self.packets)) {
+            Ok(tally) => {
+                report(&tally, Duration::ZERO);
+                println!("no promise was broken");
+                Ok(())
+            }
+            Err(failure) => Err(format!("{}{}", failure.trace, failure.what)),
+        }
+    }
+
+    fn work(&self, cases: u64, shared: &Shared, began: std::time::Instant) {
+        loop {
+            let case = shared.next.fetch_add(1, Ordering::Relaxed);
+            if case >= cases || shared.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let done = self.campaign.run(case, None);
+            match done {
+                Ok(done) => {
+                    if let Ok(mut tally) = shared.tally.lock() {
+                        tally.add(&done);
+                    }
+                }
+                Err(failure) => {
+                    eprintln!("case {case}: {}", failure.what);
+                    if let Ok(mut failures) = shared.failures.lock() {
+                        failures.push(failure);
+                        shared.stop.store(failures.len() >= SHOWN, Ordering::Relaxed);
+                    }
+                }
+            }
+            shared.progress(case, cases, began);
+        }
+    }
+
+    /// What is wrong with the run, in words; nothing if it is good.
+    fn judge(&self, tally: &Tally, failures: &[Failure]) -> String {
+        let mut words: Vec<String> = Vec::new();
+        let Campaign { seed, fewest_nodes, most_nodes } = self.campaign;
+        for Failure { case, what, .. } in failures {
+            words.push(format!(
+                "case {case}: {what}\n  standin-sim run --seed {seed} --nodes {fewest_nodes}..{most_nodes} --case {case} --trace"
+            ));
+        }
+        if self.hours >= LONG_RUN_HOURS && failures.is_empty() {
+            let faults = Fault::KINDS.iter().filter(|kind| !tally.faults.contains_key(**kind));
+            let reasons = REASONS.iter().filter(|reason| !tally.reasons.contains_key(**reason));
+            words.extend(faults.chain(reasons).map(|kind| format!("{kind}: never happened")));
+            let minutes = tally.simulated / SECOND / 60;
+            if tally.faults_total() < minutes {
+                words.push("less than one fault in a simulated minute".to_owned());
+            }
+        }
+        words.join("\n")
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    next: AtomicU64,
+    stop: AtomicBool,
+    tally: Mutex<Tally>,
+    failures: Mutex<Vec<Failure>>,
+    said: Mutex<Duration>,
+}
+
+impl Shared {
+    fn progress(&self, case: u64, cases: u64, began: std::time::Instant) {
+        let Ok(mut said) = self.said.lock() else { return };
+        let passed = began.elapsed();
+        if passed >= *said + PROGRESS {
+            *said = passed;
+            eprintln!("{} s: case {case} of {cases}", passed.as_secs());
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the speed of the simulator is a real one")]
+fn now() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
+fn fresh_seed() -> Result<u64, String> {
+    let mut bytes = [0; 8];
+    let read = |mut file: File| -> io::Result<()> { file.read_exact(&mut bytes) };
+    File::open("/dev/urandom").and_then(read).map_err(|why| format!("/dev/urandom: {why}"))?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+fn report(tally: &Tally, took: Duration) {
+    let hours = tally.simulated / SECOND / 3_600;
+    println!(
+        "{} cases, {hours} simulated hours, {} adverts heard, {} transitions, {} faults",
+        tally.cases,
+        tally.adverts,
+        tally.transitions,
+        tally.faults_total()
+    );
+    println!(
+        "two holders at a change, nothing being wrong: {} times, at most {} us",
+        tally.overlaps,
+        tally.longest_overlap / 1_000
+    );
+    println!("a client was found to send to the holder: {} times", tally.clients_right);
+    let seconds = took.as_secs();
+    if seconds > 0 {
+        println!("{seconds} s, {} simulated hours a second", hours / seconds);
+    }
+    println!("faults:");
+    for kind in Fault::KINDS {
+        println!("{:>10}  {kind}", tally.faults.get(kind).copied().unwrap_or_default());
+    }
+    println!("transitions, by reason:");
+    for reason in REASONS {
+        println!("{:>10}  {reason}", tally.reasons.get(reason).copied().unwrap_or_default());
+    }
 }

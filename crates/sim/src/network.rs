@@ -24,6 +24,8 @@ pub struct Weather {
     pub jitter: Nanos,
     pub loss_ppm: u64,
     pub duplicate_ppm: u64,
+    /// Packets between two hosts may overtake each other within the jitter.
+    pub reorders: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -38,6 +40,8 @@ pub struct Network {
     /// How many faults block each way, for each family.
     blocked: [[[u8; 2]; HOSTS]; HOSTS],
     cuts: u32,
+    /// When the last packet of each way arrives.
+    arrives: [[Nanos; HOSTS]; HOSTS],
 }
 
 /// What becomes of one packet.
@@ -59,6 +63,7 @@ impl Network {
             spike: 0,
             blocked: [[[0; 2]; HOSTS]; HOSTS],
             cuts: 0,
+            arrives: [[0; HOSTS]; HOSTS],
         }
     }
 
@@ -100,7 +105,13 @@ impl Network {
         self.weather.delay + self.weather.jitter + self.spike
     }
 
-    pub fn fate(&self, random: &mut Random, from: usize, to: usize, family: Family) -> Fate {
+    pub fn fate(
+        &mut self,
+        now: Nanos,
+        random: &mut Random,
+        (from, to): (usize, usize),
+        family: Family,
+    ) -> Fate {
         if !self.passes(from, to, family) {
             return Fate::Blocked;
         }
@@ -111,7 +122,12 @@ impl Network {
         let duplicates = self.weather.duplicate_ppm + self.burst_duplicate_ppm;
         let again = duplicates > 0 && random.below(MILLION) < duplicates;
         let corrupt = self.burst_corrupt_ppm > 0 && random.below(MILLION) < self.burst_corrupt_ppm;
-        let after = self.delay(random);
+        let mut after = self.delay(random);
+        if !self.weather.reorders && self.spike == 0 {
+            let last = &mut self.arrives[from][to];
+            *last = (now + after).max(*last + 1);
+            after = *last - now;
+        }
         Fate::Arrives { after, again_after: again.then(|| self.delay(random)), corrupt }
     }
 

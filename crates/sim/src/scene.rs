@@ -480,7 +480,6 @@ pub const fn reason_name(reason: &Reason) -> &'static str {
     match reason {
         Reason::Usable => "usable",
         Reason::Resumed => "resumed",
-        Reason::Resumed => "resumed",
         Reason::NobodyThere => "nobody there",
         Reason::Silence { .. } => "silence",
         Reason::Released { .. } => "released",

@@ -88,8 +88,11 @@ impl Trace {
         }
     }
 
-    pub fn note(&mut self, at: Nanos, what: &str) {
-        self.push(at, what);
+    /// Whether a line of `machine` has `words` in it.
+    #[must_use]
+    pub fn tells(&self, machine: &str, words: &str) -> bool {
+        let of = |line: &&String| line.split_whitespace().nth(1) == Some(machine);
+        self.lines.iter().filter(of).any(|line| line.contains(words))
     }
 
     /// The last `count` lines.

@@ -52,7 +52,7 @@ impl Scene {
 
     fn send(&mut self, from: u8, to: u8, packet: Rc<Packet>) {
         let (source, target) = (usize::from(from), usize::from(to));
-        let fate = self.network.fate(&mut self.random, source, target, packet.family);
+        let fate = self.network.fate(self.now, &mut self.random, (source, target), packet.family);
         let (after, again_after, corrupt) = match fate {
             Fate::Blocked => return,
             Fate::Lost => return self.dropped(from, to, packet.vip),
@@ -223,7 +223,7 @@ impl Scene {
 
     fn answer(&mut self, from: usize, to: usize, what: Seen, family: Family) {
         // The question has to arrive first.
-        match self.network.fate(&mut self.random, to, from, family) {
+        match self.network.fate(self.now, &mut self.random, (to, from), family) {
             Fate::Arrives { after, corrupt: false, .. } => {
                 self.tell(from, to, what, family, after);
             }
@@ -232,7 +232,7 @@ impl Scene {
     }
 
     fn tell(&mut self, from: usize, to: usize, what: Seen, family: Family, wait: u64) {
-        let fate = self.network.fate(&mut self.random, from, to, family);
+        let fate = self.network.fate(self.now, &mut self.random, (from, to), family);
         let (Ok(sender), Ok(target)) = (u8::try_from(from), u8::try_from(to)) else { return };
         let overtaken = to == CLIENT && self.network.spike > 0;
         match fate {

@@ -86,7 +86,6 @@ impl Claim<'_> {
         let fits = match reason {
             Reason::Usable => (from, to) == (Role::Idle, Role::Backup),
             Reason::Resumed => (from, to) == (Role::Idle, Role::Active),
-            Reason::Resumed => (from, to) == (Role::Idle, Role::Active),
             Reason::NobodyThere
             | Reason::Silence { .. }
             | Reason::Released { .. }
@@ -116,7 +115,6 @@ impl Claim<'_> {
                 ),
                 "no interface, address or plan was told",
             ),
-            Reason::Resumed => (false, "no program is replaced in place here"),
             Reason::Resumed => (host.upgraded_at.is_some(), "nobody replaced the program"),
             Reason::InterfaceDown => (!host.interface_up, "the interface is up"),
             Reason::SourceAddressGone => {

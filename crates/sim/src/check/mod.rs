@@ -4,6 +4,7 @@ mod clients;
 mod history;
 mod overlap;
 mod takeover;
+mod timeline;
 
 use standin_core::event::Reason;
 use standin_core::plan::Failback;
@@ -17,6 +18,7 @@ pub use clients::Clients;
 pub use history::History;
 pub use overlap::Overlap;
 pub use takeover::Takeover;
+pub use timeline::Timeline;
 
 /// After a foreign owner or a refusal the core tries again in 5 s; probes and bad clocks add some.
 const RETRY: Nanos = 6 * SECOND;
@@ -34,6 +36,7 @@ pub struct Checks {
     pub takeover: Takeover,
     pub history: History,
     pub clients: Clients,
+    pub timeline: Timeline,
     quiet: Quiet,
     due: Nanos,
     /// What was broken first.
@@ -48,6 +51,7 @@ impl Checks {
             takeover: Takeover::new(scene),
             history: History::new(scene),
             clients: Clients::new(scene),
+            timeline: Timeline::new(scene),
             quiet: Quiet::default(),
             due: 0,
             broken: None,
@@ -74,6 +78,7 @@ impl Checks {
                 Observation::Presence { machine, vip } => {
                     self.overlap.presence(scene, *machine, *vip);
                     self.clients.changed(scene.now, *vip);
+                    self.timeline.presence(scene, *vip);
                 }
                 Observation::Transition(told) => {
                     self.clients.changed(scene.now, told.vip);
