@@ -209,7 +209,8 @@ impl Report {
 
 fn read(file: &Path) -> Result<Vec<u8>, Diagnostic> {
     fs::read(file).map_err(|error| {
-        let message = format!("can't read the cluster file {}: {error}", file.display());
+        let why = preflight::words(&error);
+        let message = format!("can't read the cluster file {}: {why}", file.display());
         let help = match error.kind() {
             io::ErrorKind::NotFound => "write one there, or name another: standin check FILE",
             io::ErrorKind::PermissionDenied => "run this as root",

@@ -15,5 +15,11 @@ pub(crate) use forecast::forecast;
 pub(crate) use judge::{Subject, judge};
 pub(crate) use look::{Listen, here, local};
 
+/// The kernel's words, without its number.
+pub(crate) fn words(error: &std::io::Error) -> String {
+    let said = error.to_string();
+    said.split(" (os error").next().unwrap_or_default().to_lowercase()
+}
+
 #[cfg(test)]
 mod tests;

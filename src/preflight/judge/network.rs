@@ -67,11 +67,19 @@ fn node_addresses(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnost
 }
 
 fn own_addresses(facts: &Facts) -> String {
-    listed(facts.addresses.iter().filter(|here| !here.prefix.address().is_loopback()).map(|here| {
+    listed(facts.addresses.iter().filter(|here| is_own(here.prefix.address())).map(|here| {
         let port = facts.ports.iter().find(|port| port.index == here.index);
         let name = port.map_or("?", |port| port.name.as_str());
         format!("{} on {name}", here.prefix.address())
     }))
+}
+
+/// Loopback and link-local addresses are on every host.
+const fn is_own(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !address.is_loopback(),
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+    }
 }
 
 /// A command that gives the host the address, as far as it can be guessed.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use crate::preflight::firewall::{Ruleset, iptables, nft};
+use crate::preflight::words;
 
 /// A rule set of a hundred thousand elements takes a second.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -28,7 +29,7 @@ pub(super) async fn ruleset() -> Result<Ruleset, String> {
             by_nft = true;
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(unseen(format!("nft: {error}"))),
+        Err(error) => return Err(unseen(format!("nft: {}", words(&error)))),
     }
     for (command, tables, family) in
         [("iptables", "ip_tables_names", "ip"), ("ip6tables", "ip6_tables_names", "ip6")]
@@ -49,7 +50,7 @@ pub(super) async fn ruleset() -> Result<Ruleset, String> {
         match said {
             Ok(text) => ruleset.chains.extend(iptables::parse(&text, family)),
             Err(error) if error.kind() == io::ErrorKind::NotFound && !old => {}
-            Err(error) => return Err(unseen(format!("{command}: {error}"))),
+            Err(error) => return Err(unseen(format!("{command}: {}", words(&error)))),
         }
     }
     Ok(ruleset)

@@ -8,6 +8,7 @@ use standin_linux::process;
 
 use crate::nginx::glob;
 use crate::preflight::facts::{Instance, Keepalived};
+use crate::preflight::words;
 
 const FILE: &str = "/etc/keepalived/keepalived.conf";
 
@@ -82,7 +83,7 @@ impl Reading {
         let read = fs::File::open(root.join(below))
             .and_then(|opened| opened.take(FILE_BYTES).read_to_end(&mut text));
         if let Err(error) = read {
-            self.unread.get_or_insert_with(|| error.to_string());
+            self.unread.get_or_insert_with(|| words(&error));
             return;
         }
         let mut included = Vec::new();

@@ -19,6 +19,7 @@ use standin_linux::{process, sched, sysctl};
 
 use super::facts::{Facts, Inotify};
 use super::judge::Subject;
+use super::words;
 use crate::engine::REALTIME_PRIORITY;
 
 pub(crate) const SYSLOG_SOCKET: &str = "/dev/log";
@@ -84,7 +85,7 @@ pub(crate) async fn here(subject: Option<&Subject<'_>>, listen: Listen) -> Facts
 /// Tried on a thread that ends at once.
 fn realtime() -> Option<String> {
     let tried = std::thread::spawn(|| sched::realtime(REALTIME_PRIORITY)).join().ok()?;
-    tried.err().map(|error| error.to_string())
+    tried.err().map(|error| words(&error))
 }
 
 /// What the file needs and this host hasn't got, of directories and sockets.
@@ -123,7 +124,7 @@ fn api(listen: std::net::SocketAddr) -> Option<String> {
             }
         }
         io::ErrorKind::AddrNotAvailable => Some(format!("{} is not on this host", listen.ip())),
-        _ => Some(error.to_string()),
+        _ => Some(words(&error)),
     }
 }
 

@@ -10,6 +10,7 @@ use standin_linux::sysctl;
 
 use crate::nginx::glob;
 use crate::preflight::facts::{Facts, Mention, Port, Promote};
+use crate::preflight::words;
 
 /// Debian, netplan, systemd-networkd, NetworkManager, Red Hat.
 const CONFIGURATION: &[&str] = &[
@@ -35,7 +36,9 @@ pub(super) fn look(facts: &mut Facts) {
             facts.addresses = addresses;
         }
         Err(error) => {
-            facts.unseen.push(format!("interfaces and addresses couldn't be looked at: {error}"));
+            facts
+                .unseen
+                .push(format!("interfaces and addresses couldn't be looked at: {}", words(&error)));
         }
     }
 }

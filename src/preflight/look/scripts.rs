@@ -11,6 +11,7 @@ use standin_linux::child::User;
 
 use crate::checks::trust;
 use crate::preflight::facts::Facts;
+use crate::preflight::words;
 
 pub(super) fn look(cluster: &Cluster, facts: &mut Facts) {
     let notify = &cluster.notify;
@@ -53,7 +54,7 @@ fn trouble(program: &Path, command: &[String], as_root: bool) -> Option<String> 
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Some(format!("there is no {shown}: put it there, or correct the path"));
         }
-        Err(error) => return Some(format!("{shown}: {error}")),
+        Err(error) => return Some(format!("{shown}: {}", words(&error))),
     };
     if !found.is_file() {
         return Some(format!("{shown} is no file: correct the path"));

@@ -17,6 +17,7 @@ use standin_linux::neighbour::NeighbourSocket;
 use super::Listen;
 use crate::preflight::facts::{Facts, Heard, Owner, Wire};
 use crate::preflight::judge::Subject;
+use crate::preflight::words;
 
 /// A sender of VRRP's usual 1 s is heard within this, with a fifth to spare.
 const SHORTEST: Duration = Duration::from_millis(1200);
@@ -89,7 +90,8 @@ impl Plan {
         if self.lasting.is_zero() || self.interfaces.is_empty() {
             return Ok(Wire::default());
         }
-        self.hear().map_err(|error| format!("the network couldn't be listened to: {error}"))
+        self.hear()
+            .map_err(|error| format!("the network couldn't be listened to: {}", words(&error)))
     }
 
     fn hear(&self) -> io::Result<Wire> {

@@ -1,0 +1,279 @@
+//! `standin check` on real hosts with real faults.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
+
+#[path = "hosts/mod.rs"]
+mod hosts;
+
+use std::process::Output;
+
+use hosts::{Daemon, Host, Lan, STANDIN, ms, skipped, together, wait_for, wait_until};
+use serde_json::Value;
+
+const FILE: &str = "/etc/standin/standin.toml";
+
+const PAIR: &str = r#"cluster = "edge"
+[node.n1]
+address = "192.168.1.189"
+priority = 150
+[node.n2]
+address = "192.168.1.190"
+[vip.web]
+virtual_router_id = 41
+addresses = ["192.168.1.41/24"]
+"#;
+
+const NGINX: &str = "daemon off;\nerror_log /run/nginx-error.log;\npid /run/nginx.pid;\nevents {}\n\
+                     http { access_log off; server { listen 80; return 204; } }\n";
+
+/// n1 with a cluster file.
+fn n1(lan: &Lan, file: &str) -> Host {
+    let host = lan.host("n1", &["192.168.1.189/24"]);
+    host.write(FILE, file);
+    host
+}
+
+fn n2(lan: &Lan) -> Host {
+    lan.host("n2", &["192.168.1.190/24"])
+}
+
+fn run_nginx(host: &Host) -> Daemon {
+    host.write("/etc/nginx/nginx.conf", NGINX);
+    let nginx = host.launch("nginx", "nginx");
+    wait_until("nginx to run", ms(5000), || !host.read("/run/nginx.pid").trim().is_empty());
+    nginx
+}
+
+/// What a person sees, and the exit code.
+struct Said {
+    text: String,
+    exit: i32,
+}
+
+fn said(output: &Output) -> Said {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(error, "", "{text}");
+    Said { text, exit: output.status.code().unwrap() }
+}
+
+fn check(host: &Host, words: &str) -> Said {
+    let said = said(&host.try_run(&format!("{STANDIN} check {words}")));
+    println!("--- {}: check {words}\n{}exit {}", host.name, said.text, said.exit);
+    said
+}
+
+impl Said {
+    #[track_caller]
+    fn has(&self, texts: &[&str]) {
+        for text in texts {
+            assert!(self.text.contains(text), "no {text:?} in\n{}", self.text);
+        }
+    }
+
+    #[track_caller]
+    fn is_fine(&self) {
+        assert_eq!(self.exit, 0, "{}", self.text);
+        self.has(&["web can be held here: no faults found"]);
+    }
+
+    #[track_caller]
+    fn is_one_error(&self, texts: &[&str]) {
+        self.has(texts);
+        assert!(self.text.ends_with("\n1 error\n"), "{}", self.text);
+        assert_eq!(self.exit, 4, "{}", self.text);
+    }
+}
+
+fn a_good_host_and_one_without_nginx() {
+    let lan = Lan::new();
+    let host = n1(&lan, &format!("{PAIR}[nginx]\n"));
+    host.write("/etc/nginx/nginx.conf", NGINX);
+    check(&host, "").is_one_error(&["H0602", "/usr/sbin/nginx doesn't run", "[nginx]"]);
+    let _nginx = run_nginx(&host);
+    let good = check(&host, "");
+    good.is_fine();
+    good.has(&[
+        "web: 192.168.1.41/24 on eth0, router id 41, priority 150; adverts from 192.168.1.189",
+    ]);
+    let other = Lan::new();
+    let bare = n1(&other, &format!("{PAIR}[nginx]\n"));
+    bare.run("mount --bind /dev/null /usr/sbin/nginx");
+    check(&bare, "").is_one_error(&["H0601", "nginx isn't found on this host"]);
+}
+
+fn a_stranger_with_the_same_router_id() {
+    let lan = Lan::new();
+    let host = n1(&lan, PAIR);
+    let stranger = lan.host("x", &["192.168.1.77/24"]);
+    let _keepalived = stranger.keepalived(
+        "vrrp_instance VI_1 {\n interface eth0\n virtual_router_id 41\n priority 255\n \
+         advert_int 1\n virtual_ipaddress {\n 192.168.1.7/24\n }\n}\n",
+    );
+    wait_until("keepalived to be master", ms(8000), || stranger.has("192.168.1.7"));
+    let said = check(&host, "");
+    assert_eq!(said.exit, 4);
+    said.has(&[
+        "error[H0301]: 192.168.1.77, which is no node of the file, sends adverts with the \
+         virtual_router_id 41 of [vip.web] on eth0",
+        "heard: version 2, priority 255, addresses 192.168.1.7",
+        "42 wasn't heard here",
+    ]);
+    // Nobody listened, nobody was heard.
+    check(&host, "--listen 0 --deny-warnings").has(&["W0505"]);
+}
+
+fn a_firewall_and_the_rule_that_mends_it() {
+    let lan = Lan::new();
+    let host = n1(&lan, &format!("{PAIR}checks = []\n"));
+    check(&host, "--listen 0").is_fine();
+    host.nft(
+        "table inet filter {\n chain input {\n type filter hook input priority 0\n policy drop\n \
+         ct state established,related accept\n iif lo accept\n tcp dport { 22, 80 } accept\n }\n}",
+    );
+    let said = check(&host, "--listen 0");
+    said.is_one_error(&["H0501", "protocol 112", "table inet filter: chain input has policy drop"]);
+    let mend = said.text.lines().find_map(|line| line.split_once("= help: ")).unwrap().1;
+    let (mend, _) = mend.split_once(", and the same in").unwrap();
+    host.nft(mend.strip_prefix("nft ").unwrap());
+    check(&host, "--listen 0").is_fine();
+    host.nft("flush ruleset");
+    host.nft(
+        "table inet f {\n chain out {\n type filter hook output priority 0\n policy accept\n \
+         meta l4proto 112 reject\n }\n}",
+    );
+    check(&host, "--listen 0").is_one_error(&["to the peers on eth0", "in chain out"]);
+}
+
+fn a_foreign_machine_that_has_the_address() {
+    let lan = Lan::new();
+    let host = n1(&lan, &format!("{PAIR}checks = []\n"));
+    let old = lan.host("o1", &["192.168.1.41/24"]);
+    let foreign = format!("192.168.1.41 of [vip.web] is used by {}, which is no node", old.mac());
+    check(&host, "").is_one_error(&["H0306", &foreign]);
+    drop(old);
+    let peer = n2(&lan);
+    peer.ip("addr add 192.168.1.41/24 dev eth0");
+    check(&host, "")
+        .is_one_error(&["H0307", "node n2 has 192.168.1.41 of [vip.web], and no advert"]);
+}
+
+fn a_node_that_holds_the_vip_is_no_fault() {
+    let lan = Lan::new();
+    let file = format!("{PAIR}checks = []\n");
+    let (host, peer) = (n1(&lan, &file), n2(&lan));
+    let _daemon = peer.standin(&file);
+    peer.wait_role("active", ms(10_000));
+    check(&host, "").is_fine();
+    check(&peer, "").is_fine();
+    let other = n1(
+        &lan,
+        &file.replace(
+            "[\"192.168.1.41/24\"]",
+            "[\"192.168.1.41/24\", \"192.168.1.42/24\"]\nadvert_interval = \"200ms\"",
+        ),
+    );
+    drop(host);
+    let said = check(&other, "");
+    assert_eq!(said.exit, 0, "{}", said.text);
+    said.has(&["H0303", "n2 (192.168.1.190) sends adverts every 100ms", "H0304", "2 warnings"]);
+}
+
+fn a_keepalived_with_the_same_id_here() {
+    let lan = Lan::new();
+    let host = n1(&lan, &format!("{PAIR}checks = []\n"));
+    let conf = "vrrp_instance VI_1 {\n interface eth0\n virtual_router_id 41\n priority 100\n \
+                virtual_ipaddress {\n 192.168.1.41/24\n }\n}\n";
+    let keepalived = host.keepalived(conf);
+    let said = wait_for("keepalived to be seen", ms(5000), || {
+        let said = check(&host, "--listen 0");
+        (said.exit == 4).then_some(said)
+    });
+    said.is_one_error(&[
+        "H0401",
+        "vrrp_instance VI_1 in /etc/keepalived/keepalived.conf:3 has it too",
+        "virtual_router_id = 41",
+    ]);
+    drop(keepalived);
+    let _other = host.keepalived(&conf.replace("41\n", "51\n"));
+    let said = wait_for("keepalived to be seen", ms(5000), || {
+        let said = check(&host, "--listen 0");
+        said.text.contains("H0402").then_some(said)
+    });
+    assert_eq!(said.exit, 0, "{}", said.text);
+}
+
+fn interfaces_and_addresses_that_are_wrong() {
+    let lan = Lan::new();
+    let host = n1(&lan, &format!("{PAIR}checks = []\ninterface = \"eth7\"\n"));
+    check(&host, "").is_one_error(&["H0202", "eth7, which this host doesn't have", "lo and eth0"]);
+    host.write(FILE, &format!("{PAIR}checks = []\n"));
+    check(&host, "--node n2").is_one_error(&["H0201", "192.168.1.190, the address of node n2"]);
+    lan.cut(&host);
+    check(&host, "").is_one_error(&["H0203", "eth0 of [vip.web] has no carrier"]);
+    host.ip("link set eth0 down");
+    check(&host, "").is_one_error(&["H0203", "eth0 of [vip.web] is switched off"]);
+    lan.heal(&host);
+    host.ip("link set eth0 up");
+    host.ip("addr add 192.168.1.41/24 dev eth0");
+    host.run("mkdir -p /etc/network");
+    host.write("/etc/network/interfaces", "iface eth0 inet static\n  address 192.168.1.41/24\n");
+    check(&host, "").is_one_error(&["H0208", "take it out of /etc/network/interfaces:2"]);
+    let twin = lan.host("twin", &["192.168.1.189/24"]);
+    host.ip("addr del 192.168.1.41/24 dev eth0");
+    let mac = twin.mac();
+    check(&host, "").has(&["H0204", &format!("is also answered by {mac}"), "1 error, 1 warning"]);
+}
+
+fn a_user_without_privileges_is_told_so() {
+    let lan = Lan::new();
+    let host = n1(&lan, &format!("{PAIR}checks = []\n"));
+    let nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups";
+    let said = said(&host.try_run(&format!("{nobody} {STANDIN} check")));
+    assert_eq!(said.exit, 4, "{}", said.text);
+    said.has(&["H0101", "CAP_NET_ADMIN and CAP_NET_RAW", "CAP_IPC_LOCK", "H0002", "firewall"]);
+}
+
+fn files_are_judged_without_a_host() {
+    let lan = Lan::new();
+    let host = lan.bare_host("ci");
+    host.write(FILE, PAIR);
+    host.write("/etc/keepalived/keepalived.conf", "vrrp_instance VI_1 {\n priority 100\n}\n");
+    let said = check(&host, "");
+    assert_eq!(said.exit, 3, "this machine is no node");
+    said.has(&["E0402", "standin check --file-only"]);
+    let said = check(&host, "--file-only");
+    assert_eq!(said.exit, 0);
+    said.has(&["W0505", "the file is good; this host wasn't looked at: 1 warning"]);
+    assert_eq!(check(&host, "--file-only --deny-warnings").exit, 3);
+    let both =
+        check(&host, &format!("--file-only {FILE} /etc/keepalived/keepalived.conf /nowhere"));
+    assert_eq!(both.exit, 3);
+    both.has(&["this is a keepalived.conf, not a cluster file", "H0001", "2 errors, 1 warning"]);
+    let json = check(&host, "--json --file-only /etc/keepalived/keepalived.conf");
+    let findings: Value = serde_json::from_str(&json.text).unwrap();
+    let first = findings.get(0).unwrap();
+    assert_eq!(first.get("severity").unwrap(), "error");
+    assert_eq!(first.get("line").unwrap(), 1);
+    assert_eq!(first.get("file").unwrap(), "/etc/keepalived/keepalived.conf");
+}
+
+/// Each on machines of its own, all at once: they mostly listen.
+#[test]
+fn check_names_the_fault_of_every_bad_host() {
+    if skipped() {
+        return;
+    }
+    let all: [(&str, fn()); 9] = [
+        ("a good host and one without nginx", a_good_host_and_one_without_nginx),
+        ("a stranger with the same router id", a_stranger_with_the_same_router_id),
+        ("a firewall and the rule that mends it", a_firewall_and_the_rule_that_mends_it),
+        ("a foreign machine that has the address", a_foreign_machine_that_has_the_address),
+        ("a node that holds the VIP is no fault", a_node_that_holds_the_vip_is_no_fault),
+        ("a keepalived with the same id here", a_keepalived_with_the_same_id_here),
+        ("interfaces and addresses that are wrong", interfaces_and_addresses_that_are_wrong),
+        ("a user without privileges is told so", a_user_without_privileges_is_told_so),
+        ("files are judged without a host", files_are_judged_without_a_host),
+    ];
+    together(all.into_iter().map(|(name, run)| (name.to_owned(), Box::new(run) as _)).collect());
+}
