@@ -152,6 +152,25 @@ fn a_foreign_machine_that_has_the_address() {
     let foreign = format!("192.168.1.41 of [vip.web] is used by {}, which is no node", old.mac());
     check(&host, "").is_one_error(&["H0306", &foreign]);
     drop(old);
+    let dual = r#"cluster = "edge"
+[node.n1]
+address = ["192.168.1.189", "fd00::189"]
+[node.n2]
+address = ["192.168.1.190", "fd00::190"]
+[vip.web]
+virtual_router_id = 41
+addresses = ["192.168.1.41/24", "fd00::41/64"]
+checks = []
+"#;
+    host.write(FILE, dual);
+    host.ip("addr add fd00::189/64 dev eth0 nodad");
+    let old = lan.host("o6", &["fd00::41/64"]);
+    let foreign = format!("fd00::41 of [vip.web] is used by {}, which is no node", old.mac());
+    check(&host, "").is_one_error(&["H0306", &foreign]);
+    drop(old);
+    host.sysctl("net/ipv6/conf/eth0/disable_ipv6", "1");
+    check(&host, "").has(&["H0205", "H0201", "2 errors"]);
+    host.write(FILE, &format!("{PAIR}checks = []\n"));
     let peer = n2(&lan);
     peer.ip("addr add 192.168.1.41/24 dev eth0");
     check(&host, "")

@@ -15,6 +15,9 @@ use crate::preflight::{self, Listen, Subject};
 
 const FILE: &str = "/etc/standin/standin.toml";
 
+/// Who waits longer is told why.
+const SAID_BEFORE: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     /// Cluster files [default: /etc/standin/standin.toml]
@@ -124,6 +127,9 @@ impl Report {
 
     fn look_at_host(&mut self, subject: Option<&Subject<'_>>, args: &CheckArgs) -> Result<()> {
         let listen = args.listen.map_or(Listen::AsNeeded, Listen::For);
+        if let Some(subject) = subject {
+            say_how_long(preflight::lasting(subject, listen));
+        }
         let facts = client::block_on(async { Ok(preflight::here(subject, listen).await) })?;
         for finding in preflight::judge(subject, &facts) {
             // What is wrong for one file is wrong for the next.
@@ -201,9 +207,20 @@ impl Report {
         match (counted.is_empty(), errors) {
             (true, _) if args.file_only => held,
             (true, _) => format!("{held}: no faults found"),
+            (false, None) if args.deny_warnings => {
+                format!("{counted}, which counts as an error here")
+            }
             (false, None) => format!("{held}: {counted}"),
             (false, Some(_)) => counted,
         }
+    }
+}
+
+/// Nobody shall wonder why nothing happens.
+fn say_how_long(listening: Duration) {
+    if listening >= SAID_BEFORE && io::stderr().is_terminal() {
+        let seconds = listening.as_secs();
+        eprintln!("listening to the network for {seconds} s (--listen 0: not at all)");
     }
 }
 

@@ -13,7 +13,7 @@ mod look;
 pub(crate) use codes::UNREAD_FILE;
 pub(crate) use forecast::forecast;
 pub(crate) use judge::{Subject, judge};
-pub(crate) use look::{Listen, here, local};
+pub(crate) use look::{Listen, here, lasting, local};
 
 /// The kernel's words, without its number.
 pub(crate) fn words(error: &std::io::Error) -> String {

@@ -22,6 +22,8 @@ use super::judge::Subject;
 use super::words;
 use crate::engine::REALTIME_PRIORITY;
 
+pub(crate) use wire::lasting;
+
 pub(crate) const SYSLOG_SOCKET: &str = "/dev/log";
 pub(crate) const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
 

@@ -32,6 +32,17 @@ const PROBE_EVERY: Duration = Duration::from_millis(100);
 /// 255 router ids on four interfaces in two families, twice.
 const HEARD: usize = 4096;
 
+/// How long the network is listened to.
+pub(crate) fn lasting(subject: &Subject<'_>, listen: Listen) -> Duration {
+    match listen {
+        Listen::For(time) => time,
+        Listen::AsNeeded => subject
+            .vips()
+            .map(|vip| vip.advert_interval.as_duration() * ADVERTS)
+            .fold(SHORTEST, Duration::max),
+    }
+}
+
 /// What to listen to, and whom to ask for.
 pub(super) struct Plan {
     interfaces: BTreeMap<String, Interface>,
@@ -51,10 +62,8 @@ impl Plan {
     /// Interfaces that work; without raw sockets none.
     pub(super) fn of(subject: &Subject<'_>, facts: &Facts, listen: Listen) -> Self {
         let mut interfaces: BTreeMap<String, Interface> = BTreeMap::new();
-        let mut lasting = SHORTEST;
         let may = !facts.missing_capabilities.contains(&"CAP_NET_RAW");
         for vip in subject.vips().filter(|_| may) {
-            lasting = lasting.max(vip.advert_interval.as_duration() * ADVERTS);
             let port = subject.interface(vip, facts).and_then(|name| facts.port(name));
             let Some(port) = port.filter(|port| port.works) else { continue };
             let interface = interfaces.entry(port.name.clone()).or_default();
@@ -76,10 +85,7 @@ impl Plan {
             let families = interface.families.clone();
             interface.ask.retain(|address| families.contains(&Family::of(*address)));
         }
-        if let Listen::For(time) = listen {
-            lasting = time;
-        }
-        Self { interfaces, lasting }
+        Self { interfaces, lasting: lasting(subject, listen) }
     }
 
     /// Listens for as long as was planned.
