@@ -37,7 +37,7 @@ pub(crate) struct Record {
     pub(crate) text: String,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct History {
     records: VecDeque<Record>,
     next_seq: u64,
@@ -47,6 +47,11 @@ pub(crate) struct History {
 }
 
 impl History {
+    /// For a disk that can't be written.
+    pub(crate) const fn in_memory() -> Self {
+        Self { records: VecDeque::new(), next_seq: 1, path: None, file: None, bytes: 0 }
+    }
+
     /// Reads what earlier daemons wrote to `path`; lines that can't be read are passed over.
     ///
     /// # Errors

@@ -77,9 +77,8 @@ pub(super) fn prepare(paths: &Paths, log: &mut Log) -> Result<Ready, Refusal> {
     let failed = |what: &str, path: &Path, error: &io::Error| {
         Refusal::because(Exit::Failed, &format!("{what} {}: {error}", path.display()))
     };
-    for dir in [&paths.run_dir, &paths.state_dir] {
-        fs::create_dir_all(dir).map_err(|error| failed("can't make", dir, &error))?;
-    }
+    let run_dir = &paths.run_dir;
+    fs::create_dir_all(run_dir).map_err(|error| failed("can't make", run_dir, &error))?;
     let lock_path = paths.run_dir.join("lock");
     let lock = lock(&lock_path).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => Refusal::because(
@@ -96,10 +95,18 @@ pub(super) fn prepare(paths: &Paths, log: &mut Log) -> Result<Ready, Refusal> {
     if let Some(warnings) = &chosen.warnings {
         warnings.lines().for_each(|line| log.line(Severity::Warning, None, line));
     }
-    let log = Log::open(&chosen.cluster.log)
+    let mut log = Log::open(&chosen.cluster.log)
         .map_err(|error| Refusal::because(Exit::BadFile, &error.to_string()))?;
     let events = paths.state_dir.join("events.jsonl");
-    let history = History::open(&events).map_err(|error| failed("can't open", &events, &error))?;
+    let opened = fs::create_dir_all(&paths.state_dir).and_then(|()| History::open(&events));
+    let history = opened.unwrap_or_else(|error| {
+        let text = format!(
+            "events are kept only in memory, and gone at the next stop: {}: {error}",
+            events.display()
+        );
+        log.line(Severity::Error, None, &text);
+        History::in_memory()
+    });
     let socket_path = paths.run_dir.join("standin.sock");
     let socket =
         listen(&socket_path).map_err(|error| failed("can't listen on", &socket_path, &error))?;

@@ -30,6 +30,9 @@ const EMPTY: &[&str] = &[
 /// What takes longer than this has failed; a loaded machine is slow.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// Seconds after which a test hangs.
+const TOO_LONG: &str = "120";
+
 /// Runs `body` with a bridge of its own; `test` is the test's full name.
 pub(crate) fn rack(test: &str, body: impl FnOnce()) {
     if !nix_is_root() {
@@ -42,8 +45,20 @@ pub(crate) fn rack(test: &str, body: impl FnOnce()) {
         body();
         return;
     }
-    let output = Command::new("unshare")
-        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
+    // A test that hangs ends, and everything that it started.
+    let output = Command::new("timeout")
+        .args([
+            "-k",
+            "5",
+            TOO_LONG,
+            "unshare",
+            "--net",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+        ])
         .args(["--propagation", "private", "--"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads", "1"])
@@ -187,6 +202,11 @@ impl Host {
             out: String::from_utf8_lossy(&output.stdout).into_owned(),
             err: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
+    }
+
+    /// Sends a signal to every standin process of the host, the guard first.
+    pub(crate) fn signal_all(&self, name: &str) {
+        self.sh(&format!("kill -{name} $(pidof standin | tr ' ' '\\n' | sort -n)"));
     }
 
     /// Starts a shell line whose output goes to a file of the host.
