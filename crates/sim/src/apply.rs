@@ -1,5 +1,6 @@
 //! How each fault is done to the scene.
 
+use std::collections::BTreeMap;
 use std::mem;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use standin_core::{Command, Input, Verdict};
 use crate::clock::{Clock, MILLISECOND, Nanos, SECOND};
 use crate::fault::Fault;
 use crate::machine::{Mail, Run, Sabotage};
-use crate::network::{CLIENT, FOREIGN};
+use crate::network::{CLIENT, FOREIGN, MAX_MACHINES};
 use crate::queue::Due;
 use crate::scene::{CACHE_UNKNOWN, Cause, Observation, Scene};
 
@@ -214,6 +215,10 @@ impl Scene {
         host.upgraded_at = Some(self.now);
         host.roles.fill(Role::Idle);
         host.places.clear();
+        host.heard.iter_mut().for_each(BTreeMap::clear);
+        host.foreign_answered.fill(None);
+        host.saw_foreign.fill(false);
+        host.identified = [[Nanos::MAX; 3]; MAX_MACHINES];
         for check in &mut host.checks {
             check.begin_anew();
         }
@@ -221,6 +226,12 @@ impl Scene {
         self.learn_places(machine);
         self.say_interface(machine);
         self.say_own(machine);
+        // What the successor doesn't hold any more, its file having changed, is a leftover.
+        for vip in self.vips() {
+            if self.machines[usize::from(machine)].roles[usize::from(vip)] != Role::Active {
+                self.clear_leftover(machine, vip);
+            }
+        }
     }
 
     fn kill(&mut self, machine: u8) {

@@ -108,13 +108,18 @@ impl Scene {
 
     /// A starting daemon removes what an earlier life left behind.
     pub fn clear_leftovers(&mut self, machine: u8) {
-        let host = &mut self.machines[usize::from(machine)];
-        for (vip, slot) in (0_u8..).zip(&mut host.kernel) {
-            if slot.present {
-                slot.token += 1;
-                let due = Due::Expire { machine, vip, token: slot.token };
-                self.queue.push(self.now + MILLISECOND, due);
-            }
+        for vip in self.vips() {
+            self.clear_leftover(machine, vip);
+        }
+    }
+
+    pub fn clear_leftover(&mut self, machine: u8, vip: u8) {
+        let slot = &mut self.machines[usize::from(machine)].kernel[usize::from(vip)];
+        slot.wanted = false;
+        if slot.present {
+            slot.token += 1;
+            let due = Due::Expire { machine, vip, token: slot.token };
+            self.queue.push(self.now + MILLISECOND, due);
         }
     }
 

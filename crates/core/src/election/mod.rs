@@ -321,6 +321,11 @@ impl VirtualRouter {
                 self.refused = Some((step.now + REFUSED_RETRY, errno));
                 step.event(Kind::AddressRefused { errno });
                 self.judge(step, health, maint);
+                if matches!(self.state, State::Active(_)) {
+                    // It was ineligible for another reason before, and held it as a last resort.
+                    let backup = Backup::alone(step.now);
+                    self.leave(step, State::Backup(backup), Reason::AddressRefused { errno });
+                }
             }
         }
     }

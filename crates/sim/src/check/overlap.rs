@@ -63,7 +63,13 @@ impl Overlap {
             let (a, b) = (machine.min(other), machine.max(other));
             if !self.pairs.iter().any(|pair| (pair.vip, pair.a, pair.b) == (vip, a, b)) {
                 let (began, since) = (now, Some(now));
-                self.pairs.push(Pair { vip, a, b, began, since, clean: true });
+                let quick = |one: u8| scene.machines[usize::from(one)].kernel_slow == 0;
+                let clean = quick(a)
+                    && quick(b)
+                    && scene.hears(a, b, vip)
+                    && scene.hears(b, a, vip)
+                    && scene.network.spike == 0;
+                self.pairs.push(Pair { vip, a, b, began, since, clean });
             }
         }
     }
