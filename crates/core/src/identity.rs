@@ -15,14 +15,21 @@ use crate::{Effect, Effects};
 /// Senders that are remembered; far more than a LAN has VRRP speakers.
 const MAX_SENDERS: usize = 64;
 
-/// The same question isn't asked again before this.
+/// A question about a new sender isn't asked again before this; a lost answer costs no more.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// A question that is no longer new isn't asked again before this: dead nodes never answer.
+const ASK_AGAIN_LATER: Duration = Duration::from_secs(1);
 
 /// An answer that came this long ago no longer says who sits at a link-local address.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
 /// A sender isn't called a stranger before the network had this long to say who it is.
 const UNDECIDED: Duration = Duration::from_secs(1);
+
+/// After this the questions about a sender begin anew; longer than any interval, so that a
+/// stranger is one from its second advert on.
+const BEGIN_ANEW: Duration = Duration::from_secs(45);
 
 #[derive(Clone, Debug, Default)]
 pub struct Identity {
@@ -31,10 +38,10 @@ pub struct Identity {
 
 #[derive(Clone, Copy, Debug)]
 struct Seen {
-    mac: Option<Mac>,
+    /// As last answered, and when.
+    answer: Option<(Mac, Instant)>,
     first_at: Instant,
-    asked_at: Instant,
-    answered_at: Instant,
+    asked_at: Option<Instant>,
 }
 
 impl Identity {
@@ -53,61 +60,107 @@ impl Identity {
         if !is_link_local(source) {
             return None;
         }
-        let mac = self.mac(now, interface, source, effects)?;
+        if let Some((node, fresh)) = self.known(now, nodes, interface, source)
+            && fresh
+        {
+            return Some(node);
+        }
+        // All at once: the next advert, which may be long in coming, must not find half an answer.
+        // Every address of a node: one family may be deaf.
+        self.ask(now, interface, source, effects);
+        for address in nodes.iter().flat_map(|node| &node.addresses) {
+            self.ask(now, interface, *address, effects);
+        }
+        self.known(now, nodes, interface, source).map(|(node, _)| node)
+    }
+
+    /// The node behind a link-local sender, as far as the network has said, and whether that is
+    /// recent enough not to be asked again.
+    #[must_use]
+    pub fn known(
+        &self,
+        now: Instant,
+        nodes: &[NodePlan],
+        interface: InterfaceId,
+        source: IpAddr,
+    ) -> Option<(NodeId, bool)> {
+        let (mac, at) = self.seen.get(&(interface, source))?.answer?;
         let mut found = None;
         for (index, node) in nodes.iter().enumerate() {
-            // Every address is asked for: one family may be deaf, and the answer has to come by
-            // the other one.
             for address in &node.addresses {
-                if self.mac(now, interface, *address, effects) == Some(mac) {
-                    found = u8::try_from(index).ok().map(NodeId);
+                let seen = self.seen.get(&(interface, *address)).and_then(|seen| seen.answer);
+                if let Some((theirs, answered_at)) = seen
+                    && theirs == mac
+                {
+                    let fresh = now.since(at.min(answered_at)) <= FORGET_AFTER;
+                    found = u8::try_from(index).ok().map(|index| (NodeId(index), fresh));
                 }
             }
         }
         found
     }
 
-    /// The MAC behind `address`, as last answered; asks when there is no fresh answer.
-    fn mac(
+    fn ask(
         &mut self,
         now: Instant,
         interface: InterfaceId,
         address: IpAddr,
         effects: &mut Effects,
-    ) -> Option<Mac> {
+    ) {
         let full = self.seen.len() >= MAX_SENDERS;
         let seen = match self.seen.get_mut(&(interface, address)) {
             Some(seen) => seen,
-            None if full => return None,
-            None => self.seen.entry((interface, address)).or_insert_with(|| Seen {
-                mac: None,
+            None if full => return,
+            None => self.seen.entry((interface, address)).or_insert(Seen {
+                answer: None,
                 first_at: now,
-                asked_at: Instant::default(),
-                answered_at: now,
+                asked_at: None,
             }),
         };
-        let stale = seen.mac.is_none() || now.since(seen.answered_at) > FORGET_AFTER;
-        let unasked = seen.asked_at == Instant::default();
-        if stale && (unasked || now.since(seen.asked_at) >= ASK_AGAIN) {
-            seen.asked_at = now;
+        if seen.asked_at.is_some_and(|asked| now.since(asked) > BEGIN_ANEW) {
+            seen.first_at = now;
+        }
+        let new = now.since(seen.first_at) < UNDECIDED;
+        let gap = if new { ASK_AGAIN } else { ASK_AGAIN_LATER };
+        if seen.asked_at.is_none_or(|asked| now.since(asked) >= gap) {
+            seen.asked_at = Some(now);
             effects.push(Effect::Identify { interface, address });
         }
-        seen.mac
     }
 
-    /// An ARP or neighbour advertisement came in; only answers to questions are remembered.
-    pub fn sighted(&mut self, now: Instant, interface: InterfaceId, address: IpAddr, mac: Mac) {
-        if let Some(seen) = self.seen.get_mut(&(interface, address)) {
-            seen.mac = Some(mac);
-            seen.answered_at = now;
+    /// An ARP or neighbour advertisement came in; only answers to questions are remembered. Says
+    /// whether it is one.
+    pub fn sighted(
+        &mut self,
+        now: Instant,
+        interface: InterfaceId,
+        address: IpAddr,
+        mac: Mac,
+    ) -> bool {
+        let seen = self.seen.get_mut(&(interface, address));
+        let wanted = seen.is_some();
+        if let Some(seen) = seen {
+            seen.answer = Some((mac, now));
         }
+        wanted
     }
 
-    /// Whether it is too early to say that `source` is no node: it was first heard just now.
+    /// Whether it is too early to say that `source` is no node: a question that would tell was
+    /// asked for the first time just now, and isn't answered yet.
     #[must_use]
-    pub fn undecided(&self, now: Instant, interface: InterfaceId, source: IpAddr) -> bool {
-        let seen = self.seen.get(&(interface, source));
-        seen.is_some_and(|seen| now.since(seen.first_at) < UNDECIDED)
+    pub fn undecided(
+        &self,
+        now: Instant,
+        nodes: &[NodePlan],
+        interface: InterfaceId,
+        source: IpAddr,
+    ) -> bool {
+        let open = |address: IpAddr| {
+            let seen = self.seen.get(&(interface, address));
+            seen.is_some_and(|seen| seen.answer.is_none() && now.since(seen.first_at) < UNDECIDED)
+        };
+        let known = nodes.iter().flat_map(|node| &node.addresses);
+        is_link_local(source) && known.copied().chain([source]).any(open)
     }
 
     /// Forgets everything; the nodes have changed.
@@ -148,7 +201,7 @@ mod tests {
         let mut identity = Identity::default();
         let mut effects = Effects::new();
         assert_eq!(identity.of(now, &nodes, IF, source, &mut effects), None);
-        assert_eq!(effects.len(), 1, "asks for the sender's MAC: {effects:?}");
+        assert_eq!(effects.len(), 3, "asks for the sender's MAC and the nodes': {effects:?}");
         identity.sighted(now, IF, source, mac);
         assert_eq!(identity.of(now, &nodes, IF, source, &mut effects), None);
         identity.sighted(now, IF, "10.0.0.2".parse().unwrap(), mac);
@@ -159,12 +212,22 @@ mod tests {
     fn a_new_sender_is_undecided_until_the_network_had_time_to_answer() {
         let nodes = [node("n1", "10.0.0.1")];
         let source: IpAddr = "fe80::9".parse().unwrap();
-        let now = Instant::from_nanos(1_000_000_000);
+        let start = Instant::from_nanos(10_000_000_000);
         let mut identity = Identity::default();
-        assert!(!identity.undecided(now, IF, source), "never heard");
-        identity.of(now, &nodes, IF, source, &mut Effects::new());
-        assert!(identity.undecided(now + UNDECIDED / 2, IF, source));
-        assert!(!identity.undecided(now + UNDECIDED, IF, source));
+        assert!(!identity.undecided(start, &nodes, IF, source), "never heard");
+        for wait in [0, 500, 999, 1_100] {
+            let now = start + Duration::from_millis(wait);
+            identity.of(now, &nodes, IF, source, &mut Effects::new());
+            assert_eq!(identity.undecided(now, &nodes, IF, source), wait < 1_000, "{wait} ms");
+        }
+        // Heard again after a long silence: the questions begin anew.
+        let later = start + Duration::from_secs(60);
+        identity.of(later, &nodes, IF, source, &mut Effects::new());
+        assert!(identity.undecided(later, &nodes, IF, source));
+        // All answers are there and it is none of them: a stranger at once.
+        identity.sighted(later, IF, source, Mac([2; 6]));
+        identity.sighted(later, IF, "10.0.0.1".parse().unwrap(), Mac([3; 6]));
+        assert!(!identity.undecided(later, &nodes, IF, source));
     }
 
     #[test]

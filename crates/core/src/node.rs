@@ -1,5 +1,6 @@
 //! One machine: the only type that the shell and the simulator drive.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -17,6 +18,10 @@ use crate::{Command, Effect, Effects, Input, InterfaceState, Outcome, Verdict};
 /// Marks an empty place in [`Node::index`].
 const NO_VIP: u16 = u16::MAX;
 
+/// An advert waits this long to be told whose it is; the answer takes a round trip, and what is
+/// older may no longer be true.
+const UNSURE: Duration = Duration::from_millis(200);
+
 /// A lateness below this is the ordinary jitter of timers.
 const LATE: Duration = Duration::from_millis(5);
 
@@ -32,6 +37,8 @@ pub struct Node {
     health: Health,
     own: Vec<IpAddr>,
     identity: Identity,
+    /// The last advert for a VIP whose sender isn't known yet.
+    unsure: BTreeMap<VipId, Unsure>,
     last_advert: Vec<Option<Instant>>,
     maintenance: Option<Instant>,
     stopping: Stopping,
@@ -41,6 +48,15 @@ pub struct Node {
     first: Option<Instant>,
     /// The time of the last step.
     now: Instant,
+}
+
+/// An advert that came before it was known who sent it.
+#[derive(Clone, Debug)]
+struct Unsure {
+    at: Instant,
+    interface: InterfaceId,
+    envelope: Envelope,
+    payload: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +77,7 @@ impl Node {
             health: Health::default(),
             own: Vec::new(),
             identity: Identity::default(),
+            unsure: BTreeMap::new(),
             last_advert: Vec::new(),
             maintenance: None,
             stopping: Stopping::No,
@@ -226,15 +243,36 @@ impl Node {
         let who = match member {
             Some(node) => Party::Node(node),
             None if router.plan().accept_unknown => Party::Unknown(source),
-            None if self.identity.undecided(now, interface, source) => {
-                return router.unsure(&mut step);
+            None if self.identity.undecided(now, &self.plan.nodes, interface, source) => {
+                router.unsure(&mut step);
+                let envelope = *envelope;
+                let advert = Unsure { at: now, interface, envelope, payload: payload.to_vec() };
+                self.unsure.insert(vip, advert);
+                return;
             }
             None => return router.stranger(&mut step, source, advert.priority),
         };
+        // Older than this one.
+        self.unsure.remove(&vip);
         let wins_ties = ties_to(&self.plan, &self.interfaces, router.plan(), who, source);
         router.heard(&mut step, &Heard { advert, family, who, wins_ties });
         if let Some(last) = node.and_then(|node| self.last_advert.get_mut(node.index())) {
             *last = Some(now);
+        }
+    }
+
+    /// Takes in the adverts of which it is known by now who sent them.
+    fn hear_the_unsure(&mut self, now: Instant, effects: &mut Effects) {
+        for (vip, advert) in std::mem::take(&mut self.unsure) {
+            let Unsure { at, interface, envelope, payload } = &advert;
+            let node = self.identity.known(now, &self.plan.nodes, *interface, envelope.source);
+            if now.since(*at) > UNSURE {
+                continue;
+            }
+            match node {
+                Some(_) => self.advert(now, *interface, envelope, payload, effects),
+                None => drop(self.unsure.insert(vip, advert)),
+            }
         }
     }
 
@@ -250,7 +288,9 @@ impl Node {
         if own {
             return;
         }
-        self.identity.sighted(now, interface, address, mac);
+        if self.identity.sighted(now, interface, address, mac) {
+            self.hear_the_unsure(now, effects);
+        }
         for (vip, slot) in (0..).map(VipId).zip(&mut self.routers) {
             let Some(router) = slot else { continue };
             let here = router.plan().interface == interface
@@ -380,6 +420,7 @@ impl Node {
         self.health = Health::new(&plan.checks, &self.health);
         if self.plan.nodes != plan.nodes {
             self.identity.clear();
+            self.unsure.clear();
         }
         self.last_advert = plan
             .nodes
