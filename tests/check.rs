@@ -244,6 +244,39 @@ fn interfaces_and_addresses_that_are_wrong() {
     check(&host, "").has(&["H0204", &format!("is also answered by {mac}"), "1 error, 1 warning"]);
 }
 
+fn scripts_users_and_ports_that_cannot_serve() {
+    let lan = Lan::new();
+    let host = n1(
+        &lan,
+        &format!(
+            "{PAIR}checks = [\"nginx\", \"disk\", \"own\"]\n[nginx]\n\
+             [check.disk]\ntype = \"script\"\ncommand = [\"/etc/standin/disk\"]\nuser = \"nosuch\"\n\
+             [check.own]\ntype = \"script\"\ncommand = [\"/etc/standin/fine\"]\n\
+             [notify]\nactive = [\"/etc/standin/gone\"]\nbackup = [\"/etc/standin/open\"]\n\
+             any = [\"/etc/standin/fine\"]\n\
+             [log]\nfile = \"/nowhere/standin.log\"\n[api]\nlisten = \"127.0.0.1:80\"\n"
+        ),
+    );
+    for (name, mode) in [("disk", "644"), ("open", "757"), ("fine", "755")] {
+        host.write(&format!("/etc/standin/{name}"), "#!/bin/sh\n");
+        host.run(&format!("chmod {mode} /etc/standin/{name}"));
+    }
+    let _nginx = run_nginx(&host);
+    let said = check(&host, "--listen 0");
+    assert_eq!(said.exit, 4);
+    said.has(&[
+        "[check.disk] can't pass on this host: /etc/standin/disk can't be run",
+        "it isn't executable: chmod +x /etc/standin/disk",
+        "this host has no user nosuch",
+        "there is no /etc/standin/gone",
+        "/etc/standin/open (mode 0757, owner uid 0, gid 0) can be changed by everybody",
+        "chmod o-w /etc/standin/open, or set `user`",
+        "the log's directory /nowhere doesn't exist",
+        "the API can't listen on 127.0.0.1:80: nginx (pid ",
+        "\n6 errors\n",
+    ]);
+}
+
 fn a_user_without_privileges_is_told_so() {
     let lan = Lan::new();
     let host = n1(&lan, &format!("{PAIR}checks = []\n"));
@@ -283,7 +316,7 @@ fn check_names_the_fault_of_every_bad_host() {
     if skipped() {
         return;
     }
-    let all: [(&str, fn()); 9] = [
+    let all: [(&str, fn()); 10] = [
         ("a good host and one without nginx", a_good_host_and_one_without_nginx),
         ("a stranger with the same router id", a_stranger_with_the_same_router_id),
         ("a firewall and the rule that mends it", a_firewall_and_the_rule_that_mends_it),
@@ -291,6 +324,7 @@ fn check_names_the_fault_of_every_bad_host() {
         ("a node that holds the VIP is no fault", a_node_that_holds_the_vip_is_no_fault),
         ("a keepalived with the same id here", a_keepalived_with_the_same_id_here),
         ("interfaces and addresses that are wrong", interfaces_and_addresses_that_are_wrong),
+        ("scripts, users and ports", scripts_users_and_ports_that_cannot_serve),
         ("a user without privileges is told so", a_user_without_privileges_is_told_so),
         ("files are judged without a host", files_are_judged_without_a_host),
     ];

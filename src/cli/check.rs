@@ -15,6 +15,9 @@ use crate::preflight::{self, Listen, Subject};
 
 const FILE: &str = "/etc/standin/standin.toml";
 
+/// More VIPs than these are counted; each has its line above.
+const NAMED: usize = 4;
+
 /// Who waits longer is told why.
 const SAID_BEFORE: Duration = Duration::from_secs(2);
 
@@ -202,6 +205,7 @@ impl Report {
         let held = match self.vips.as_slice() {
             _ if args.file_only => "the file is good; this host wasn't looked at".to_owned(),
             [] => "this node holds no VIP".to_owned(),
+            vips if vips.len() > NAMED => format!("{} VIPs can be held here", vips.len()),
             vips => format!("{} can be held here", vips.join(", ")),
         };
         match (counted.is_empty(), errors) {

@@ -374,7 +374,7 @@ fn of_files() -> Vec<Bad> {
                     (
                         "/tmp/any.sh",
                         "not run as root: /tmp (mode 1777, owner uid 0, gid 0) can be changed by everybody; \
-                         mend: keep it in a directory that only root can change, or set user in [notify]",
+                         mend: keep it in a directory that only root can change, or set `user`",
                     ),
                 ];
                 facts.scripts =

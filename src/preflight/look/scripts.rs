@@ -16,16 +16,15 @@ use crate::preflight::words;
 pub(super) fn look(cluster: &Cluster, facts: &mut Facts) {
     let notify = &cluster.notify;
     let hooks = [&notify.active, &notify.backup, &notify.fault, &notify.stop, &notify.any];
-    let hooks = hooks.into_iter().flatten().map(|path| {
-        (vec![path.display().to_string()], notify.user.as_deref(), "set user in [notify]")
-    });
+    let hooks = hooks
+        .into_iter()
+        .flatten()
+        .map(|path| (vec![path.display().to_string()], notify.user.as_deref()));
     let checks = cluster.checks.iter().filter_map(|check| match &check.kind {
-        CheckKind::Script { command, user } => {
-            Some((command.clone(), user.as_deref(), "give the check a user"))
-        }
+        CheckKind::Script { command, user } => Some((command.clone(), user.as_deref())),
         _ => None,
     });
-    for (command, user, instead) in hooks.chain(checks) {
+    for (command, user) in hooks.chain(checks) {
         let as_root = match user.map(|user| (user, User::named(user))) {
             None => true,
             Some((_, Ok(user))) => user.uid() == 0,
@@ -40,7 +39,6 @@ pub(super) fn look(cluster: &Cluster, facts: &mut Facts) {
         };
         let Some(program) = command.first() else { continue };
         if let Some(why) = trouble(Path::new(program), &command, as_root) {
-            let why = why.replace("give the check a user", instead);
             facts.scripts.insert(program.into(), why);
         }
     }
