@@ -452,6 +452,15 @@ fn a_node_that_holds_the_vip_already_is_as_healthy() {
 }
 
 #[test]
+fn whoever_names_one_of_several_nginxes_is_not_told_of_the_others() {
+    let mut facts = healthy();
+    nginx(&mut facts).notes.push("other nginx masters run here: 951 (/opt/shop.conf)".into());
+    assert!(said(FILE, &facts).contains(codes::NGINX_NOTE));
+    let named = with("conf = \"/etc/nginx/nginx.conf\"");
+    assert!(said(&named, &facts).starts_with("\nweb:"));
+}
+
+#[test]
 fn without_a_cluster_file_the_host_is_judged_all_the_same() {
     let mut facts = healthy();
     facts.missing_capabilities = vec!["CAP_NET_RAW"];

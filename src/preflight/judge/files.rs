@@ -171,7 +171,7 @@ fn inotify(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnostic>) {
             Diagnostic::error(codes::INOTIFY, message)
                 .at(&subject.cluster.file, sync.span.clone(), "")
                 .help(format!(
-                    "echo fs.inotify.{name}={wanted} > /etc/sysctl.d/60-inotify.conf && sysctl --system"
+                    "echo fs.inotify.{name}={wanted} >> /etc/sysctl.d/60-inotify.conf && sysctl --system"
                 )),
         );
     };

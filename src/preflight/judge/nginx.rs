@@ -19,7 +19,9 @@ pub(super) fn judge(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagno
     if nginx.binary.is_none() {
         return;
     }
-    let notes = nginx.notes.iter().map(|note| {
+    // Whoever names one of several knows of the others.
+    let named = section.binary.is_some() || section.conf.is_some();
+    let notes = nginx.notes.iter().filter(|note| !named || !is_about_others(note)).map(|note| {
         let finding = Diagnostic::warning(codes::NGINX_NOTE, note.clone());
         at(finding, "").help(note_help(note, nginx))
     });
@@ -33,8 +35,13 @@ pub(super) fn judge(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagno
     }
 }
 
+/// As [`crate::nginx::find`] words it.
+fn is_about_others(note: &str) -> bool {
+    note.starts_with("other nginx masters")
+}
+
 fn note_help(note: &str, nginx: &Nginx) -> String {
-    if note.starts_with("other nginx masters") {
+    if is_about_others(note) {
         let watched = nginx.conf.as_deref().map(|conf| conf.display().to_string());
         return format!(
             "the one that is watched: {}; say it in the file and this warning is gone",
@@ -155,7 +162,7 @@ fn nonlocal(nginx: &Nginx, setting: &Nonlocal) -> Option<(Diagnostic, String)> {
         return Some((Diagnostic::error(codes::NONLOCAL_BIND, message), help));
     }
     let help = format!(
-        "standin sets it when it starts; by hand: echo {name}=1 > /etc/sysctl.d/90-standin.conf && sysctl --system"
+        "standin sets it when it starts; by hand: echo {name}=1 >> /etc/sysctl.d/90-standin.conf && sysctl --system"
     );
     if !setting.set {
         let message = format!(
