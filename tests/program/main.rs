@@ -10,3 +10,4 @@ mod logs;
 mod many;
 mod notify;
 mod reload;
+mod unit;

@@ -1,0 +1,162 @@
+//! The systemd unit, without systemd: its privileges, its protocol, its file.
+
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::host::{Host, Program, STANDIN, field, pair, rack, until};
+
+const UNIT: &str = include_str!("../../dist/systemd/standin.service");
+
+/// The values of a directive of the unit.
+fn directive(name: &str) -> Vec<&'static str> {
+    let values = UNIT.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    values.flat_map(str::split_ascii_whitespace).collect()
+}
+
+/// `setpriv` with what the unit leaves a process, and no more.
+fn confined() -> String {
+    let list: Vec<_> = directive("CapabilityBoundingSet")
+        .iter()
+        .map(|name| format!("+{}", name.strip_prefix("CAP_").unwrap().to_ascii_lowercase()))
+        .collect();
+    assert!(list.len() > 4, "{list:?}");
+    format!(
+        "setpriv --no-new-privs --inh-caps=-all --bounding-set=-all,{} {STANDIN}",
+        list.join(",")
+    )
+}
+
+/// Makes the host's files as the unit shows them: read-only, but for what it lists.
+fn protect(host: &Host) {
+    assert_eq!(directive("ProtectSystem"), ["strict"]);
+    host.sh("mkdir -p /run/standin; mount -t tmpfs -o mode=755 tmpfs /run/standin");
+    host.sh("mount -o remount,ro /etc/standin; mount -o remount,bind,ro /");
+    let refused = host.sh("touch /usr/x 2>&1 || true");
+    assert!(refused.contains("Read-only"), "{refused}");
+}
+
+fn run_confined(host: &Host, more: &str) -> Program {
+    let daemon = host.start(&format!("{} run {more}", confined()), "/run/standin.log");
+    until("the daemon answers", || host.standin("status").code == 0);
+    daemon
+}
+
+#[test]
+fn the_unit_s_privileges_are_enough_for_a_takeover_with_an_nginx_of_another_user() {
+    rack(
+        "unit::the_unit_s_privileges_are_enough_for_a_takeover_with_an_nginx_of_another_user",
+        || {
+            let (one, two, client) = (Host::new("n1", 11), Host::new("n2", 12), Host::new("c", 99));
+            let sections = "[nginx]\n[check.me]\ntype = \"script\"\ncommand = [\"/usr/bin/id\", \"-un\"]\nuser = \"nobody\"\n\
+                        [notify]\nactive = [\"/run/s/told\", \"/run/s/hangs\"]\nuser = \"nobody\"\ntimeout = \"500ms\"\n";
+            let mut daemons = Vec::new();
+            for (host, name) in [(&one, "n1"), (&two, "n2")] {
+                host.sh(
+                    "mkdir -p /var/lib/nginx/body; mount -t tmpfs -o mode=755 tmpfs /etc/nginx",
+                );
+                let server = format!(
+                    "server {{ listen 192.0.2.41:80; location / {{ return 200 {name}; }} }}"
+                );
+                host.write(
+                "/etc/nginx/nginx.conf",
+                &format!("user www-data;\nerror_log /run/e;\nevents {{}}\nhttp {{ access_log off; {server} }}\n"),
+            );
+                // Only root may read it, and only by right of being root.
+                host.sh("chmod 700 /etc/nginx; chmod 600 /etc/nginx/nginx.conf");
+                host.script("/run/s/told", "echo \"$3 by $(id -un)\" >> /run/s/log");
+                host.script("/run/s/hangs", "sleep 55 & sleep 56");
+                host.sh("touch /run/s/log; chmod 666 /run/s/log");
+                host.cluster(&pair("checks = [\"nginx\", \"me\"]", sections));
+                protect(host);
+                daemons.push(run_confined(host, ""));
+                until("nginx can start", || {
+                    host.sh("sysctl -n net.ipv4.ip_nonlocal_bind").trim() == "1"
+                });
+                host.sh("nginx > /run/nginx.out 2>&1");
+                until("it is eligible", || field(&host.status(), "web", "eligible") == true);
+                if name == "n1" {
+                    host.until_role("web", "active");
+                }
+            }
+            let answer = || client.sh("curl -sS -m 1 http://192.0.2.41/ || true");
+            until("n1 answers", || answer() == "n1");
+            let status = one.status();
+            assert_eq!(status["checks"][0]["state"], "passing", "{status:#}");
+            assert_eq!(status["nginx"]["notes"].as_array().unwrap().len(), 1, "{status:#}");
+            one.sh("kill -9 $(pidof nginx)");
+            until("n2 answers", || answer() == "n2");
+            until("the script was told", || two.read("/run/s/log").contains("MASTER by nobody"));
+            let log = two.log();
+            for bad in
+                ["can't be locked", "couldn't", "denied", "not permitted", "without realtime"]
+            {
+                assert!(!log.contains(bad), "{bad}:\n{log}");
+            }
+            until("a script of another user is ended", || {
+                two.log().contains("hangs MASTER failed: killed")
+            });
+            until("with its group", || !two.sh("ps -eo args").contains("sleep 5"));
+            let drop_in = two.read("/etc/sysctl.d/90-standin.conf");
+            assert!(drop_in.contains("ip_nonlocal_bind"), "{drop_in}");
+            assert_eq!(two.standin("maintenance on").code, 0);
+            assert_eq!(daemons.pop().unwrap().stop(), 0);
+            assert!(!two.has("192.0.2.41/24"));
+        },
+    );
+}
+
+#[test]
+fn systemd_is_told_ready_alive_and_stopping() {
+    rack("unit::systemd_is_told_ready_alive_and_stopping", || {
+        let host = Host::new("n1", 11);
+        host.cluster(&pair("checks = []", ""));
+        let socket = UnixDatagram::bind(host.path("/run/notify")).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let hear = || {
+            let mut buffer = [0; 512];
+            let length = socket.recv(&mut buffer).unwrap();
+            String::from_utf8(buffer[..length].to_vec()).unwrap()
+        };
+        // Without WATCHDOG_PID, as for any process of the unit with NotifyAccess=all.
+        let line = format!("env NOTIFY_SOCKET=/run/notify WATCHDOG_USEC=400000 {STANDIN} run");
+        let mut daemon = host.start(&line, "/run/standin.log");
+        let mut said = vec![hear()];
+        while !said.iter().any(|one| one.contains("READY=1")) {
+            said.push(hear());
+        }
+        assert_eq!(host.standin("status").code, 0, "ready means that it answers");
+        let began = std::time::Instant::now();
+        let beats =
+            std::iter::repeat_with(hear).filter(|one| one.contains("WATCHDOG=1")).take(5).count();
+        assert_eq!(beats, 5);
+        assert!(began.elapsed() < Duration::from_millis(1900), "{:?}", began.elapsed());
+        daemon.signal("TERM");
+        while !hear().contains("STOPPING=1") {}
+        assert_eq!(daemon.ended(), 0);
+    });
+}
+
+#[test]
+fn the_unit_s_file_is_as_it_should_be() {
+    assert_eq!(directive("Type"), ["notify"]);
+    assert!(directive("After").contains(&"nginx.service"));
+    assert!(directive("After").contains(&"network-online.target"));
+    assert_eq!(directive("Wants"), ["network-online.target"]);
+    assert_eq!(directive("LimitMEMLOCK"), ["infinity"]);
+    assert_eq!(directive("ProtectKernelTunables"), ["no"], "standin sets sysctls");
+    let stop: u32 = directive("TimeoutStopSec")[0].strip_suffix('s').unwrap().parse().unwrap();
+    assert!(stop > 90, "above drain_timeout, and the stop scripts' minute");
+
+    // The binary isn't installed here, and systemd looks for it.
+    let folder = tempfile::tempdir().unwrap();
+    let unit = folder.path().join("standin.service");
+    std::fs::write(&unit, UNIT.replace("/usr/bin/standin", "/bin/true")).unwrap();
+    let verify = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit).output();
+    let Ok(output) = verify else {
+        eprintln!("SKIPPED: systemd-analyze isn't installed, the unit was not verified");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
