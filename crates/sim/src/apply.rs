@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use standin_core::event::Role;
 use standin_core::node::Node;
+use standin_core::plan::{Failback, Plan};
 use standin_core::resume::Resume;
 use standin_core::types::{CheckId, Family, InterfaceId};
 use standin_core::{Command, Input, Verdict};
@@ -175,10 +176,10 @@ impl Scene {
         let host = &mut self.machines[usize::from(machine)];
         host.run = Run::Running;
         host.thawed_at = self.now;
+        self.renew(machine);
         if mem::take(&mut self.machines[usize::from(machine)].upgrading) {
             self.succeed(machine);
         }
-        self.renew(machine);
         if self.machines[usize::from(machine)].sabotage == Sabotage::TicksFirst {
             self.tick(machine);
         }
@@ -206,7 +207,7 @@ impl Scene {
     }
 
     fn succeed(&mut self, machine: u8) {
-        let plan = self.file.plan_of(machine);
+        let plan = self.read_file(machine);
         let host = &mut self.machines[usize::from(machine)];
         let Some(old) = &host.node else { return };
         let now = host.clock.read(self.now);
@@ -274,7 +275,7 @@ impl Scene {
         if self.machines[usize::from(machine)].run != Run::Off {
             return;
         }
-        let plan = self.file.plan_of(machine);
+        let plan = self.read_file(machine);
         let boot = self.random.within(SECOND, 1_000 * SECOND);
         self.clear_leftovers(machine);
         let host = &mut self.machines[usize::from(machine)];
@@ -362,9 +363,22 @@ impl Scene {
         self.arm(machine);
     }
 
+    /// What the shell gives the core as the machine's plan; the scene remembers what it should be.
+    fn read_file(&mut self, machine: u8) -> Plan {
+        let mut plan = self.file.plan_of(machine);
+        let host = &mut self.machines[usize::from(machine)];
+        host.file = plan.clone();
+        if host.sabotage == Sabotage::FailsBack {
+            for vip in &mut plan.vips {
+                vip.failback = Failback::After(Duration::ZERO);
+            }
+        }
+        plan
+    }
+
     fn reload(&mut self, machine: u8) {
         if self.machines[usize::from(machine)].running() {
-            let plan = self.file.plan_of(machine);
+            let plan = self.read_file(machine);
             self.step(machine, Cause::Plan, Input::Plan(Box::new(plan)));
             // A reload without effects changes what a packet says all the same.
             self.learn_places(machine);

@@ -1,5 +1,6 @@
 //! One case of a long run: a cluster and its story, drawn from a seed and a number.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::clock::{MILLISECOND, Nanos, SECOND};
@@ -97,12 +98,7 @@ impl Campaign {
         let what = match ended {
             Ok(Ok(())) => return Ok(tally(&world)),
             Ok(Err(broken)) => broken.to_string(),
-            Err(panic) => {
-                let words = panic.downcast_ref::<&str>().map(ToString::to_string);
-                let words = words.or_else(|| panic.downcast_ref::<String>().cloned());
-                let at = world.scene.now / MILLISECOND;
-                format!("P6: a panic at {at} ms: {}", words.unwrap_or_default())
-            }
+            Err(panic) => panicked(&world, panic.as_ref()),
         };
         let tail = |trace: &Trace| trace.tail(TAIL) + &world.scene.standing();
         let trace = world.scene.trace.as_ref().map_or_else(String::new, tail);
@@ -122,4 +118,13 @@ fn tally(world: &World) -> Tally {
         longest_overlap: world.checks.overlap.longest_clean,
         clients_right: world.checks.clients.right,
     }
+}
+
+/// The words for a panic in `world`.
+#[must_use]
+pub fn panicked(world: &World, panic: &(dyn Any + Send)) -> String {
+    let words = panic.downcast_ref::<&str>().map(ToString::to_string);
+    let words = words.or_else(|| panic.downcast_ref::<String>().cloned());
+    let at = world.scene.now / MILLISECOND;
+    format!("P6: a panic at {at} ms: {}", words.unwrap_or_default())
 }

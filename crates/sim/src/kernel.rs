@@ -148,7 +148,7 @@ impl Scene {
         let host = &mut self.machines[usize::from(machine)];
         let life = host.life;
         let slot = &mut host.kernel[usize::from(vip)];
-        if !slot.present {
+        if !slot.present || matches!(host.run, Run::Suspended { .. }) {
             return;
         }
         slot.present = false;

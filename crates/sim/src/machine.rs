@@ -65,6 +65,10 @@ pub enum Sabotage {
     LooksAway,
     /// Tells the core nothing of checks that fail.
     HidesFailures,
+    /// Loses every fourth advert between the socket and the core.
+    LosesAdverts,
+    /// Tells the core that the file allows a failback.
+    FailsBack,
     /// Adverts never leave.
     NeverAdvertises,
 }
@@ -164,6 +168,8 @@ type Sent = BTreeMap<(u8, u8, u8, u8), Rc<Packet>>;
 pub struct Machine {
     pub name: String,
     pub node: Option<Node>,
+    /// The file as this machine read it last.
+    pub file: Plan,
     pub run: Run,
     pub powered: bool,
     pub clock: Clock,
@@ -193,6 +199,8 @@ pub struct Machine {
     pub roles: Vec<Role>,
     /// Last advert stepped, by VIP and sender: when, and with which priority.
     pub heard: Vec<BTreeMap<u8, (Nanos, u8)>>,
+    /// Last advert that reached the socket, by VIP and sender.
+    pub arrived: Vec<BTreeMap<u8, Nanos>>,
     /// A foreign owner was seen by this life, by VIP.
     pub saw_foreign: Vec<bool>,
     /// When a foreign owner last answered this life's probes, by VIP.
@@ -219,6 +227,7 @@ impl Machine {
         Self {
             name: node.map_or_else(String::new, |node| node.name.clone()),
             node: None,
+            file: plan.clone(),
             run: Run::Off,
             powered: true,
             clock: Clock::new(0, 1, 0),
@@ -240,6 +249,7 @@ impl Machine {
             places: Vec::new(),
             roles: vec![Role::Idle; vips],
             heard: vec![BTreeMap::new(); vips],
+            arrived: vec![BTreeMap::new(); vips],
             saw_foreign: vec![false; vips],
             foreign_answered: vec![None; vips],
             identified: [[Nanos::MAX; 3]; MAX_MACHINES],
@@ -341,6 +351,7 @@ impl Machine {
         self.kernel_busy_until = 0;
         self.roles.fill(Role::Idle);
         self.heard.iter_mut().for_each(BTreeMap::clear);
+        self.arrived.iter_mut().for_each(BTreeMap::clear);
         self.saw_foreign.fill(false);
         self.foreign_answered.fill(None);
         self.identified = [[Nanos::MAX; 3]; MAX_MACHINES];

@@ -70,6 +70,8 @@ pub struct Transition {
     pub cause: Cause,
     /// Whom the machine had heard last, when, and with which priority.
     pub heard: BTreeMap<u8, (Nanos, u8)>,
+    /// When an advert of each had reached its socket.
+    pub arrived: BTreeMap<u8, Nanos>,
 }
 
 /// What the checkers are told.
@@ -338,6 +340,10 @@ impl Scene {
         if !host.on_the_air() {
             return;
         }
+        let takes = host.knows(&packet) && host.accepts(&packet) && !packet.corrupt;
+        if takes && (host.running() || host.inbox.len() < SOCKET_BUFFER) {
+            host.arrived[usize::from(packet.vip)].insert(packet.from, self.now);
+        }
         match host.run {
             Run::Running => {
                 self.hear(to, &packet);
@@ -357,7 +363,11 @@ impl Scene {
         if let Some(trace) = &mut self.trace {
             trace.packet(self.now, &self.machines[usize::from(to)], packet, &self.file);
         }
+        let lost = self.deliveries % 4 == 0;
         let host = &mut self.machines[usize::from(to)];
+        if host.sabotage == Sabotage::LosesAdverts && lost {
+            return;
+        }
         if !packet.corrupt && host.knows(packet) && host.accepts(packet) {
             let (place, said) = (usize::from(packet.vip), (self.now, packet.priority));
             host.heard[place].insert(packet.from, said);
@@ -455,7 +465,8 @@ impl Scene {
                 let host = &mut self.machines[usize::from(machine)];
                 host.roles[usize::from(vip)] = to;
                 let heard = host.heard[usize::from(vip)].clone();
-                let told = Transition { machine, vip, from, to, reason, cause, heard };
+                let arrived = host.arrived[usize::from(vip)].clone();
+                let told = Transition { machine, vip, from, to, reason, cause, heard, arrived };
                 self.seen.push(Observation::Transition(Box::new(told)));
             }
             (Kind::Standing { .. }, Some(vip)) => {

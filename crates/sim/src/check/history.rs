@@ -175,6 +175,11 @@ impl Claim<'_> {
 
     fn doubt_silence(&self, who: Party, lasted: Nanos) -> Option<&'static str> {
         let Some((at, _)) = self.last(who) else { return Some("it was never heard") };
+        if let Party::Node(node) = who
+            && self.told.arrived.get(&node.0).is_some_and(|arrived| *arrived > at)
+        {
+            return Some("an advert of it had reached the socket");
+        }
         let silent = self.scene.now - at;
         // Told by a clock that may be 2 % fast.
         (silent + silent / 40 + MILLISECOND < lasted).then_some("it was heard since")

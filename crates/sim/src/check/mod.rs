@@ -150,7 +150,10 @@ impl Checks {
         let router = scene.router(machine, vip)?;
         if matches!(reason, Reason::Failback { .. }) {
             let owner = router.priority() == Priority::OWNER;
-            let never = router.plan().failback == Failback::Never;
+            let file = scene.machines[usize::from(machine)].file.vips.iter();
+            let never = file
+                .filter(|plan| plan.name == router.plan().name)
+                .any(|plan| plan.failback == Failback::Never);
             return (never && !owner).then(|| {
                 format!("failback = \"never\", but {name} took {} back", scene.name(vip))
             });
