@@ -7,5 +7,8 @@
 
 #[path = "../hosts/mod.rs"]
 mod hosts;
+
+mod health;
 mod keepalived;
 mod pair;
+mod strangers;
