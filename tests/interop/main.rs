@@ -8,7 +8,10 @@
 #[path = "../hosts/mod.rs"]
 mod hosts;
 
+mod addresses;
+mod dual;
 mod health;
 mod keepalived;
+mod network;
 mod pair;
 mod strangers;
