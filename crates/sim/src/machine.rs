@@ -199,6 +199,8 @@ pub struct Machine {
     pub roles: Vec<Role>,
     /// Last advert stepped, by VIP and sender: when, and with which priority.
     pub heard: Vec<BTreeMap<u8, (Nanos, u8)>>,
+    /// The last advert of whom the core couldn't know yet, by VIP: sender and priority.
+    pub unsure: Vec<Option<(u8, u8)>>,
     /// Last advert that reached the socket, by VIP and sender.
     pub arrived: Vec<BTreeMap<u8, Nanos>>,
     /// A foreign owner was seen by this life, by VIP.
@@ -249,6 +251,7 @@ impl Machine {
             places: Vec::new(),
             roles: vec![Role::Idle; vips],
             heard: vec![BTreeMap::new(); vips],
+            unsure: vec![None; vips],
             arrived: vec![BTreeMap::new(); vips],
             saw_foreign: vec![false; vips],
             foreign_answered: vec![None; vips],
@@ -352,6 +355,7 @@ impl Machine {
         self.roles.fill(Role::Idle);
         self.heard.iter_mut().for_each(BTreeMap::clear);
         self.arrived.iter_mut().for_each(BTreeMap::clear);
+        self.unsure.fill(None);
         self.saw_foreign.fill(false);
         self.foreign_answered.fill(None);
         self.identified = [[Nanos::MAX; 3]; MAX_MACHINES];

@@ -16,7 +16,7 @@ use standin_core::{Effect, Effects, Input};
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::cluster::ClusterFile;
 use crate::machine::{Machine, Mail, Run, SOCKET_BUFFER, Sabotage};
-use crate::network::{Network, Weather};
+use crate::network::{MAX_MACHINES, Network, Weather};
 use crate::queue::{Due, Queue};
 use crate::random::Random;
 use crate::trace::Trace;
@@ -368,7 +368,11 @@ impl Scene {
         if host.sabotage == Sabotage::LosesAdverts && lost {
             return;
         }
+        if !packet.corrupt && !host.knows(packet) && usize::from(packet.from) < MAX_MACHINES {
+            host.unsure[usize::from(packet.vip)] = Some((packet.from, packet.priority));
+        }
         if !packet.corrupt && host.knows(packet) && host.accepts(packet) {
+            host.unsure[usize::from(packet.vip)] = None;
             let (place, said) = (usize::from(packet.vip), (self.now, packet.priority));
             host.heard[place].insert(packet.from, said);
             if mem::take(&mut host.saw_foreign[place]) {

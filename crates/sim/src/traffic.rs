@@ -281,6 +281,7 @@ impl Scene {
             let known = &mut self.machines[usize::from(to)].identified[usize::from(from)];
             let at = &mut known[usize::from(kind)];
             *at = (*at).min(self.now);
+            self.now_known(to, from);
         }
         if self.machines[usize::from(to)].sabotage == Sabotage::LooksAway {
             return;
@@ -302,6 +303,19 @@ impl Scene {
         for address in addresses {
             let sighting = Input::Sighting { interface: InterfaceId(0), address, mac };
             self.step(to, Cause::Sighting, sighting);
+        }
+    }
+
+    /// An advert that waited for the answer to who sent it counts now.
+    fn now_known(&mut self, to: u8, from: u8) {
+        let host = &mut self.machines[usize::from(to)];
+        if host.identified_at(from) == u64::MAX {
+            return;
+        }
+        for (unsure, heard) in host.unsure.iter_mut().zip(&mut host.heard) {
+            if let Some((_, priority)) = unsure.take_if(|(sender, _)| *sender == from) {
+                heard.insert(from, (self.now, priority));
+            }
         }
     }
 

@@ -158,10 +158,19 @@ impl Claim<'_> {
     }
 
     fn is_advert_of(&self, party: Party, priority: Option<Priority>) -> bool {
-        let Cause::Advert { from, vip, priority: said } = self.told.cause else { return false };
-        party == Party::Node(NodeId(from))
-            && vip == self.told.vip
-            && priority.is_none_or(|priority| priority.0 == said)
+        let priority_is = |said: u8| priority.is_none_or(|priority| priority.0 == said);
+        let (from, said) = match self.told.cause {
+            Cause::Advert { from, vip, priority } if vip == self.told.vip => (from, priority),
+            // An advert counts when it is known who sent it.
+            Cause::Sighting => match self.last(party) {
+                Some((at, priority)) if at == self.scene.now => {
+                    return priority_is(priority);
+                }
+                _ => return false,
+            },
+            _ => return false,
+        };
+        party == Party::Node(NodeId(from)) && priority_is(said)
     }
 
     fn last(&self, party: Party) -> Option<(Nanos, u8)> {
