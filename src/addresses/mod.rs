@@ -377,6 +377,8 @@ impl Addresses {
         let mut results = Vec::new();
         self.rtnl.change(&[change], &mut results)?;
         match results.first() {
+            // Its interface went, and took it along: the engine hears of that, and nobody refused.
+            Some(Err(ENODEV)) => {}
             Some(Err(errno)) if *errno != EEXIST => {
                 let errno = *errno;
                 self.drop_refused(vip)?;
