@@ -379,6 +379,22 @@ fn a_live_foreign_owner_is_never_robbed() {
 }
 
 #[test]
+fn an_active_that_dies_before_it_is_heard_is_waited_for_no_longer_than_any_other() {
+    let mut rig = Rig::unchecked(plan());
+    rig.check(Verdict::Pass);
+    // It answers the first probe and is dead before its next advert.
+    let address: IpAddr = "10.0.0.41".parse().unwrap();
+    rig.run(ms(1));
+    rig.step(Input::Sighting { interface: ETH0, address, mac: FOREIGN_MAC });
+    rig.run(ACTIVE_DOWN + ms(200));
+    assert_eq!(rig.role(), Role::Active);
+    let named = rig.log.iter().any(|(_, effect)| {
+        matches!(effect, Effect::Event(event) if matches!(event.kind, Kind::ForeignOwner { .. }))
+    });
+    assert!(!named, "it never kept this node from a claim");
+}
+
+#[test]
 fn a_failed_check_gives_it_away_at_once() {
     let mut rig = Rig::holding();
     rig.check(Verdict::Dead);
@@ -567,6 +583,96 @@ fn a_program_that_replaces_another_goes_on_holding() {
     other.own(&["10.0.0.2"]);
     other.interface(true);
     assert_eq!(other.role(), Role::Backup);
+}
+
+#[test]
+fn a_stall_is_noticed_although_something_else_came_in_before_the_tick() {
+    let mut rig = Rig::following();
+    rig.node.next_deadline();
+    rig.now = rig.now + Duration::from_secs(2);
+    // The shell empties its sockets first, and then asks what is due.
+    let address = "10.0.0.77".parse().unwrap();
+    rig.step(Input::Sighting { interface: ETH0, address, mac: FOREIGN_MAC });
+    rig.run(ms(0));
+    assert_eq!(rig.role(), Role::Backup, "silence while nobody listened proves nothing");
+    rig.run(ACTIVE_DOWN);
+    assert_eq!(rig.role(), Role::Active);
+}
+
+#[test]
+fn an_advert_that_comes_with_its_deadline_makes_nobody_late() {
+    let mut rig = Rig::following();
+    let deadline = rig.node.next_deadline().unwrap();
+    rig.now = deadline;
+    rig.hear("10.0.0.1", 150);
+    rig.run(ACTIVE_DOWN);
+    assert_eq!(rig.role(), Role::Active, "the earlier deadline was never missed");
+}
+
+#[test]
+fn a_check_that_is_new_in_the_file_moves_nothing_before_it_has_spoken() {
+    let mut rig = Rig::holding();
+    let mut more = plan();
+    more.checks.push(CheckPlan { name: "gw".into(), rise: 1, fall: 1 });
+    more.vips[0].checks.push(CheckId(1));
+    rig.step(Input::Plan(Box::new(more)));
+    rig.run(ms(500));
+    assert_eq!(rig.role(), Role::Active);
+    let said = rig.said();
+    assert!(said.iter().all(|priority| *priority == 100), "{said:?}");
+    rig.step(Input::Check { check: CheckId(1), verdict: Verdict::Fail, detail: "" });
+    assert_eq!(rig.role(), Role::Backup, "once it has spoken it counts");
+}
+
+#[test]
+fn a_node_that_is_new_in_the_file_does_not_make_its_active_another() {
+    let mut rig = Rig::following();
+    let mut more = plan();
+    let first = NodePlan {
+        name: "n0".into(),
+        addresses: vec!["10.0.0.9".parse().unwrap()],
+        vrrp_only: false,
+    };
+    more.nodes.insert(0, first);
+    more.me = NodeId(2);
+    for member in &mut more.vips[0].members {
+        member.node = NodeId(member.node.0 + 1);
+    }
+    rig.step(Input::Plan(Box::new(more)));
+    // Adverts are never exactly on time.
+    for _ in 0..20 {
+        rig.run(ms(99));
+        rig.hear("10.0.0.1", 150);
+        assert_eq!(rig.role(), Role::Backup);
+    }
+}
+
+#[test]
+fn a_stop_right_after_a_replacement_lets_go_what_it_held() {
+    let rig = Rig::holding();
+    let resume = Resume::of(&rig.node, rig.now);
+    let mut next = Rig { node: Node::resumed(rig.now, plan(), &resume), ..rig };
+    next.news();
+    // The state of the interface isn't known yet.
+    next.step(Input::Command(Command::Stop));
+    let news = next.news();
+    assert!(news.contains(&Effect::Release { vip: VIP }), "{news:?}");
+    assert!(news.contains(&Effect::Stopped), "{news:?}");
+    next.own(&["10.0.0.2"]);
+    next.interface(true);
+    assert_eq!(next.role(), Role::Idle);
+}
+
+#[test]
+fn a_program_that_could_not_go_on_at_once_listens_first() {
+    let rig = Rig::holding();
+    let resume = Resume::of(&rig.node, rig.now);
+    let mut next = Rig { node: Node::resumed(rig.now, plan(), &resume), ..rig };
+    next.own(&["10.0.0.2"]);
+    next.interface(false);
+    next.run(Duration::from_secs(60));
+    next.interface(true);
+    assert_eq!(next.role(), Role::Backup, "others have taken over long since");
 }
 
 #[test]

@@ -65,7 +65,6 @@ struct Probing {
 
 #[derive(Clone, Copy, Debug)]
 struct Foreign {
-    address: IpAddr,
     mac: Mac,
     retry_at: Instant,
     /// Whether it was said that it keeps this node from its claim.
@@ -126,9 +125,7 @@ impl VirtualRouter {
             return self.wait(backup.hurry()).map_or(Instant::FAR, |wait| backup.base + wait);
         }
         if let Some(foreign) = backup.foreign {
-            // An active peer answers as well, and its advert may just not have come yet.
-            let told = if foreign.said { Instant::FAR } else { backup.base + self.patience() };
-            return foreign.retry_at.min(told);
+            return foreign.retry_at;
         }
         let probing = &backup.probing;
         if probing.sent < PROBES {
@@ -179,16 +176,9 @@ impl VirtualRouter {
 
     /// Drives the probes; true once they are through and fresh, and nobody answered.
     fn probed(&mut self, step: &mut Step<'_>) -> bool {
-        let patience = self.patience();
         let State::Backup(backup) = &mut self.state else { return false };
-        if let Some(foreign) = &mut backup.foreign {
-            if !foreign.said && backup.base + patience <= step.now {
-                foreign.said = true;
-                step.event(Kind::ForeignOwner { address: foreign.address, mac: foreign.mac });
-            }
-            if foreign.retry_at > step.now {
-                return false;
-            }
+        if backup.foreign.is_some_and(|foreign| foreign.retry_at > step.now) {
+            return false;
         }
         let had_foreign = backup.foreign;
         let probing = &mut backup.probing;
@@ -207,11 +197,13 @@ impl VirtualRouter {
             step.effects.push(Effect::Probe { vip: step.vip });
             return false;
         }
-        if had_foreign.is_some() {
+        if let Some(foreign) = had_foreign {
             backup.foreign = None;
-            backup.base = step.now;
-            step.event(Kind::ForeignOwnerGone);
-            return false;
+            if foreign.said {
+                backup.base = step.now;
+                step.event(Kind::ForeignOwnerGone);
+                return false;
+            }
         }
         true
     }
@@ -220,11 +212,18 @@ impl VirtualRouter {
         if self.introduced {
             return;
         }
+        // An active peer answers as well, and its advert may just not have come yet. One that dies
+        // before it does must not be waited for longer than any other.
+        let patience = self.patience();
         let State::Backup(backup) = &mut self.state else { return };
+        let patient_until = backup.base + patience;
+        let over = patient_until <= step.now;
         let known = backup.foreign.filter(|foreign| foreign.mac == mac);
-        let retry_at = step.now + FOREIGN_RETRY;
-        let said = known.is_some_and(|foreign| foreign.said);
-        backup.foreign = Some(Foreign { address, mac, retry_at, said });
+        let retry_at = if over { step.now + FOREIGN_RETRY } else { patient_until };
+        if over && !known.is_some_and(|foreign| foreign.said) {
+            step.event(Kind::ForeignOwner { address, mac });
+        }
+        backup.foreign = Some(Foreign { mac, retry_at, said: over });
         backup.probing = Probing { sent: 0, next_at: retry_at, gap: PROBE_GAP };
     }
 
