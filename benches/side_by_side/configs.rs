@@ -101,7 +101,7 @@ pub(crate) fn keepalived_text(node: Node, setup: Setup) -> Result<String> {
 /// Starts the standin that is measured.
 pub(crate) fn standin(host: &Host, node: Node, setup: Setup) -> Result<Program> {
     let file = write_file(host, "standin.toml", &standin_text(setup)?)?;
-    // Without the capability the daemon falls back by itself, as it does for its operators.
+    // As in a cgroup without realtime budget: no SCHED_FIFO, but the priorities of ordinary threads.
     let wrap =
         if setup.realtime { "" } else { "setpriv --bounding-set -sys_nice --inh-caps -sys_nice " };
     let line = format!(

@@ -38,7 +38,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// A beat that is this old makes the guard look whether the daemon was stopped by a signal; one
 /// that was gets no more time.
-const STOPPED_AFTER: Duration = Duration::from_millis(70);
+const STOPPED_AFTER: Duration = Duration::from_millis(100);
 
 /// How often it is looked at otherwise: whether there is something to lose.
 const IDLE_LOOK: Duration = Duration::from_millis(100);

@@ -3,7 +3,12 @@
 use std::ffi::CString;
 use std::io;
 
+/// The best that an ordinary thread can have.
+const NICEST: libc::c_int = -20;
+
 /// Puts the calling thread into `SCHED_FIFO`; threads and processes that it starts stay ordinary.
+///
+/// Where that is refused it becomes the favourite among ordinary threads, if that is allowed.
 ///
 /// # Errors
 /// EPERM without `CAP_SYS_NICE`, or inside a cgroup without realtime budget (`RT_GROUP_SCHED`).
@@ -12,7 +17,24 @@ pub fn realtime(priority: u8) -> io::Result<()> {
     let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
     // SAFETY: the parameter outlives the call; 0 means the calling thread.
     let result = unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        return Ok(());
+    }
+    let refused = io::Error::last_os_error();
+    let ordinary = libc::sched_param { sched_priority: 0 };
+    // SAFETY: as above; what this thread starts is not to be a favourite too.
+    let result = unsafe {
+        libc::sched_setscheduler(
+            0,
+            libc::SCHED_OTHER | libc::SCHED_RESET_ON_FORK,
+            &raw const ordinary,
+        )
+    };
+    if result == 0 {
+        // SAFETY: takes numbers only; 0 means the calling thread. A refusal changes nothing.
+        let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICEST) };
+    }
+    Err(refused)
 }
 
 /// Keeps every page that was touched, and will be, from being swapped out.
