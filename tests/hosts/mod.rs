@@ -384,10 +384,18 @@ impl Host {
 
     #[track_caller]
     pub(crate) fn wait_has(&self, address: &str, has: bool, within: Duration) -> Duration {
-        let verb = if has { "have" } else { "have lost" };
-        wait_until(&format!("{} to {verb} {address}", self.name), within, || {
-            self.has(address) == has
-        })
+        let began = Instant::now();
+        let tell = || {
+            let log = self.read("/run/logs/standin");
+            let verb = if has { "have" } else { "have lost" };
+            format!(
+                "{} to {verb} {address}; {}its daemon logged\n{log}",
+                self.name,
+                self.ip("addr")
+            )
+        };
+        wait_or_tell(tell, within, || (self.has(address) == has).then_some(()));
+        began.elapsed()
     }
 
     /// Ends the host as a power cut would, and everything in it.
