@@ -30,6 +30,7 @@ use standin_core::Command;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::control::Request;
 use crate::control::history::Record;
@@ -75,14 +76,13 @@ pub(crate) fn serve(socket: StdUnixListener, desk: Desk) {
 ///
 /// # Errors
 /// The address can't be bound.
-pub(crate) async fn serve_tcp(listen: SocketAddr, desk: Desk) -> std::io::Result<()> {
+pub(crate) async fn serve_tcp(listen: SocketAddr, desk: Desk) -> std::io::Result<JoinHandle<()>> {
     let listener = TcpListener::bind(listen).await?;
     let app = reading().with_state(desk);
-    tokio::spawn(async move {
-        // It ends only with the runtime.
+    Ok(tokio::spawn(async move {
+        // It ends only when it is aborted.
         let _ = axum::serve(listener, app).await;
-    });
-    Ok(())
+    }))
 }
 
 fn reading() -> Router<Desk> {

@@ -140,12 +140,14 @@ fn vip_block(out: &mut String, vip: &Vip, node: &str, color: bool) {
     );
     let paint = if vip.eligible { Paint::Good } else { Paint::Bad };
     let obstacle = vip.obstacle.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-    let _ = writeln!(
-        out,
-        "             {}{obstacle}; priority {}",
-        painted(&vip.standing, paint, color),
-        vip.priority
-    );
+    let _ = writeln!(out, "             {}{obstacle}", painted(&vip.standing, paint, color));
+    let said = match vip.role.as_str() {
+        "active" if vip.effective_priority != vip.priority => {
+            format!(", advertised as {}", vip.effective_priority)
+        }
+        _ => String::new(),
+    };
+    let _ = writeln!(out, "  priority   {}{said}", vip.priority);
     if let Some(mac) = &vip.foreign_owner {
         let text = format!("{mac} answers for the address and is no node: not taken");
         let _ = writeln!(out, "             {}", painted(&text, Paint::Bad, color));
@@ -159,13 +161,19 @@ fn check_line(out: &mut String, check: &Check, width: usize, color: bool) {
         _ => Paint::Attention,
     };
     let state = painted(&format!("{:<7}", check.state), paint, color);
+    // What the state hides: a failure that doesn't count yet, a pass that doesn't either.
+    let note = match (check.state.as_str(), check.last.as_deref()) {
+        ("passing", Some("fail" | "dead")) => ", fails now",
+        ("failing", Some("pass")) => ", passes now",
+        _ => "",
+    };
+    let took = if check.took_ms >= 0.05 { format!(" ({:.1} ms)", check.took_ms) } else { String::new() };
+    // A script's own words rarely say which script it is.
+    let what = if check.kind == "script" { format!("{}: ", check.target) } else { String::new() };
     let _ = writeln!(
         out,
-        "  {:<width$}  {state}  {} ({} in {:.1} ms)",
-        check.name,
-        check.detail,
-        check.last.as_deref().unwrap_or("no result"),
-        check.took_ms
+        "  {:<width$}  {state}{note}  {what}{}{took}",
+        check.name, check.detail
     );
 }
 

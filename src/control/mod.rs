@@ -10,6 +10,7 @@ mod startup;
 pub(crate) mod time;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use standin_core::view::View;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::checks;
 use crate::engine::messages::{Beat, FromEngine, Happened, Inbox, Post, Posts, ToEngine};
@@ -106,6 +108,10 @@ struct Control {
     beat: Arc<Beat>,
     /// Why the file on disk isn't the one that is in force.
     file_error: Option<String>,
+    /// Where the API puts its requests.
+    desk: Option<mpsc::Sender<Request>>,
+    /// Where the API answers over TCP.
+    tcp: Option<(SocketAddr, JoinHandle<()>)>,
 }
 
 /// Runs a node until it is told to stop.
@@ -180,16 +186,15 @@ async fn serve(
         followers: broadcast::channel(FOLLOWERS_BEHIND).0,
         beat,
         file_error: None,
+        desk: None,
+        tcp: None,
         paths,
     };
     this.start_checks(&chosen.plan);
     let (requests_sender, mut requests) = mpsc::channel(REQUESTS);
     crate::api::serve(socket, requests_sender.clone());
-    if let Some(listen) = this.cluster.api.listen {
-        crate::api::serve_tcp(listen, requests_sender).await.unwrap_or_else(|error| {
-            this.log.line(Severity::Error, None, &format!("[api] listen {listen}: {error}"));
-        });
-    }
+    this.desk = Some(requests_sender);
+    this.listen_tcp().await;
     let events = Events::new(control.1)?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -238,6 +243,7 @@ async fn serve(
         this.happened(*happened);
     }
     drop(this.running.take());
+    this.tell_stop();
     let patience = this.notifier.patience().clamp(STOP_TAKES, STOP_SCRIPTS_TAKE);
     let waited = tokio::time::timeout(patience, this.notifier.finish()).await;
     if waited.is_err() {
@@ -341,6 +347,25 @@ impl Control {
         *stop_by = Some(tokio::time::Instant::now() + grace);
     }
 
+    /// Answers over TCP where the file says, and nowhere else.
+    async fn listen_tcp(&mut self) {
+        let wanted = self.cluster.api.listen;
+        if self.tcp.as_ref().map(|(at, _)| *at) == wanted {
+            return;
+        }
+        if let Some((_, task)) = self.tcp.take() {
+            task.abort();
+        }
+        let (Some(listen), Some(desk)) = (wanted, self.desk.clone()) else { return };
+        match crate::api::serve_tcp(listen, desk).await {
+            Ok(task) => self.tcp = Some((listen, task)),
+            Err(error) => {
+                let text = format!("[api] listen {listen}: {error}; the Unix socket answers");
+                self.log.line(Severity::Error, None, &text);
+            }
+        }
+    }
+
     fn feed_watchdog(&self) {
         if self.beat.age(standin_linux::clock::now()) < ENGINE_STUCK {
             // Without systemd there is nobody to tell.
@@ -373,6 +398,7 @@ impl Control {
             }
             Request::Reload { by, reply } => {
                 let outcome = self.reload(&by);
+                self.listen_tcp().await;
                 let _ = reply.send(outcome);
             }
         }
@@ -483,6 +509,33 @@ impl Control {
         let _ = self.followers.send(record);
     }
 
+    /// The stop scripts of VIPs that had nothing to give up: no transition told them.
+    fn tell_stop(&mut self) {
+        let cluster = Arc::clone(&self.cluster);
+        for vip in &cluster.vips {
+            let own = vip.members.iter().find(|member| member.node == self.node);
+            let Some(member) = own else { continue };
+            self.call(Call {
+                vip: vip.name.clone(),
+                state: State::Stop,
+                before: self.notifier.state(&vip.name),
+                priority: member.priority.0,
+                reason: "standin is stopping".to_owned(),
+                peer: None,
+                node: self.node.clone(),
+                cluster: cluster.name.clone(),
+                addresses: self.addresses(&vip.name),
+            });
+        }
+    }
+
+    fn addresses(&self, vip: &str) -> String {
+        self.cluster.vip(vip).map_or_else(String::new, |vip| {
+            let list: Vec<_> = vip.addresses.iter().map(ToString::to_string).collect();
+            list.join(" ")
+        })
+    }
+
     fn notify(&mut self, happened: &Happened) {
         let (Some(vip), Some((role, standing))) = (&happened.vip, happened.now) else { return };
         let stopping = matches!(
@@ -490,10 +543,6 @@ impl Control {
             Kind::Transition { reason: Reason::Stopping | Reason::RemovedFromFile, .. }
         );
         let Some(state) = State::of(role, standing, stopping) else { return };
-        let addresses = self.cluster.vip(vip).map_or_else(String::new, |vip| {
-            let list: Vec<_> = vip.addresses.iter().map(ToString::to_string).collect();
-            list.join(" ")
-        });
         let call = Call {
             vip: vip.clone(),
             state,
@@ -503,8 +552,13 @@ impl Control {
             peer: happened.peer.clone(),
             node: self.node.clone(),
             cluster: self.cluster.name.clone(),
-            addresses,
+            addresses: self.addresses(vip),
         };
+        self.call(call);
+    }
+
+    fn call(&mut self, call: Call) {
+        let vip = &call.vip.clone();
         if !self.notifier.call(call) {
             let text = "its notify scripts are too slow: a change of state was not told to them";
             self.note(Severity::Error, "notify_failed", Some(vip), text);

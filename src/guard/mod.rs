@@ -355,6 +355,8 @@ impl Guard {
         let refused = code.and_then(|code| u8::try_from(code).ok()).and_then(Exit::of);
         match (meant, refused) {
             (Some(exit), _) => End::Over(exit),
+            // Told to stop before it had anything to give up: while it waited for its address, say.
+            (None, _) if self.stopping && state == State::default() => End::Over(Exit::Done),
             // It refused to start, and said why.
             (None, Some(exit)) if state == State::default() => End::Over(exit),
             _ => {

@@ -187,6 +187,12 @@ fn the_api_answers_curl_and_gives_orders_only_over_the_socket() {
             assert!(answer.ends_with(" 404") || answer.ends_with(" 405"), "{path}: {answer}");
         }
         assert!(host.status()["maintenance"].is_null());
+        // A reload moves it.
+        host.cluster(&pair("checks = []", "[api]\nlisten = \"127.0.0.1:8414\""));
+        assert_eq!(host.standin("reload").code, 0);
+        assert!(curl("http://127.0.0.1:8414/v1/status").ends_with(" 200"));
+        let refused = host.sh("curl -sS http://127.0.0.1:8413/v1/status 2>&1 || true");
+        assert!(refused.contains("refused") || refused.contains("connect"), "{refused}");
         let answer = curl(&format!("{local} {order} http://standin/v1/maintenance"));
         assert!(answer.ends_with(" 200"), "{answer}");
         assert!(!host.status()["maintenance"].is_null());

@@ -158,3 +158,24 @@ fn a_slow_script_delays_no_takeover_and_a_stop_waits_for_its_script() {
         assert_eq!(calls(&two), ["stopped"]);
     });
 }
+
+#[test]
+fn a_node_that_held_nothing_runs_its_stop_scripts_once() {
+    rack("notify::a_node_that_held_nothing_runs_its_stop_scripts_once", || {
+        let host = Host::new("n1", 11);
+        scripts(&host, &["stop", "fault"]);
+        host.cluster(&pair(
+            "checks = []",
+            "[notify]\nstop = [\"/run/s/stop\"]\nfault = [\"/run/s/fault\"]\n",
+        ));
+        let mut daemon = host.daemon("");
+        host.until_role("web", "active");
+        host.sh("ip link set eth0 down");
+        until("the fault is told", || calls(&host).len() == 1);
+        assert_eq!(daemon.stop(), 0);
+        assert_eq!(
+            calls(&host),
+            ["fault INSTANCE web FAULT 150 by root", "stop INSTANCE web STOP 150 by root"]
+        );
+    });
+}
