@@ -93,9 +93,12 @@ pub(crate) const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
+/// A test among others that run at the same time.
+pub(crate) type Story = Box<dyn FnOnce() + Send>;
+
 /// Runs scenarios at the same time, since they mostly wait; all are finished before one's failure
 /// is passed on. Each must build a [`Lan`] of its own.
-pub(crate) fn together(scenarios: Vec<(String, Box<dyn FnOnce() + Send>)>) {
+pub(crate) fn together(scenarios: Vec<(String, Story)>) {
     let started: Vec<_> = scenarios
         .into_iter()
         .map(|(name, run)| (std::thread::Builder::new().name(name.clone()).spawn(run), name))

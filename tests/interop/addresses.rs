@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use standin_linux::spawn;
 
 use crate::hosts::wire::who_has;
-use crate::hosts::{self, Host, Lan, ms, together, wait_until};
+use crate::hosts::{self, Host, Lan, Story, ms, together, wait_until};
 
 const V4: &str = "192.168.1.41";
 const V6: &str = "fd00:41::41";
@@ -200,7 +200,7 @@ fn the_hosts_own_addresses_routes_and_sources_survive() {
     if hosts::skipped() {
         return;
     }
-    let mut stories: Vec<(String, Box<dyn FnOnce() + Send>)> = vec![
+    let mut stories: Vec<(String, Story)> = vec![
         ("own address comes later".into(), Box::new(own_address_comes_later)),
         ("no wait for duplicates".into(), Box::new(no_wait_for_duplicates)),
     ];

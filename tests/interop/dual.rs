@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::hosts::holders::Watch;
 use crate::hosts::wire::{Adverts, who_has};
-use crate::hosts::{self, Host, Lan, ms, together, wait_or_tell};
+use crate::hosts::{self, Host, Lan, Story, ms, together, wait_or_tell};
 
 const V4: &str = "192.168.1.41";
 const V6: &str = "fd00:41::41";
@@ -161,7 +161,7 @@ fn a_dual_stack_vip_is_one_decision() {
     if hosts::skipped() {
         return;
     }
-    let stories: Vec<(&str, Box<dyn FnOnce() + Send>)> = vec![
+    let stories: Vec<(&str, Story)> = vec![
         ("one deaf family", Box::new(one_deaf_family)),
         ("sync group, failback", Box::new(|| beside_a_sync_group("failback = \"0s\""))),
         ("sync group, never", Box::new(|| beside_a_sync_group("failback = \"never\""))),

@@ -128,6 +128,7 @@ fn the_last_resort_recovers() {
     let _keepalived =
         scene.n2.keepalived(&scene.dialect.conf(SCRIPT, &format!("nopreempt\n {TRACK}")));
     scene.moves_to(1, ms(4000));
+    scene.n1.wait_said("transition", "no node is eligible", ms(1000));
     let transitions = scene.n1.transitions();
     scene.begin();
     well(&scene.n1, true);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::hosts::{self, ms, together};
+use crate::hosts::{self, Story, ms, together};
 use crate::pair::{Dialect, Scene};
 
 /// What a busy machine may add to any wait.
@@ -35,6 +35,7 @@ fn standin_preferred(scene: &mut Scene) {
     assert_eq!(standin.stop(), Some(0));
     scene.moves_to(2, dialect.skew(100) + SLACK);
     scene.said_goodbye(1);
+    scene.vacant_at_most(dialect.skew(100) + SLACK);
     scene.stays_on(2);
     scene.overlapped_at_most(HANDOVER);
 
@@ -118,7 +119,7 @@ fn both_ways(dialects: &[Dialect]) {
         return;
     }
     let story = |dialect: Dialect, who: &str, story: fn(&mut Scene)| {
-        let run: Box<dyn FnOnce() + Send> = Box::new(move || story(&mut Scene::new(dialect)));
+        let run: Story = Box::new(move || story(&mut Scene::new(dialect)));
         (format!("{who}: {dialect:?}"), run)
     };
     let all = dialects.iter().flat_map(|dialect| {

@@ -1,7 +1,7 @@
 //! Interfaces and addresses that come late, go, and come back: nobody has to be called.
 
 use crate::hosts::wire::who_has;
-use crate::hosts::{self, Host, Lan, ms, together};
+use crate::hosts::{self, Host, Lan, Story, ms, together};
 
 const VIP: &str = "192.168.1.41";
 
@@ -96,7 +96,7 @@ fn interfaces_links_and_addresses_may_come_and_go() {
     if hosts::skipped() {
         return;
     }
-    let stories: Vec<(&str, Box<dyn FnOnce() + Send>)> = vec![
+    let stories: Vec<(&str, Story)> = vec![
         ("interface comes late", Box::new(|| interface_comes_late(false))),
         ("named interface comes late", Box::new(|| interface_comes_late(true))),
         ("link and address flap", Box::new(link_and_address_flap)),

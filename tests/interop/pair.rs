@@ -207,7 +207,7 @@ impl Scene {
         let first = || self.heard_from(to).first().map(|packet| packet.at);
         let first = wait_for("the new active's first advert", ms(1000), first);
         let before = |packet: &Packet| packet.at <= first;
-        let last = self.heard_from(from).into_iter().filter(before).next_back();
+        let last = self.heard_from(from).into_iter().rfind(before);
         first.saturating_duration_since(last.map_or(self.act, |packet| packet.at))
     }
 }

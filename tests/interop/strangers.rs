@@ -13,7 +13,7 @@ use standin_linux::advert::AdvertSender;
 use standin_linux::spawn;
 
 use crate::hosts::wire::who_has;
-use crate::hosts::{self, Host, ms, together};
+use crate::hosts::{self, Host, Story, ms, together};
 use crate::pair::{Dialect, Scene};
 
 /// Sends adverts every 50 ms from a host's `eth0` until it is dropped.
@@ -85,14 +85,14 @@ fn an_owner_is_not_robbed(dialect: Dialect) {
     // Longer than it waits before it looks again.
     for _ in 0..6 {
         let answers = who_has(&asker, dialect.vip(), ms(1000));
-        assert_eq!(answers.into_iter().collect::<Vec<_>>(), [mac.clone()]);
+        assert!(answers.iter().eq([&mac]), "{answers:?}");
         assert!(!scene.n1.has(dialect.vip()), "robbed");
     }
     assert!(scene.heard_from(1).is_empty(), "{:#?}", scene.heard_from(1));
 
     scene.client.ip(&format!("addr del {} dev eth0", prefixed.trim_end_matches(" nodad")));
     scene.n1.wait_has(dialect.vip(), true, ms(8000));
-    assert!(scene.n1.said("foreign_owner_gone", ""));
+    scene.n1.wait_said("foreign_owner_gone", "", ms(1000));
     std::thread::sleep(ms(100));
     let answers = who_has(&asker, dialect.vip(), ms(100));
     assert_eq!(answers.into_iter().collect::<Vec<_>>(), [scene.n1.mac()]);
@@ -136,7 +136,7 @@ fn a_stranger_is_obeyed_where_the_file_says_so() {
     scene.n1.wait_has(scene.dialect.vip(), true, ms(3000));
     let stranger = Speaker::start(&scene.client, "192.168.1.7", scene.dialect.vip(), 255);
     scene.n1.wait_has(scene.dialect.vip(), false, ms(1000));
-    assert!(scene.n1.said("transition", "192.168.1.7"), "{:#?}", scene.n1.events());
+    scene.n1.wait_said("transition", "192.168.1.7", ms(1000));
     drop(stranger);
     scene.n1.wait_has(scene.dialect.vip(), true, ms(2000));
 }
@@ -165,7 +165,7 @@ fn an_owner_is_not_robbed_and_a_stranger_is_not_obeyed() {
     let ipv6 = Dialect { ipv6: true, ..Dialect::V3 };
     let v2 = Dialect::V2;
     let password = Dialect { password: Some("s3cret-8"), ..v2 };
-    let stories: Vec<(&str, Box<dyn FnOnce() + Send>)> = vec![
+    let stories: Vec<(&str, Story)> = vec![
         ("owner, IPv4", Box::new(|| an_owner_is_not_robbed(Dialect::V3))),
         ("owner, IPv6", Box::new(move || an_owner_is_not_robbed(ipv6))),
         ("stranger, IPv4", Box::new(|| a_stranger_moves_nothing(Dialect::V3))),
