@@ -44,6 +44,8 @@ pub struct Node {
     stopping: Stopping,
     /// When the next tick could have come at the earliest.
     expected: Instant,
+    /// When the tick was expected that an input came before.
+    missed: Option<Instant>,
     /// What `next_deadline` found; `None` after a step. Looking costs a walk over all VIPs.
     first: Option<Instant>,
     /// The time of the last step.
@@ -82,6 +84,7 @@ impl Node {
             maintenance: None,
             stopping: Stopping::No,
             expected: Instant::FAR,
+            missed: None,
             first: None,
             now,
         };
@@ -137,7 +140,9 @@ impl Node {
     /// Takes one input and pushes what follows from it. See the crate's documentation.
     pub fn step(&mut self, now: Instant, input: Input<'_>, effects: &mut Effects) {
         self.now = now;
-        self.first = None;
+        if self.first.take().is_some_and(|first| first <= now) {
+            self.missed.get_or_insert(self.expected);
+        }
         match input {
             Input::Tick => self.tick(now, effects),
             Input::Advert { interface, envelope, payload } => {
@@ -180,8 +185,10 @@ impl Node {
             None => {
                 let routers = self.routers.iter().flatten().map(VirtualRouter::next_deadline);
                 let first = routers.min().unwrap_or(Instant::FAR).min(self.maintenance_end());
-                // A wait that was over before anybody wanted it isn't the shell's lateness.
-                self.expected = first.max(self.now);
+                // A wait that was over before anybody wanted it isn't the shell's lateness; one that
+                // was over before the last input came is.
+                let missed = self.missed.take().filter(|_| first <= self.now);
+                self.expected = missed.unwrap_or_else(|| first.max(self.now));
                 *self.first.insert(first)
             }
         };
@@ -196,6 +203,7 @@ impl Node {
     fn tick(&mut self, now: Instant, effects: &mut Effects) {
         let late = Some(now.since(self.expected)).filter(|late| *late >= LATE).unwrap_or_default();
         self.expected = Instant::FAR;
+        self.missed = None;
         if self.maintenance_end() <= now {
             self.set_maintenance(now, None, effects);
         }
@@ -250,7 +258,7 @@ impl Node {
                 self.unsure.insert(vip, advert);
                 return;
             }
-            None => return router.stranger(&mut step, source, advert.priority),
+            None => return router.stranger(&mut step, source, &advert),
         };
         // Older than this one.
         self.unsure.remove(&vip);
@@ -421,6 +429,14 @@ impl Node {
         if self.plan.nodes != plan.nodes {
             self.identity.clear();
             self.unsure.clear();
+        }
+        let moved = |node: NodeId| {
+            let name = &self.plan.nodes.get(node.index())?.name;
+            let place = plan.nodes.iter().position(|known| known.name == *name)?;
+            u8::try_from(place).ok().map(NodeId)
+        };
+        for router in self.routers.iter_mut().flatten() {
+            router.renumber(moved);
         }
         self.last_advert = plan
             .nodes

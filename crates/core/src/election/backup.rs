@@ -8,7 +8,7 @@ use super::{Heard, State, Step, VirtualRouter, timers};
 use crate::Effect;
 use crate::event::{Kind, Party, Reason, Standing};
 use crate::plan::{Failback, Version};
-use crate::types::{Family, Instant, Mac, Priority};
+use crate::types::{Family, Instant, Mac, NodeId, Priority};
 
 /// Probes before a first claim, as RFC 5227 §2.1.1 has it.
 const PROBES: u8 = 3;
@@ -111,6 +111,21 @@ impl Backup {
         match self.foreign {
             Some(foreign) => Some(foreign.mac),
             None => None,
+        }
+    }
+
+    /// Of an active that left the file it isn't known any more who it is: its next advert says.
+    pub(super) fn renumber(&mut self, moved: impl Fn(NodeId) -> Option<NodeId>) {
+        let who = match &mut self.cause {
+            Cause::Nobody => return,
+            Cause::Following { who, .. } | Cause::Released { who } | Cause::LastResort { who } => {
+                who
+            }
+        };
+        let Party::Node(node) = *who else { return };
+        match moved(node) {
+            Some(node) => *who = Party::Node(node),
+            None => self.cause = Cause::Nobody,
         }
     }
 

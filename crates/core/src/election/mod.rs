@@ -21,7 +21,7 @@ use std::time::Duration;
 use crate::event::{Event, Kind, Obstacle, Party, Reason, Role, Standing};
 use crate::health::{Health, State as CheckState};
 use crate::plan::{AllIneligible, Mode, VipPlan};
-use crate::types::{Family, Instant, Mac, Priority, VipId};
+use crate::types::{Family, Instant, Mac, NodeId, Priority, VipId};
 use crate::wire::vrrp::Advert;
 use crate::{Effect, Effects, Outcome};
 
@@ -30,6 +30,10 @@ use backup::Backup;
 
 /// A VIP whose address the kernel refused is not claimed again before this.
 const REFUSED_RETRY: Duration = Duration::from_secs(5);
+
+/// A program that replaces another goes on with its VIPs if it gets to them within this: the
+/// kernel ends addresses that nobody renewed for two seconds.
+const RESUME_WITHIN: Duration = Duration::from_secs(2);
 
 /// One line per subject in this time is enough for a person, and bounds what a flood can cause.
 const QUIET: Duration = Duration::from_secs(10);
@@ -343,10 +347,12 @@ impl VirtualRouter {
     pub fn usability(&mut self, step: &mut Step<'_>, usable: Usable) {
         self.usable = usable;
         match (&self.state, usable.any()) {
-            (State::Idle, true) if std::mem::take(&mut self.resumes) => {
+            (State::Idle, true) if self.resumes && self.may_resume(step.now) => {
+                self.resumes = false;
                 self.claim(step, Reason::Resumed);
             }
             (State::Idle, true) if !self.stopping => {
+                self.drop_resumed(step);
                 let backup = Backup::alone(step.now);
                 self.enter(step, State::Backup(backup), Reason::Usable);
                 self.begin_probing(step.now);
@@ -363,9 +369,32 @@ impl VirtualRouter {
         }
     }
 
+    /// Whether its peers still take this node for the holder that its predecessor was.
+    fn may_resume(&self, now: Instant) -> bool {
+        let interval = timers::spoken(self.plan.version, self.plan.advert_interval);
+        // With the least allowance that any backup makes.
+        let silence = interval * timers::MISSED_ADVERTS;
+        now.since(self.since) < silence.max(RESUME_WITHIN)
+    }
+
+    /// What a predecessor held, and this program didn't come to hold, is let go.
+    fn drop_resumed(&mut self, step: &mut Step<'_>) {
+        if std::mem::take(&mut self.resumes) {
+            step.effects.push(Effect::Release { vip: step.vip });
+        }
+    }
+
+    /// The numbers of the nodes have changed; a node without one has left the file.
+    pub fn renumber(&mut self, moved: impl Fn(NodeId) -> Option<NodeId>) {
+        if let State::Backup(backup) = &mut self.state {
+            backup.renumber(moved);
+        }
+    }
+
     /// Says goodbye and never comes back: the daemon stops, or the file names the VIP no more.
     pub fn stop(&mut self, step: &mut Step<'_>, reason: Reason) {
         self.stopping = true;
+        self.drop_resumed(step);
         if !matches!(self.state, State::Idle) {
             self.leave(step, State::Idle, reason);
         }
@@ -446,7 +475,10 @@ impl VirtualRouter {
             let detail = health.detail(check).to_owned();
             return (Standing::Ineligible, Some(Obstacle::CheckFailed { check, detail }));
         }
-        if let Some(check) = in_state(CheckState::Unknown) {
+        // A holder that is healthy by all that is known goes on: a check that is new in the file
+        // must not move the VIP before it has looked.
+        let holds = self.standing == Standing::Eligible && matches!(self.state, State::Active(_));
+        if let Some(check) = in_state(CheckState::Unknown).filter(|_| !holds) {
             return (Standing::Pending, Some(Obstacle::CheckPending(check)));
         }
         match (self.hold_until, &self.state) {
@@ -545,10 +577,17 @@ impl VirtualRouter {
     }
 
     /// An advert for this router from a sender that isn't obeyed.
-    pub fn stranger(&mut self, step: &mut Step<'_>, source: IpAddr, priority: Priority) {
+    pub fn stranger(&mut self, step: &mut Step<'_>, source: IpAddr, advert: &Advert<'_>) {
         self.counters.adverts_ignored += 1;
+        let ours = |address| self.plan.addresses.iter().any(|own| own.address() == address);
+        if let State::Active(active) = &mut self.state
+            && advert.addresses.iter().any(ours)
+        {
+            // It may tell clients to send there.
+            active.announce_again(step, self.plan.announce);
+        }
         if self.stranger_said.allows(step.now) {
-            step.event(Kind::Stranger { source, priority });
+            step.event(Kind::Stranger { source, priority: advert.priority });
         }
     }
 }
