@@ -1,5 +1,6 @@
 //! The systemd unit, without systemd: its privileges, its protocol, its file.
 
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::Duration;
@@ -62,8 +63,10 @@ fn the_unit_s_privileges_are_enough_for_a_takeover_with_an_nginx_of_another_user
                 "/etc/nginx/nginx.conf",
                 &format!("user www-data;\nerror_log /run/e;\nevents {{}}\nhttp {{ access_log off; {server} }}\n"),
             );
-                // Only root may read it, and only by right of being root.
-                host.sh("chmod 700 /etc/nginx; chmod 600 /etc/nginx/nginx.conf");
+                // Another user's, so that being root isn't enough to read it.
+                host.sh("chown -R www-data /etc/nginx; chmod -R go= /etc/nginx");
+                host.sh("cp /etc/group /run/group; echo standin:x:977: >> /run/group");
+                host.sh("mount --bind /run/group /etc/group");
                 host.script("/run/s/told", "echo \"$3 by $(id -un)\" >> /run/s/log");
                 host.script("/run/s/hangs", "sleep 55 & sleep 56");
                 host.sh("touch /run/s/log; chmod 666 /run/s/log");
@@ -81,6 +84,8 @@ fn the_unit_s_privileges_are_enough_for_a_takeover_with_an_nginx_of_another_user
             }
             let answer = || client.sh("curl -sS -m 1 http://192.0.2.41/ || true");
             until("n1 answers", || answer() == "n1");
+            let socket = std::fs::metadata(one.path("/run/standin/standin.sock")).unwrap();
+            assert_eq!(socket.gid(), 977, "the group standin may talk to the daemon");
             let status = one.status();
             assert_eq!(status["checks"][0]["state"], "passing", "{status:#}");
             assert_eq!(status["nginx"]["notes"].as_array().unwrap().len(), 1, "{status:#}");
