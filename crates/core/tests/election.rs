@@ -1,5 +1,7 @@
 //! The election as one node lives it: RFC 9568 §6.4, and where standin goes beyond it.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
+
 use std::net::IpAddr;
 use std::time::Duration;
 
