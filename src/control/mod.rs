@@ -459,7 +459,8 @@ impl Control {
         let file = self.paths.file.display();
         let text = format!("{file} was read again and taken (asked by {by})");
         self.log.line(Severity::Notice, None, &text);
-        Ok(chosen.warnings.map_or(text.clone(), |warnings| format!("{warnings}{text}")))
+        let warnings = chosen.warnings.unwrap_or_default();
+        Ok(format!("{warnings}{text}"))
     }
 
     fn happened(&mut self, happened: Happened) {
