@@ -6,6 +6,7 @@
 pub(crate) mod history;
 pub(crate) mod log;
 pub(crate) mod notify;
+mod record;
 mod startup;
 pub(crate) mod time;
 
@@ -19,7 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use standin_config::Cluster;
 use standin_core::Command;
-use standin_core::event::{Kind, Reason, Role};
+use standin_core::event::{Kind, Reason};
 use standin_core::view::View;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
@@ -242,17 +243,7 @@ async fn serve(
     while let Some(FromEngine::Event(happened)) = events.try_next() {
         this.happened(*happened);
     }
-    drop(this.running.take());
-    this.tell_stop();
-    let patience = this.notifier.patience().clamp(STOP_TAKES, STOP_SCRIPTS_TAKE);
-    let waited = tokio::time::timeout(patience, this.notifier.finish()).await;
-    if waited.is_err() {
-        this.log.line(Severity::Warning, None, "stop scripts were still running and are left");
-    }
-    while let Ok(ran) = ran.try_recv() {
-        this.ran(&ran);
-    }
-    this.log.line(Severity::Notice, None, "standin has stopped");
+    this.wind_down(&mut ran).await;
     // It puts the host's settings back before it goes.
     let deadline = tokio::time::Instant::now() + STOP_TAKES;
     while !keeper.is_finished() && tokio::time::Instant::now() < deadline {
@@ -366,6 +357,21 @@ impl Control {
         }
     }
 
+    /// Nothing is held any more: ends the checks, and waits for the scripts that are told so.
+    async fn wind_down(&mut self, ran: &mut mpsc::UnboundedReceiver<notify::Ran>) {
+        drop(self.running.take());
+        self.tell_stop();
+        let patience = self.notifier.patience().clamp(STOP_TAKES, STOP_SCRIPTS_TAKE);
+        let waited = tokio::time::timeout(patience, self.notifier.finish()).await;
+        if waited.is_err() {
+            self.log.line(Severity::Warning, None, "stop scripts were still running and are left");
+        }
+        while let Ok(ran) = ran.try_recv() {
+            self.ran(&ran);
+        }
+        self.log.line(Severity::Notice, None, "standin has stopped");
+    }
+
     fn feed_watchdog(&self) {
         if self.beat.age(standin_linux::clock::now()) < ENGINE_STUCK {
             // Without systemd there is nobody to tell.
@@ -466,10 +472,10 @@ impl Control {
     fn happened(&mut self, happened: Happened) {
         // Who asked for a reload is in the log already.
         if !matches!(happened.event.kind, Kind::Reloaded) {
-            let severity = severity(&happened.event.kind);
+            let severity = record::severity(&happened.event.kind);
             self.log.line(severity, happened.vip.as_deref(), &happened.words);
         }
-        self.keep(record(&happened));
+        self.keep(record::of(&happened));
         self.notify(&happened);
     }
 
@@ -596,64 +602,5 @@ impl Events {
                 return Ok(message);
             }
         }
-    }
-}
-
-fn record(happened: &Happened) -> Record {
-    let (from, to, reason) = match &happened.event.kind {
-        Kind::Transition { from, to, .. } => {
-            let words = happened.words.split_once(": ").map(|(_, reason)| reason.to_owned());
-            (Some(from.to_string()), Some(to.to_string()), words)
-        }
-        _ => (None, None, None),
-    };
-    Record {
-        seq: 0,
-        at: time::rfc3339(happened.at),
-        kind: kind_word(&happened.event.kind).to_owned(),
-        vip: happened.vip.clone(),
-        from,
-        to,
-        reason,
-        peer: happened.peer.clone(),
-        text: happened.words.clone(),
-    }
-}
-
-/// The stable word of an event's kind, for programs.
-const fn kind_word(kind: &Kind) -> &'static str {
-    match kind {
-        Kind::Transition { .. } => "transition",
-        Kind::Standing { .. } => "standing",
-        Kind::Check { .. } => "check",
-        Kind::Rival { .. } => "rival",
-        Kind::Stranger { .. } => "stranger",
-        Kind::Ignored { .. } => "ignored",
-        Kind::AddressListDiffers { .. } => "address_list_differs",
-        Kind::Deaf { .. } => "deaf",
-        Kind::HeardAgain { .. } => "heard_again",
-        Kind::ForeignOwner { .. } => "foreign_owner",
-        Kind::ForeignOwnerGone => "foreign_owner_gone",
-        Kind::AddressConflict { .. } => "address_conflict",
-        Kind::AddressRestored { .. } => "address_restored",
-        Kind::AddressRefused { .. } => "address_refused",
-        Kind::Stalled { .. } => "stalled",
-        Kind::Maintenance { .. } => "maintenance",
-        Kind::Reloaded => "reloaded",
-    }
-}
-
-const fn severity(kind: &Kind) -> Severity {
-    match kind {
-        Kind::Transition { to: Role::Idle, reason: Reason::Stopping, .. }
-        | Kind::Standing { obstacle: None, .. }
-        | Kind::Check { passing: true, .. }
-        | Kind::HeardAgain { .. }
-        | Kind::ForeignOwnerGone
-        | Kind::Maintenance { .. }
-        | Kind::Reloaded => Severity::Info,
-        Kind::Transition { .. } => Severity::Notice,
-        Kind::AddressRefused { .. } => Severity::Error,
-        _ => Severity::Warning,
     }
 }
