@@ -15,11 +15,13 @@ use standin_linux::epoll::Wake;
 
 use crate::guard::ledger::{Goodbye, Ledger};
 
-/// Messages that may wait for the engine: all addresses settle at once, and checks report meanwhile.
-const TO_ENGINE: usize = 4 * MAX_VIPS;
+/// Messages that may wait for the engine; the address thread waits when there are more. Room is
+/// memory that is taken at the start.
+const TO_ENGINE: usize = MAX_VIPS;
 
-/// Orders that may wait for the address thread: each VIP has at most one of each kind.
-const TO_ADDRESSES: usize = 4 * MAX_VIPS;
+/// Orders that may wait for the address thread: each VIP may change its mind twice while others
+/// hold the kernel's lock.
+const TO_ADDRESSES: usize = 3 * MAX_VIPS;
 
 /// Events that may wait for the control plane; more are counted and dropped.
 const TO_CONTROL: usize = 8 * MAX_VIPS;
@@ -27,8 +29,8 @@ const TO_CONTROL: usize = 8 * MAX_VIPS;
 /// The engine shows that it is alive at least this often; the address thread waits for four.
 const BEAT_EVERY: Duration = Duration::from_millis(250);
 
-/// While it holds something and a guard looks, it shows it this often.
-const GUARDED_BEAT_EVERY: Duration = Duration::from_millis(25);
+/// While it holds something and a guard looks, it shows it this often; each time costs a timer.
+const GUARDED_BEAT_EVERY: Duration = Duration::from_millis(50);
 
 /// The guard is patient for as long as the peers are, and at least for this long: a scheduler
 /// under load may take its time.
