@@ -102,8 +102,10 @@ pub(crate) fn keepalived_text(node: Node, setup: Setup) -> Result<String> {
 pub(crate) fn standin(host: &Host, node: Node, setup: Setup) -> Result<Program> {
     let file = write_file(host, "standin.toml", &standin_text(setup)?)?;
     // As in a cgroup without realtime budget: no SCHED_FIFO, but the priorities of ordinary threads.
-    let wrap =
-        if setup.realtime { "" } else { "setpriv --bounding-set -sys_nice --inh-caps -sys_nice " };
+    let wrap = match setup.realtime {
+        true => "",
+        false => "prlimit --nice=40 setpriv --bounding-set -sys_nice --inh-caps -sys_nice ",
+    };
     let line = format!(
         "{wrap}{} run -f {} --node n{} --run-dir /run/standin --state-dir /run/standin-state",
         standin_binary(),
