@@ -20,6 +20,10 @@ const BATCH: usize = 64;
 /// Messages sent per system call: an interface has at most 255 router ids.
 const SEND_BATCH: usize = 256;
 
+/// One beat of 255 router ids to 15 unicast peers, as the kernel accounts small packets; only what
+/// an interface hasn't taken yet takes memory.
+const SEND_BYTES: usize = 255 * 15 * KERNEL_BYTES_PER_PACKET;
+
 /// The longest message that is read whole: an advert with 80 IPv6 addresses behind an IPv4 header.
 const MESSAGE: usize = 1536;
 
@@ -255,6 +259,7 @@ impl AdvertSender {
             }
         }
         socket.bind(&SockAddr::from(place(source, index)))?;
+        force_send_buffer(&socket);
         // It only sends: what it would hear goes to the receiver's socket as well.
         attach(&socket, &[instruction(RETURN, 0)])?;
         Ok(Self {
@@ -266,30 +271,33 @@ impl AdvertSender {
 
     /// Sends the messages in as few calls as possible; returns how many went out.
     ///
+    /// One that is refused, for want of a route or by a packet filter, keeps no other from going
+    /// out: behind it stand other VIPs' adverts and other peers.
+    ///
     /// # Errors
-    /// As sendmmsg(2), for the first message that didn't go out; those behind it were not tried.
+    /// As sendmsg(2), for the first message that was refused; EAGAIN when the send buffer is full,
+    /// and then those behind it were not tried.
     pub fn send<'a>(
         &mut self,
         messages: impl IntoIterator<Item = (IpAddr, &'a [u8])>,
     ) -> io::Result<usize> {
         let mut messages = messages.into_iter();
-        let mut sent = 0;
+        let (mut sent, mut refused) = (0, None);
         loop {
-            let (filled, went) = self.send_batch(&mut messages)?;
+            let (filled, went) = self.send_batch(&mut messages, &mut refused)?;
             sent += went;
-            if went < filled {
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
             if filled < SEND_BATCH {
-                return Ok(sent);
+                return refused.map_or(Ok(sent), Err);
             }
         }
     }
 
-    /// One system call; returns how many messages there were and how many went out.
+    /// One system call, and one more for each message that is refused; returns how many messages
+    /// there were and how many went out.
     fn send_batch<'a>(
         &mut self,
         messages: &mut impl Iterator<Item = (IpAddr, &'a [u8])>,
+        refused: &mut Option<io::Error>,
     ) -> io::Result<(usize, usize)> {
         // Not written before they are needed: most calls need few of them.
         let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; SEND_BATCH];
@@ -309,20 +317,35 @@ impl AdvertSender {
             headers[i].write(header);
             filled += 1;
         }
-        if filled == 0 {
-            return Ok((0, 0));
+        let (mut at, mut went) = (0, 0);
+        while at < filled {
+            // SAFETY: the first `filled` headers were written, and those from `at` on are passed;
+            // each points at a payload and a name of the stated length, all of which outlive the
+            // call; sendmmsg doesn't write to the payload.
+            let result = unsafe {
+                libc::sendmmsg(
+                    self.socket.as_raw_fd(),
+                    headers.as_mut_ptr().add(at).cast(),
+                    libc::c_uint::try_from(filled - at).unwrap_or(0),
+                    libc::MSG_DONTWAIT,
+                )
+            };
+            if let Ok(count) = usize::try_from(result) {
+                // Of one that is refused behind others the next call says why.
+                went += count;
+                at += count;
+                continue;
+            }
+            let error = io::Error::last_os_error();
+            match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                io::ErrorKind::WouldBlock => return Err(error),
+                _ => {
+                    at += 1;
+                    refused.get_or_insert(error);
+                }
+            }
         }
-        // SAFETY: the first `filled` headers were written; each points at a payload and a name of
-        // the stated length, all of which outlive the call; sendmmsg doesn't write to the payload.
-        let result = unsafe {
-            libc::sendmmsg(
-                self.socket.as_raw_fd(),
-                headers.as_mut_ptr().cast(),
-                libc::c_uint::try_from(filled).unwrap_or(0),
-                libc::MSG_DONTWAIT,
-            )
-        };
-        let went = usize::try_from(result).map_err(|_| io::Error::last_os_error())?;
         Ok((filled, went))
     }
 }
@@ -398,6 +421,17 @@ pub(crate) fn force_receive_buffer(socket: &Socket, bytes: usize) {
     if forced.is_err() {
         // A small buffer loses adverts in a burst; that is heard by the core as silence of one.
         let _ = socket.set_recv_buffer_size(bytes);
+    }
+}
+
+/// Room for one beat that the interface is slow to take.
+fn force_send_buffer(socket: &Socket) {
+    let wanted = libc::c_int::try_from(SEND_BYTES).unwrap_or(libc::c_int::MAX);
+    // SAFETY: SO_SNDBUFFORCE takes an int.
+    let forced = unsafe { set_int(socket, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, wanted) };
+    if forced.is_err() {
+        // A small buffer loses the last adverts of a beat when the interface is slow.
+        let _ = socket.set_send_buffer_size(SEND_BYTES);
     }
 }
 
