@@ -22,6 +22,11 @@ impl HostSettings {
         }
     }
 
+    /// Goes on from what an earlier program had changed.
+    pub(super) fn resume(&mut self, changes: Vec<standin_linux::sysctl::Change>) {
+        self.settings = Settings::resume(changes);
+    }
+
     /// What was changed and not put back yet.
     pub(super) fn changes(&self) -> &[standin_linux::sysctl::Change] {
         self.settings.changes()

@@ -118,6 +118,7 @@ pub(crate) fn start(
     };
     // Without it every renewal wakes this thread once more.
     let _ = addresses.monitor.spare_renewals_of(&addresses.rtnl);
+    addresses.adopt();
     addresses.remove_leftovers()?;
     thread::Builder::new().name("standin-address".into()).spawn(move || {
         // The engine has complained about the same already.
@@ -477,13 +478,24 @@ impl Addresses {
         news.into_iter().for_each(|one| self.tell(one));
     }
 
+    /// Takes over the settings that the program before this one had changed.
+    fn adopt(&mut self) {
+        if let Some(ledger) = &self.ledger {
+            self.settings.resume(ledger.read().settings);
+        }
+    }
+
     /// Addresses that an earlier standin left behind when it was killed.
     fn remove_leftovers(&mut self) -> io::Result<()> {
+        // What a program held that was replaced in place is about to be held again.
+        let kept = self.ledger.as_ref().map(Ledger::read).unwrap_or_default().addresses;
         let leftovers: Vec<_> = self
             .rtnl
             .addresses()?
             .into_iter()
-            .filter(|address| address.protocol == PROTOCOL)
+            .filter(|address| {
+                address.protocol == PROTOCOL && !kept.contains(&(address.index, address.prefix))
+            })
             .map(|address| Change::Drop { index: address.index, prefix: address.prefix })
             .collect();
         if leftovers.is_empty() {

@@ -20,7 +20,7 @@ const ANSWER_BYTES: usize = 16 * 1024 * 1024;
 #[derive(Debug)]
 pub(crate) struct Unanswered {
     pub(crate) exit: Exit,
-    words: String,
+    pub(crate) words: String,
 }
 
 impl std::fmt::Display for Unanswered {

@@ -4,6 +4,7 @@ mod check;
 pub(crate) mod client;
 mod events;
 mod orders;
+mod release;
 mod status;
 
 use std::path::PathBuf;
@@ -53,6 +54,9 @@ enum Command {
     #[command(after_help = "Examples:\n  standin maintenance on --for 30m\n  \
                             standin maintenance off")]
     Maintenance(orders::MaintenanceArgs),
+    /// Remove the addresses that a standin which is gone has left on this host
+    #[command(after_help = "Example: systemctl stop standin; standin release")]
+    Release(release::ReleaseArgs),
     /// Read the cluster file again; a file with errors changes nothing
     #[command(
         after_help = "Example: standin reload\n\nkill -HUP and `systemctl reload standin` do \
@@ -131,6 +135,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Events(args) => events::main(&args),
         Command::Maintenance(args) => orders::maintenance(&args),
         Command::Reload(args) => orders::reload(&args),
+        Command::Release(args) => release::main(&args),
     };
     match done {
         Ok(()) => Exit::Done.into(),

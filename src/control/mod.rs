@@ -9,6 +9,7 @@ pub(crate) mod notify;
 mod record;
 mod startup;
 pub(crate) mod time;
+mod upgrade;
 
 use std::io;
 use std::net::SocketAddr;
@@ -113,6 +114,7 @@ struct Control {
     desk: Option<mpsc::Sender<Request>>,
     /// Where the API answers over TCP.
     tcp: Option<(SocketAddr, JoinHandle<()>)>,
+    program: upgrade::Program,
 }
 
 /// Runs a node until it is told to stop.
@@ -166,7 +168,10 @@ async fn serve(
         Arc::clone(&beat),
         ledger,
     )?;
+    let resume = guarded.as_ref().and_then(|guarded| guarded.resume.clone());
+    let resumed = resume.is_some();
     let outside = crate::engine::Outside {
+        resume,
         inbox: engine.1,
         addresses: addresses.0,
         control: control.0,
@@ -189,6 +194,7 @@ async fn serve(
         file_error: None,
         desk: None,
         tcp: None,
+        program: upgrade::Program::running(),
         paths,
     };
     this.start_checks(&chosen.plan);
@@ -209,6 +215,15 @@ async fn serve(
     let words = format!("standin {version} runs as node {} of {}", this.node, this.cluster.name);
     this.log.line(Severity::Notice, None, &words);
     let mut watched = Watched::new(guarded)?;
+    if resumed {
+        this.note(
+            Severity::Notice,
+            "upgraded",
+            None,
+            &format!("standin {version} took over in place"),
+        );
+        watched.renew_guard();
+    }
     let mut stop_by: Option<tokio::time::Instant> = None;
     loop {
         let overdue = async {
@@ -223,11 +238,20 @@ async fn serve(
                 FromEngine::Complaint(text) => this.log.line(Severity::Warning, None, &text),
                 FromEngine::Stopped => break,
             },
-            Some(request) = requests.recv() => this.request(request).await,
+            Some(request) = requests.recv() => {
+                let reload = matches!(request, Request::Reload { .. });
+                this.request(request).await;
+                if reload && this.file_error.is_none() {
+                    this.upgrade(&watched).await;
+                }
+            }
             Some(ran) = ran.recv() => this.ran(&ran),
             _ = hangup.recv() => {
                 // The outcome is in the log and in status.
-                let _ = this.reload("SIGHUP");
+                if this.reload("SIGHUP").is_ok() {
+                    this.listen_tcp().await;
+                    this.upgrade(&watched).await;
+                }
             }
             _ = terminate.recv() => this.stop("SIGTERM", &mut stop_by),
             _ = interrupt.recv() => this.stop("SIGINT", &mut stop_by),
@@ -283,10 +307,17 @@ impl Watched {
         }
     }
 
+    fn renew_guard(&self) {
+        if let Some(guarded) = &self.guarded {
+            // If it has died, another one is started with the new program anyway.
+            let _ = guarded.renew_guard();
+        }
+    }
+
     /// Starts another guard.
     fn replace(&mut self) -> io::Result<()> {
         let Some(guarded) = &mut self.guarded else { return Ok(()) };
-        guarded.guard = guard::replace(&guarded.ledger)?;
+        (guarded.guard, guarded.guard_pid) = guard::replace(&guarded.ledger)?;
         self.listen()
     }
 
@@ -299,6 +330,27 @@ impl Watched {
 }
 
 impl Control {
+    /// If the program on disk is another one than this, goes on as that one.
+    async fn upgrade(&mut self, watched: &Watched) {
+        let (Some(path), Some(guarded)) = (self.program.newer(), &watched.guarded) else { return };
+        if let Err(why) = upgrade::trial(&path).await {
+            let text = format!("{} was not taken up: {why}", path.display());
+            self.note(Severity::Error, "upgrade_refused", None, &text);
+            return;
+        }
+        // The answer to who asked for the reload is on its way.
+        tokio::time::sleep(upgrade::ANSWERS_GO_OUT).await;
+        let (sender, receiver) = sync_channel(1);
+        if !self.engine.offer(ToEngine::Resume(sender)) {
+            return;
+        }
+        // The engine answers between two packets; this thread has nothing better to do.
+        let Ok(resume) = receiver.recv_timeout(ENGINE_ANSWERS) else { return };
+        let error = guard::exec(guarded, &path, &resume.to_text());
+        let text = format!("{} couldn't be taken up: {error}", path.display());
+        self.note(Severity::Error, "upgrade_refused", None, &text);
+    }
+
     fn guard_died(&mut self, watched: &mut Watched, stop_by: &mut Option<tokio::time::Instant>) {
         match watched.replace() {
             Ok(()) => self.note(

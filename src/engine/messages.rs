@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use standin_core::event::{Event, Role, Standing};
 use standin_core::plan::{MAX_VIPS, Plan};
+use standin_core::resume::Resume;
 use standin_core::types::{CheckId, Instant, Prefix, VipId};
 use standin_core::view::View;
 use standin_core::{Command, InterfaceState, Outcome, Verdict};
@@ -67,6 +68,8 @@ pub(crate) enum ToEngine {
         plan: Box<Plan>,
     },
     View(SyncSender<View>),
+    /// What a successor of this program has to know.
+    Resume(SyncSender<Resume>),
 }
 
 /// Ordered of the address thread.

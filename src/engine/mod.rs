@@ -24,6 +24,7 @@ use std::time::SystemTime;
 use standin_core::event::{Event, Kind, Party, Reason};
 use standin_core::node::Node;
 use standin_core::plan::Plan;
+use standin_core::resume::Resume;
 use standin_core::types::{Instant, InterfaceId};
 use standin_core::wire::neighbour;
 use standin_core::wire::vrrp::Envelope;
@@ -74,6 +75,8 @@ pub(crate) struct Outside {
     pub(crate) addresses: Post<ToAddresses>,
     pub(crate) control: Post<FromEngine>,
     pub(crate) beat: Arc<Beat>,
+    /// What this program's predecessor was doing.
+    pub(crate) resume: Option<Resume>,
 }
 
 /// Starts the engine on a thread of its own.
@@ -112,13 +115,16 @@ pub(crate) fn start(plan: Plan, generation: u64, outside: Outside) -> io::Result
 
 impl Engine {
     fn new(plan: Plan, generation: u64, outside: Outside) -> io::Result<Self> {
-        let Outside { inbox, addresses, control, beat } = outside;
+        let Outside { inbox, addresses, control, beat, resume } = outside;
         let (poll, timer) = (Poll::new()?, Timer::new()?);
         poll.add(std::os::fd::AsFd::as_fd(&timer), TOKEN_TIMER)?;
         poll.add(std::os::fd::AsFd::as_fd(&*inbox.wake), TOKEN_MESSAGES)?;
         beat.strike(now());
         let mut engine = Self {
-            node: Node::new(now(), plan),
+            node: match resume {
+                Some(resume) => Node::resumed(now(), plan, &resume),
+                None => Node::new(now(), plan),
+            },
             poll,
             timer,
             armed: Instant::FAR,
@@ -226,8 +232,11 @@ impl Engine {
                 self.perform();
                 self.watch();
             }
+            ToEngine::Resume(reply) => {
+                // Who asked may have given up waiting; the same below.
+                let _ = reply.try_send(Resume::of(node, time));
+            }
             ToEngine::View(reply) => {
-                // Who asked may have given up waiting.
                 let _ = reply.try_send(node.view(time));
             }
         }

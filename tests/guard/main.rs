@@ -6,9 +6,11 @@
 mod hosts;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use hosts::holders::Watch;
+use hosts::wire::{Adverts, Packet};
 use hosts::{Daemon, Host, Lan, skipped, wait_for, wait_until};
 use standin_linux::spawn;
 
@@ -130,8 +132,9 @@ fn when_all_processes_are_killed_the_kernel_ends_it() {
     let (guard, daemon) = pair.processes();
     let watch = Watch::new(VIP, &[&pair.n1]);
     let began = Instant::now();
-    spawn::kill(daemon, 9).unwrap();
+    // The guard first: it would clear up behind the daemon.
     spawn::kill(guard, 9).unwrap();
+    spawn::kill(daemon, 9).unwrap();
     pair.n1.wait_has(VIP, false, Duration::from_secs(4));
     let left = watch.changes().last().unwrap().at.saturating_duration_since(began);
     eprintln!("everything killed: address gone after {left:?}");
@@ -159,6 +162,28 @@ fn a_stopped_daemon_loses_its_addresses() {
 }
 
 #[test]
+fn leftovers_are_removed_by_hand_but_not_under_a_daemon() {
+    if skipped() {
+        return;
+    }
+    let lan = Lan::new();
+    let n1 = lan.host("n1", &["192.168.1.189/24"]);
+    let daemon = n1.standin(FILE);
+    n1.wait_has(VIP, true, Duration::from_secs(5));
+    let refused = n1.try_run("/run/bin/standin release");
+    assert_eq!(refused.status.code(), Some(6), "{refused:?}");
+    assert!(n1.has(VIP));
+    let (guard, child) = (daemon.pid, child(daemon.pid).unwrap());
+    spawn::kill(guard, 9).unwrap();
+    spawn::kill(child, 9).unwrap();
+    wait_until("both to be gone", Duration::from_secs(1), || !exists(guard) && !exists(child));
+    let said = n1.run("/run/bin/standin release");
+    assert!(said.contains("192.168.1.41/24"), "{said}");
+    assert!(!n1.has(VIP));
+    assert!(n1.run("/run/bin/standin release").contains("nothing"));
+}
+
+#[test]
 fn a_stop_goes_through_the_guard_and_leaves_nothing() {
     if skipped() {
         return;
@@ -169,6 +194,54 @@ fn a_stop_goes_through_the_guard_and_leaves_nothing() {
     assert!(!exists(daemon));
     assert!(!pair.n1.has(VIP));
     pair.n2.wait_has(VIP, true, Duration::from_secs(1));
+}
+
+#[test]
+fn a_newer_program_is_taken_up_in_place() {
+    if skipped() {
+        return;
+    }
+    let lan = Lan::new();
+    let n1 = lan.host("n1", &["192.168.1.189/24"]);
+    let n2 = lan.host("n2", &["192.168.1.190/24"]);
+    n1.write("/etc/standin/standin.toml", FILE);
+    n1.run("cp /run/bin/standin /run/standin-program");
+    let first = n1.launch("standin", "/run/standin-program run");
+    n1.wait_has(VIP, true, Duration::from_secs(5));
+    let _second = n2.standin(FILE);
+    wait_until("n2 to follow n1", Duration::from_secs(5), || {
+        n2.vip().is_some_and(|vip| vip["holder"] == "n1")
+    });
+    let guard = first.pid;
+    let daemon = wait_for("a daemon", Duration::from_secs(2), || child(guard));
+    let program = |pid: u32| fs::metadata(format!("/proc/{pid}/exe")).map(|file| file.ino()).ok();
+    let before = program(daemon);
+    let packets = Adverts::capture(&lan);
+    let watch = Watch::new(VIP, &[&n1, &n2]);
+    let began = Instant::now();
+    n1.run("cp /run/bin/standin /run/standin-newer");
+    n1.run("mv /run/standin-newer /run/standin-program");
+    n1.run("/run/bin/standin reload");
+    wait_until("both processes to run the new program", Duration::from_secs(5), || {
+        [guard, daemon].iter().all(|pid| program(*pid).is_some_and(|new| Some(new) != before))
+    });
+    n1.wait_said("upgraded", "took over in place", Duration::from_secs(3));
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(watch.vacancy(began), Duration::ZERO);
+    assert_eq!(watch.now(), [0]);
+    assert_eq!(n2.transitions(), 1, "only its start");
+    let adverts = packets.since(began);
+    let priorities: Vec<_> = adverts.iter().filter_map(Packet::priority).collect();
+    assert!(priorities.iter().all(|priority| *priority == 150), "{priorities:?}");
+    let pause = adverts.windows(2).map(|two| two[1].at.saturating_duration_since(two[0].at)).max();
+    eprintln!("upgrade: longest pause between adverts {pause:?}");
+    assert!(pause.is_some_and(|pause| pause < Duration::from_millis(300)), "{pause:?}");
+    // The new guard guards the new daemon.
+    let began = Instant::now();
+    spawn::kill(daemon, 9).unwrap();
+    n2.wait_has(VIP, true, Duration::from_secs(2));
+    assert_eq!(watch.overlap(began), Duration::ZERO);
+    assert_eq!(first.stop(), Some(0));
 }
 
 #[test]

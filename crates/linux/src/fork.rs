@@ -57,7 +57,7 @@ pub fn reap(child: u32) -> io::Result<i32> {
 #[derive(Debug)]
 pub struct Signals {
     fd: OwnedFd,
-    before: libc::sigset_t,
+    taken: libc::sigset_t,
 }
 
 impl Signals {
@@ -67,23 +67,22 @@ impl Signals {
     /// As signalfd(2).
     pub fn take(signals: &[i32]) -> io::Result<Self> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        let mut before = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: sigemptyset initialises the set that the other calls use; all outlive the calls.
-        let (before, fd) = unsafe {
+        let (taken, fd) = unsafe {
             libc::sigemptyset(set.as_mut_ptr());
             let mut set = set.assume_init();
             for signal in signals {
                 libc::sigaddset(&raw mut set, *signal);
             }
-            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, before.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
             let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
-            (before.assume_init(), libc::signalfd(-1, &raw const set, flags))
+            (set, libc::signalfd(-1, &raw const set, flags))
         };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the descriptor was just made and belongs to nobody else.
-        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, before })
+        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, taken })
     }
 
     /// The next signal that came; `None` when there is none.
@@ -100,11 +99,14 @@ impl Signals {
         i32::try_from(unsafe { info.assume_init() }.ssi_signo).ok()
     }
 
-    /// Gives the signals back their ordinary effect.
+    /// Gives the signals their ordinary effect.
+    ///
+    /// They are unblocked even if they were blocked before: a program that replaced another by exec
+    /// finds them so.
     pub fn give_back(self) {
-        // SAFETY: the set was filled in by the kernel.
+        // SAFETY: the set is initialised and outlives the call.
         unsafe {
-            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut());
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const self.taken, std::ptr::null_mut());
         }
     }
 }

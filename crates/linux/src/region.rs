@@ -38,6 +38,35 @@ impl Region {
         Self::map(fd, len)
     }
 
+    /// New, and exactly `bytes`.
+    ///
+    /// # Errors
+    /// As [`Region::new`]; `InvalidInput` for no bytes at all.
+    pub fn with(bytes: &[u8]) -> io::Result<Self> {
+        // A mapping can't be empty.
+        let region = Self::new(bytes.len().max(1))?;
+        if region.write(0, bytes) { Ok(region) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
+    /// All bytes of a region that [`Region::pass`] gave to this program, at most `longest`.
+    ///
+    /// # Errors
+    /// As [`Region::inherited`]; `InvalidInput` when there are more.
+    pub fn inherited_bytes(fd: RawFd, longest: usize) -> io::Result<Vec<u8>> {
+        use std::io::Read;
+        let fd = take(fd)?;
+        let mut bytes = Vec::new();
+        let limit = u64::try_from(longest).unwrap_or(u64::MAX).saturating_add(1);
+        File::from(fd).take(limit).read_to_end(&mut bytes)?;
+        if bytes.len() > longest {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        while bytes.last() == Some(&0) {
+            bytes.pop();
+        }
+        Ok(bytes)
+    }
+
     /// The region behind an inherited descriptor.
     ///
     /// # Errors
@@ -55,12 +84,7 @@ impl Region {
     /// # Errors
     /// As [`Region::of`]; EBADF when there is no such descriptor.
     pub fn inherited(fd: RawFd, len: usize) -> io::Result<Self> {
-        // SAFETY: only asks whether the descriptor is open.
-        if fd <= 2 || unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
-            return Err(io::Error::from_raw_os_error(libc::EBADF));
-        }
-        // SAFETY: it is open, it came over execve, and the caller takes it once, at the start.
-        Self::of(unsafe { OwnedFd::from_raw_fd(fd) }, len)
+        Self::of(take(fd)?, len)
     }
 
     /// Lets `command` inherit the region; the number is the descriptor's in the new program.
@@ -140,6 +164,16 @@ impl Region {
         }
         Some(bytes)
     }
+}
+
+/// Takes a descriptor that came over execve.
+fn take(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: only asks whether the descriptor is open.
+    if fd <= 2 || unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: it is open, it came over execve, and the caller takes it once, at the start.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 impl AsFd for Region {

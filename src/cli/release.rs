@@ -1,0 +1,68 @@
+//! `standin release`: removes by hand what a standin that is gone has left on this host.
+
+use std::fs::File;
+use std::io;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use standin_linux::netlink::{Change, PROTOCOL, Rtnl};
+
+use super::Places;
+use super::client::Unanswered;
+use crate::exit::Exit;
+
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseArgs {
+    #[command(flatten)]
+    places: Places,
+}
+
+/// The kernel marks each address with the program that added it; those of standin are taken away.
+pub(super) fn main(args: &ReleaseArgs) -> Result<()> {
+    let lock = args.places.run_dir.join("lock");
+    // Kept to the end: no daemon starts meanwhile.
+    let _held = match File::options().write(true).open(&lock) {
+        Ok(file) => {
+            if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
+                let words = format!(
+                    "a standin runs here ({} is locked), so nothing is a leftover; stop it first",
+                    lock.display()
+                );
+                return Err(Unanswered { exit: Exit::Running, words }.into());
+            }
+            Some(file)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error).with_context(|| format!("{}", lock.display())),
+    };
+    let mut rtnl = Rtnl::open().context("netlink")?;
+    let addresses = rtnl.addresses().context("the host's addresses")?;
+    let links = rtnl.links().context("the host's interfaces")?;
+    let leftovers: Vec<_> =
+        addresses.iter().filter(|address| address.protocol == PROTOCOL).collect();
+    if leftovers.is_empty() {
+        println!("nothing to release: no address on this host was left by a standin");
+        return Ok(());
+    }
+    let drops: Vec<_> = leftovers
+        .iter()
+        .map(|address| Change::Drop { index: address.index, prefix: address.prefix })
+        .collect();
+    let mut results = Vec::new();
+    rtnl.change(&drops, &mut results).context("removing addresses")?;
+    let mut failed = 0_usize;
+    for (address, result) in leftovers.iter().zip(&results) {
+        let link = links.iter().find(|link| link.index == address.index);
+        let name = link.map_or("?", |link| link.name.as_str());
+        match result {
+            Ok(()) => println!("removed {} from {name}", address.prefix),
+            Err(errno) => {
+                failed += 1;
+                let error = io::Error::from_raw_os_error(*errno);
+                println!("couldn't remove {} from {name}: {error}", address.prefix);
+            }
+        }
+    }
+    anyhow::ensure!(failed == 0, "{failed} addresses are still there");
+    Ok(())
+}
