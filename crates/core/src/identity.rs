@@ -12,8 +12,9 @@ use crate::plan::NodePlan;
 use crate::types::{Instant, InterfaceId, Mac, NodeId};
 use crate::{Effect, Effects};
 
-/// Senders that are remembered; far more than a LAN has VRRP speakers.
-const MAX_SENDERS: usize = 64;
+/// Addresses that are remembered: 16 nodes with two of their own and a link-local one each, on 20
+/// interfaces.
+const MAX_SENDERS: usize = 1024;
 
 /// A question about a new sender isn't asked again before this; a lost answer costs no more.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
@@ -108,15 +109,11 @@ impl Identity {
         effects: &mut Effects,
     ) {
         let full = self.seen.len() >= MAX_SENDERS;
-        let seen = match self.seen.get_mut(&(interface, address)) {
-            Some(seen) => seen,
-            None if full => return,
-            None => self.seen.entry((interface, address)).or_insert(Seen {
-                answer: None,
-                first_at: now,
-                asked_at: None,
-            }),
-        };
+        if full && !self.seen.contains_key(&(interface, address)) && !self.make_room(now) {
+            return;
+        }
+        let new = Seen { answer: None, first_at: now, asked_at: None };
+        let seen = self.seen.entry((interface, address)).or_insert(new);
         if seen.asked_at.is_some_and(|asked| now.since(asked) > BEGIN_ANEW) {
             seen.first_at = now;
         }
@@ -126,6 +123,20 @@ impl Identity {
             seen.asked_at = Some(now);
             effects.push(Effect::Identify { interface, address });
         }
+    }
+
+    /// Forgets who was asked for longest ago, first of all one that never answered: a flood of
+    /// made-up senders must not lock the nodes out. False while the oldest question is still open.
+    fn make_room(&mut self, now: Instant) -> bool {
+        let age =
+            |(_, seen): &(&(InterfaceId, IpAddr), &Seen)| (seen.answer.is_some(), seen.asked_at);
+        let Some((place, seen)) = self.seen.iter().min_by_key(age) else { return true };
+        if seen.asked_at.is_some_and(|asked| now.since(asked) < UNDECIDED) {
+            return false;
+        }
+        let place = *place;
+        self.seen.remove(&place);
+        true
     }
 
     /// An ARP or neighbour advertisement came in; only answers to questions are remembered. Says
@@ -238,11 +249,23 @@ mod tests {
         identity.sighted(now, IF, "fe80::9".parse().unwrap(), Mac::ZERO);
         assert!(identity.seen.is_empty());
         let mut effects = Effects::new();
-        for low in 1..1000_u16 {
-            let source = IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, low]);
-            identity.of(now, &nodes, IF, source, &mut effects);
-        }
-        assert!(identity.seen.len() <= MAX_SENDERS);
-        assert!(effects.len() <= MAX_SENDERS);
+        let flood = |identity: &mut Identity, now, effects: &mut Effects| {
+            for low in 1..5000_u16 {
+                let source = IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, low]);
+                identity.of(now, &nodes, IF, source, effects);
+            }
+        };
+        flood(&mut identity, now, &mut effects);
+        assert_eq!(identity.seen.len(), MAX_SENDERS);
+        assert_eq!(effects.len(), MAX_SENDERS);
+        // Who comes after it is asked for again.
+        let (source, mac) = ("fe80::1:1".parse().unwrap(), Mac([2; 6]));
+        let now = now + UNDECIDED;
+        assert_eq!(identity.of(now, &nodes, IF, source, &mut effects), None);
+        identity.sighted(now, IF, source, mac);
+        identity.sighted(now, IF, "10.0.0.1".parse().unwrap(), mac);
+        assert_eq!(identity.of(now, &nodes, IF, source, &mut effects), Some(NodeId(0)));
+        flood(&mut identity, now + UNDECIDED, &mut effects);
+        assert_eq!(identity.of(now, &nodes, IF, source, &mut effects), Some(NodeId(0)));
     }
 }
