@@ -222,6 +222,7 @@ impl Scene {
         host.foreign_answered.fill(None);
         host.saw_foreign.fill(false);
         host.identified = [[Nanos::MAX; 3]; MAX_MACHINES];
+        host.asked = [[false; 3]; MAX_MACHINES];
         for check in &mut host.checks {
             check.begin_anew();
         }

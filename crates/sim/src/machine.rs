@@ -199,6 +199,8 @@ pub struct Machine {
     pub roles: Vec<Role>,
     /// Last advert stepped, by VIP and sender: when, and with which priority.
     pub heard: Vec<BTreeMap<u8, (Nanos, u8)>>,
+    /// When anybody last answered for the VIP, by VIP.
+    pub answered: Vec<Option<Nanos>>,
     /// The last advert of whom the core couldn't know yet, by VIP: sender and priority.
     pub unsure: Vec<Option<(u8, u8)>>,
     /// Last advert that reached the socket, by VIP and sender.
@@ -210,6 +212,8 @@ pub struct Machine {
     /// When this life learnt who sits behind another machine's addresses: IPv4, IPv6,
     /// link-local.
     pub identified: [[Nanos; 3]; MAX_MACHINES],
+    /// Whether this life asked for each of them: unasked answers aren't remembered.
+    pub asked: [[bool; 3]; MAX_MACHINES],
     /// When the program was last replaced in place.
     pub upgraded_at: Option<Nanos>,
     pub upgrading: bool,
@@ -251,11 +255,13 @@ impl Machine {
             places: Vec::new(),
             roles: vec![Role::Idle; vips],
             heard: vec![BTreeMap::new(); vips],
+            answered: vec![None; vips],
             unsure: vec![None; vips],
             arrived: vec![BTreeMap::new(); vips],
             saw_foreign: vec![false; vips],
             foreign_answered: vec![None; vips],
             identified: [[Nanos::MAX; 3]; MAX_MACHINES],
+            asked: [[false; 3]; MAX_MACHINES],
             upgraded_at: None,
             upgrading: false,
             thawed_at: 0,
@@ -356,9 +362,11 @@ impl Machine {
         self.heard.iter_mut().for_each(BTreeMap::clear);
         self.arrived.iter_mut().for_each(BTreeMap::clear);
         self.unsure.fill(None);
+        self.answered.fill(None);
         self.saw_foreign.fill(false);
         self.foreign_answered.fill(None);
         self.identified = [[Nanos::MAX; 3]; MAX_MACHINES];
+        self.asked = [[false; 3]; MAX_MACHINES];
         self.checks.iter_mut().for_each(CheckTruth::forget);
         for slot in &mut self.kernel {
             slot.wanted = false;

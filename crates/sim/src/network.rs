@@ -99,6 +99,15 @@ impl Network {
         self.blocked[from][to][family.index()] == 0
     }
 
+    /// Whether nothing is lost between `host` and foreign ones.
+    #[must_use]
+    pub fn clear(&self, host: usize) -> bool {
+        let lossless = self.weather.loss_ppm + self.burst_loss_ppm + self.burst_corrupt_ppm == 0;
+        let passes =
+            |family| self.passes(host, FOREIGN, family) && self.passes(FOREIGN, host, family);
+        lossless && Family::BOTH.into_iter().all(passes)
+    }
+
     /// The longest time a packet is on its way.
     #[must_use]
     pub const fn longest(&self) -> Nanos {

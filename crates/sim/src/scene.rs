@@ -119,6 +119,9 @@ pub struct Scene {
     pub file: ClusterFile,
     /// The client's neighbour cache: which host it sends to, by VIP.
     pub cache: Vec<Option<u8>>,
+    /// When the client learnt that, and when a holder last missed a sign of a rival.
+    pub cached_at: Vec<Nanos>,
+    pub missed_at: Vec<Nanos>,
     /// Whether a foreign host has the address, by VIP.
     pub foreign: Vec<bool>,
     /// How long the address thread takes for one request: at least, at most.
@@ -147,6 +150,8 @@ impl Scene {
             machines,
             file,
             cache: vec![None; vips],
+            cached_at: vec![0; vips],
+            missed_at: vec![0; vips],
             foreign: vec![false; vips],
             kernel_takes: (MILLISECOND / 5, 2 * MILLISECOND),
             mean_gap: SECOND,

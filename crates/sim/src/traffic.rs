@@ -77,11 +77,19 @@ impl Scene {
 
     fn dropped(&mut self, from: u8, to: u8, vip: u8) {
         self.seen.push(Observation::Dropped { from, to });
+        self.missed(to, vip);
         // The other holder may so never learn that clients were told to send here.
         let held = self.machines[usize::from(to)].kernel[usize::from(vip)].present;
         let cache = &mut self.cache[usize::from(vip)];
         if held && *cache == Some(from) {
             *cache = Some(CACHE_UNKNOWN);
+        }
+    }
+
+    /// A holder didn't get something that would have told it of a rival.
+    fn missed(&mut self, to: u8, vip: u8) {
+        if self.machines[usize::from(to)].kernel[usize::from(vip)].present {
+            self.missed_at[usize::from(vip)] = self.now;
         }
     }
 
@@ -207,14 +215,16 @@ impl Scene {
             let host = &self.machines[other];
             let what = if address == IpAddr::V6(host.link_local) {
                 LINK_LOCAL
-            } else if host.own_present && host.own[0] == Some(address) {
+            } else if host.own[0] == Some(address) {
                 OWN_V4
-            } else if host.own_present && host.own[1] == Some(address) {
+            } else if host.own[1] == Some(address) {
                 OWN_V6
             } else {
                 continue;
             };
-            if other != usize::from(machine) && host.on_the_air() {
+            let on_the_air = host.on_the_air() && (what == LINK_LOCAL || host.own_present);
+            self.machines[usize::from(machine)].asked[other][usize::from(what)] = true;
+            if other != usize::from(machine) && on_the_air {
                 let family = Family::of(address);
                 self.answer(other, usize::from(machine), Seen::Own(what), family);
             }
@@ -246,7 +256,11 @@ impl Scene {
                     self.cache[usize::from(vip)] = Some(CACHE_UNKNOWN);
                 }
             }
-            _ => {}
+            _ => {
+                if let Seen::Vip(vip) = what {
+                    self.missed(target, vip);
+                }
+            }
         }
     }
 
@@ -255,6 +269,7 @@ impl Scene {
         if usize::from(to) == CLIENT {
             if let Seen::Vip(vip) = what {
                 self.cache[usize::from(vip)] = Some(from);
+                self.cached_at[usize::from(vip)] = self.now;
             }
             return;
         }
@@ -273,15 +288,20 @@ impl Scene {
     }
 
     pub fn look(&mut self, to: u8, from: u8, what: Seen) {
-        if let (Seen::Vip(vip), true) = (what, usize::from(from) == FOREIGN) {
-            let host = &mut self.machines[usize::from(to)];
-            host.foreign_answered[usize::from(vip)] = Some(self.now);
+        if let Seen::Vip(vip) = what {
+            let (host, vip) = (&mut self.machines[usize::from(to)], usize::from(vip));
+            host.answered[vip] = Some(self.now);
+            if usize::from(from) == FOREIGN {
+                host.foreign_answered[vip] = Some(self.now);
+            }
         }
         if let Seen::Own(kind) = what {
-            let known = &mut self.machines[usize::from(to)].identified[usize::from(from)];
-            let at = &mut known[usize::from(kind)];
-            *at = (*at).min(self.now);
-            self.now_known(to, from);
+            let host = &mut self.machines[usize::from(to)];
+            if host.asked[usize::from(from)][usize::from(kind)] {
+                let at = &mut host.identified[usize::from(from)][usize::from(kind)];
+                *at = (*at).min(self.now);
+                self.now_known(to, from);
+            }
         }
         if self.machines[usize::from(to)].sabotage == Sabotage::LooksAway {
             return;

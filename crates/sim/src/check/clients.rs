@@ -2,7 +2,8 @@
 //!
 //! Once one machine alone has a VIP and nothing has changed for the length of a burst of
 //! announcements, the cache names that machine. Only announcements are counted on: a real client
-//! would ask again some seconds later. A client that missed an announcement is not judged.
+//! would ask again some seconds later. A client that missed an announcement is not judged, nor a
+//! holder that missed a sign of its rival.
 
 use standin_core::event::Role;
 use standin_core::types::Family;
@@ -62,9 +63,12 @@ impl Clients {
             if !active || !reaches || !settled || host.run != Run::Running || !host.interface_up {
                 continue;
             }
+            let place = usize::from(vip);
+            let missed = scene.missed_at[place].abs_diff(scene.cached_at[place]) < BURST;
             match scene.cache[usize::from(vip)] {
                 Some(CACHE_UNKNOWN) => {}
                 Some(cached) if cached == holder => self.right += 1,
+                Some(_) if missed => {}
                 other => {
                     let sends_to = other.and_then(|it| scene.machines.get(usize::from(it)));
                     return Some(format!(

@@ -214,9 +214,11 @@ impl Claim<'_> {
         if heard.values().any(|(at, _)| *at > after) {
             return Some("somebody was heard");
         }
-        // A foreign owner answers within the wait for a first claim.
+        // A live foreign owner, that answered and still would, isn't robbed.
+        let (vip, machine) = (usize::from(self.told.vip), usize::from(self.told.machine));
         let recent = |at: Nanos| at + 4 * SECOND > self.scene.now;
-        let answered = host.foreign_answered[usize::from(self.told.vip)].is_some_and(recent);
-        (heard.is_empty() && answered).then_some("a foreign host answered for the address")
+        let answered = host.foreign_answered[vip].is_some_and(recent);
+        let robbed = answered && self.scene.foreign[vip] && self.scene.network.clear(machine);
+        (heard.is_empty() && robbed).then_some("a foreign host answered for the address")
     }
 }

@@ -14,8 +14,8 @@ use crate::clock::{MILLISECOND, Nanos};
 use crate::cluster::spoken;
 use crate::scene::Scene;
 
-/// The core asks the network for an unknown sender's MAC this often, at most.
-const ASK_AGAIN: Nanos = 110 * MILLISECOND;
+/// The core asks the network who an unknown sender is once in this time.
+const ASK_AGAIN: Nanos = 1_020 * MILLISECOND;
 
 /// Two machines that both have a VIP's addresses.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +63,10 @@ impl Overlap {
             let (a, b) = (machine.min(other), machine.max(other));
             if !self.pairs.iter().any(|pair| (pair.vip, pair.a, pair.b) == (vip, a, b)) {
                 let (began, since) = (now, Some(now));
-                let quick = |one: u8| scene.machines[usize::from(one)].kernel_slow == 0;
+                let quick = |one: u8| {
+                    let host = &scene.machines[usize::from(one)];
+                    host.kernel_slow == 0 && host.kernel_busy_until <= now + scene.kernel_takes.1
+                };
                 let clean = quick(a)
                     && quick(b)
                     && scene.hears(a, b, vip)

@@ -11,6 +11,7 @@ use standin_core::plan::AllIneligible;
 
 use super::{Quiet, RETRY};
 use crate::clock::{MILLISECOND, Nanos};
+use crate::machine::Machine;
 use crate::scene::Scene;
 
 #[derive(Debug)]
@@ -57,7 +58,9 @@ pub(super) fn patience(scene: &Scene, vip: u8) -> Nanos {
     let interval = super::nanos(longest);
     // Three missed adverts, the skew, and for a last resort one more skew; clocks 2.5 % slow.
     let waits = 6 * interval + interval / 8;
-    let busy = |host: &crate::machine::Machine| host.kernel_slow + scene.kernel_takes.1;
+    let busy = |host: &Machine| {
+        host.kernel_slow + scene.kernel_takes.1 + host.kernel_busy_until.saturating_sub(scene.now)
+    };
     let kernel = 2 * scene.machines.iter().map(busy).max().unwrap_or(0);
     waits + kernel + 3 * scene.network.longest() + MILLISECOND
 }
@@ -107,8 +110,12 @@ fn free(scene: &Scene, machine: u8, vip: u8, quiet: Quiet) -> bool {
     let slot = &host.kernel[usize::from(vip)];
     let refused =
         slot.refused_at.is_some_and(|at| at + RETRY > scene.now) || slot.refuses_until > scene.now;
+    // Who never heard an advert asks first, and whoever answers may be a foreign owner.
+    let asks = host.heard[usize::from(vip)].is_empty()
+        && host.answered[usize::from(vip)].is_some_and(|at| at + RETRY > scene.now);
     let foreign = scene.foreign[usize::from(vip)]
-        || (host.saw_foreign[usize::from(vip)] && quiet.fault_at + RETRY > scene.now);
+        || (host.saw_foreign[usize::from(vip)] && quiet.fault_at + RETRY > scene.now)
+        || asks;
     scene.works(machine, vip) && !refused && !foreign
 }
 
