@@ -17,6 +17,7 @@ use super::Paths;
 use super::history::History;
 use super::log::{Log, Severity};
 use crate::exit::Exit;
+use crate::preflight;
 
 /// The node's own address is looked for this often until it is there.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -51,6 +52,8 @@ pub(crate) struct Chosen {
     pub(crate) plan: Plan,
     /// Rendered, where there are any.
     pub(crate) warnings: Option<String>,
+    /// To show places in the file with.
+    source: standin_config::Source,
 }
 
 pub(super) struct Ready {
@@ -92,6 +95,7 @@ pub(super) fn prepare(paths: &Paths, log: &mut Log) -> Result<Ready, Refusal> {
         _ => failed("can't lock", &lock_path, &error),
     })?;
     let chosen = wait_for_address(paths, log)?;
+    refuse_beside_keepalived(&chosen)?;
     if let Some(warnings) = &chosen.warnings {
         warnings.lines().for_each(|line| log.line(Severity::Warning, None, line));
     }
@@ -111,6 +115,20 @@ pub(super) fn prepare(paths: &Paths, log: &mut Log) -> Result<Ready, Refusal> {
     let socket =
         listen(&socket_path).map_err(|error| failed("can't listen on", &socket_path, &error))?;
     Ok(Ready { chosen, log, history, socket, lock })
+}
+
+/// Two daemons that claim one router id on one host would fight for ever.
+fn refuse_beside_keepalived(chosen: &Chosen) -> Result<(), Refusal> {
+    let facts = preflight::keepaliveds();
+    let Some(me) = chosen.cluster.node(&chosen.node) else { return Ok(()) };
+    // The text is only for places that this finding doesn't need.
+    let subject = preflight::Subject { cluster: &chosen.cluster, me, text: "" };
+    let found = preflight::rivals(&subject, &facts);
+    if found.is_empty() {
+        return Ok(());
+    }
+    let text = standin_config::render(&found, std::slice::from_ref(&chosen.source), false);
+    Err(Refusal { exit: Exit::BadHost, text })
 }
 
 /// At boot the network may come later than standin: an address that isn't here yet is waited for,
@@ -179,7 +197,7 @@ fn choose_from(
     }
     let plan = cluster.plan(&name, &interface).map_err(|diagnostics| never(&diagnostics))?;
     let warnings = Some(show(&loaded.diagnostics)).filter(|text| !text.is_empty());
-    Ok(Chosen { cluster, node: name, plan, warnings })
+    Ok(Chosen { cluster, node: name, plan, warnings, source: loaded.source })
 }
 
 /// Reads and judges the cluster file; its faults are the refusal's text.

@@ -12,8 +12,8 @@ mod look;
 
 pub(crate) use codes::UNREAD_FILE;
 pub(crate) use forecast::forecast;
-pub(crate) use judge::{Subject, judge};
-pub(crate) use look::{Listen, here, lasting, local};
+pub(crate) use judge::{Subject, judge, rivals};
+pub(crate) use look::{Listen, here, keepaliveds, lasting, local};
 
 /// The kernel's words, without its number.
 pub(crate) fn words(error: &std::io::Error) -> String {

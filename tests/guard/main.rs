@@ -255,3 +255,21 @@ fn a_file_that_is_refused_ends_the_guard_with_its_code() {
     let output = n1.try_run("/run/bin/standin run");
     assert_eq!(output.status.code(), Some(3), "{output:?}");
 }
+
+#[test]
+fn it_refuses_to_start_beside_a_keepalived_with_the_same_router_id() {
+    if skipped() {
+        return;
+    }
+    let lan = Lan::new();
+    let n1 = lan.host("n1", &["192.168.1.189/24"]);
+    let conf = "vrrp_instance VI_1 {\n interface eth0\n virtual_router_id 41\n priority 100\n \
+                virtual_ipaddress {\n 192.168.1.41/24\n }\n}\n";
+    let _keepalived = n1.keepalived(conf);
+    n1.wait_has(VIP, true, Duration::from_secs(10));
+    n1.write("/etc/standin/standin.toml", FILE);
+    let output = n1.try_run("/run/bin/standin run");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains("keepalived") && said.contains("virtual_router_id 41"), "{said}");
+}

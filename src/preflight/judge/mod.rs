@@ -85,6 +85,14 @@ impl<'a> Subject<'a> {
 }
 
 /// Everything that is wrong with this host; without a subject what is wrong for any cluster.
+/// The one finding over which the daemon refuses to start: a keepalived with the same router id.
+pub(crate) fn rivals(subject: &Subject<'_>, facts: &Facts) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    keepalived::judge(Some(subject), facts, &mut found);
+    found.retain(Diagnostic::is_error);
+    found
+}
+
 pub(crate) fn judge(subject: Option<&Subject<'_>>, facts: &Facts) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     privileges::judge(facts, &mut found);

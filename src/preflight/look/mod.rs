@@ -40,6 +40,16 @@ pub(crate) enum Listen {
 }
 
 /// This host's name and addresses: which node it is.
+/// Only what a rival on this host needs: who runs, and which interface has which address.
+pub(crate) fn keepaliveds() -> Facts {
+    let mut facts = Facts { keepaliveds: keepalived::running(), ..Facts::default() };
+    if !facts.keepaliveds.is_empty() {
+        network::look(&mut facts);
+    }
+    facts
+}
+
+/// The host's name and addresses.
 pub(crate) fn local() -> (String, Vec<IpAddr>) {
     (process::hostname(), process::local_addresses().unwrap_or_default())
 }
