@@ -73,6 +73,41 @@ fn addresses_are_announced_when_held_and_when_dropped_and_never_gone_when_renewe
 }
 
 #[test]
+fn renewals_are_silent_once_spared_and_all_else_is_still_said() {
+    alone(|| {
+        wire();
+        let index = index_of("va");
+        let mut rtnl = Rtnl::open().unwrap();
+        let hold =
+            |address: &str, valid_s| Change::Hold { index, prefix: prefix(address), valid_s };
+        let (first, second) = ("10.1.0.40", "10.1.0.41");
+        change(&mut rtnl, hold("10.1.0.40/24", 60));
+        let lifetime = || space::find(first).unwrap().valid_lft.unwrap();
+
+        let mut monitor = Monitor::open().unwrap();
+        rtnl.renew(&[hold("10.1.0.40/24", 100)]).unwrap();
+        wait_for(&mut monitor, |notice| is_here(notice, first));
+        assert!(lifetime() > 60, "a renewal renews");
+
+        monitor.spare_renewals_of(&rtnl).unwrap();
+        rtnl.renew(&[hold("10.1.0.40/24", 200)]).unwrap();
+        assert!(lifetime() > 100, "a silent renewal renews too");
+        change(&mut rtnl, hold("10.1.0.41/24", 60));
+        let seen = wait_for(&mut monitor, |notice| is_here(notice, second));
+        assert!(!seen.iter().any(|notice| is_here(notice, first)), "{seen:#?}");
+        change(&mut rtnl, Change::Drop { index, prefix: prefix("10.1.0.40/24") });
+        wait_for(&mut monitor, |notice| is_gone(notice, first));
+
+        // What is refused says nothing, and leaves the next conversation in order.
+        rtnl.renew(&[Change::Hold { index: 9999, prefix: prefix("10.1.0.42/24"), valid_s: 2 }])
+            .unwrap();
+        change(&mut rtnl, hold("10.1.0.43/24", 60));
+        rtnl.renew(&[hold("10.1.0.43/24", 100)]).unwrap();
+        assert!(space::find("10.1.0.43").unwrap().valid_lft.unwrap() > 60);
+    });
+}
+
+#[test]
 fn routes_that_change_together_are_one_notice() {
     alone(|| {
         wire();
