@@ -31,6 +31,11 @@ impl std::fmt::Display for Unanswered {
 
 impl std::error::Error for Unanswered {}
 
+/// The daemon ended in the middle.
+pub(crate) fn gone() -> Unanswered {
+    Unanswered { exit: Exit::NoDaemon, words: "the daemon has gone".to_owned() }
+}
+
 /// The socket couldn't be connected to.
 fn unreachable(socket: &Path, error: &std::io::Error) -> Unanswered {
     let socket = socket.display();

@@ -49,7 +49,8 @@ async fn follow(args: &EventsArgs, after: u64) -> Result<()> {
     let mut body = response.into_body();
     let mut pending = Vec::new();
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
+        let Ok(frame) = frame else { break };
+        let Ok(data) = frame.into_data() else { continue };
         pending.extend_from_slice(&data);
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<_> = pending.drain(..=end).collect();
@@ -58,7 +59,7 @@ async fn follow(args: &EventsArgs, after: u64) -> Result<()> {
             }
         }
     }
-    Ok(())
+    Err(client::gone().into())
 }
 
 fn show(line: &[u8], json: bool) -> Result<()> {

@@ -104,13 +104,14 @@ fn status_and_events_tell_people_and_programs_the_same() {
         assert!(lines.contains("backup -> active: "), "{lines}");
         assert_eq!(host.standin("events -n 1").out.lines().count(), 1);
 
-        let follow =
+        let mut follow =
             host.start(&format!("{} events --follow", crate::host::STANDIN), "/run/follow");
         until("the past is printed", || host.read("/run/follow").contains("backup -> active"));
         host.sh("rm /run/up");
         until("the live event is printed", || host.read("/run/follow").contains("/run/up"));
         daemon.stop();
-        drop(follow);
+        assert_eq!(follow.ended(), 5);
+        assert!(host.read("/run/follow").ends_with("error: the daemon has gone\n"));
 
         // The history outlives the daemon, and the numbers go on.
         let _again = host.daemon("");

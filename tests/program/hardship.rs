@@ -142,7 +142,9 @@ fn a_node_without_its_address_waits_for_it() {
         assert!(!host.log().contains("died"), "{}", host.log());
         let line = format!("{} run --node n1", crate::host::STANDIN);
         let mut daemon = host.start(&line, "/run/standin.log");
-        until("it waits", || host.log().contains("no interface of this host has node n1's address 192.0.2.11"));
+        until("it waits", || {
+            host.log().contains("no interface of this host has node n1's address 192.0.2.11")
+        });
         host.sh("ip address add 192.0.2.11/24 dev eth0");
         until("it runs", || host.standin("status").code == 0);
         host.until_role("web", "active");

@@ -1,16 +1,8 @@
 //! A thousand VIPs: start, stop, reload, and a host that is left as it was found.
 
-use std::fs::File;
 use std::time::{Duration, Instant};
 
-use crate::host::{Host, eventually, rack, until};
-
-/// Tests that measure time, here and in other programs, run one after the other.
-fn alone_in_time() -> File {
-    let lock = File::create(std::env::temp_dir().join("standin-timed-tests.lock")).unwrap();
-    lock.lock().unwrap();
-    lock
-}
+use crate::host::{Host, eventually, rack, rack_in_time, until};
 
 const LIMIT: Duration = Duration::from_secs(2);
 
@@ -49,7 +41,7 @@ fn held(host: &Host) -> Vec<String> {
 
 #[test]
 fn a_thousand_vips_start_lose_one_and_stop_and_the_host_is_as_before() {
-    rack("many::a_thousand_vips_start_lose_one_and_stop_and_the_host_is_as_before", || {
+    rack_in_time("many::a_thousand_vips_start_lose_one_and_stop_and_the_host_is_as_before", || {
         let host = Host::new("n1", 11);
         for interface in ["eth1", "eth2", "eth3"] {
             host.wire(interface);
@@ -57,13 +49,11 @@ fn a_thousand_vips_start_lose_one_and_stop_and_the_host_is_as_before() {
         host.cluster(&thousand(None));
         std::thread::sleep(Duration::from_millis(100));
         let before = state(&host);
-        let timed = alone_in_time();
         let began = Instant::now();
         let mut daemon = host.start(&format!("{} run", crate::host::STANDIN), "/run/standin.log");
         until("all are held", || held(&host).len() == 1000);
         let started = began.elapsed();
         assert!(started <= LIMIT, "all held after {started:?}");
-        drop(timed);
         until("the daemon knows it", || {
             let vips = host.status()["vips"].as_array().unwrap().clone();
             vips.len() == 1000 && vips.iter().all(|vip| vip["role"] == "active")
@@ -85,13 +75,11 @@ fn a_thousand_vips_start_lose_one_and_stop_and_the_host_is_as_before() {
         let transitions = host.events().iter().filter(|event| event["to"] == "idle").count();
         assert_eq!(transitions, 2, "only the removed ones were given up");
 
-        let timed = alone_in_time();
         let began = Instant::now();
         assert_eq!(daemon.stop(), 0);
         let stopped = began.elapsed();
         assert_eq!(held(&host).len(), 0);
         assert!(stopped <= LIMIT, "stopped after {stopped:?}");
-        drop(timed);
         assert_eq!(state(&host), before);
         eprintln!("all held after {started:?}, stopped after {stopped:?}");
     });
