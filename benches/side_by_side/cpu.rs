@@ -53,34 +53,53 @@ pub(crate) fn measure(dir: &Path, load: &Load, options: &Options) -> Result<Vec<
     let (one, two) = configs::pair(dir, load.vips)?;
     let mut spans: [Vec<Span>; 3] = Default::default();
     let senders = [Sender::Standin, Sender::Bare, Sender::Keepalived];
-    for _ in 0..options.rounds() {
+    let mut troubles = Vec::new();
+    for round in 0..options.rounds() {
         for (sender, spans) in senders.into_iter().zip(&mut spans) {
-            let span = once(&one, &two, sender, load, options.span());
-            spans.push(span.with_context(|| format!("{sender:?}"))?);
+            // Once is enough for keepalived, which is far from the others.
+            if sender == Sender::Keepalived && round > 0 {
+                continue;
+            }
+            match once(&one, &two, sender, load, options.span()) {
+                Ok(span) => spans.push(span),
+                // At 10 ms it may lose its VIPs again and again, and nothing is steady then.
+                Err(error) if sender == Sender::Keepalived => {
+                    troubles.push(format!("keepalived couldn't be measured: {error:#}"));
+                }
+                Err(error) => return Err(error.context(format!("{sender:?}"))),
+            }
         }
     }
     let title = format!("{} VIPs, adverts every {} ms", load.vips, load.interval_ms);
-    let middle = |place: usize, of: fn(&Span) -> f64| median(spans[place].iter().map(of).collect());
+    let middle = |place: usize, of: fn(&Span) -> f64| {
+        Some(spans[place].iter().map(of).collect::<Vec<_>>())
+            .filter(|all| !all.is_empty())
+            .map(median)
+    };
     let cost = |place| middle(place, |span| span.us_per_advert);
     let (own, bare, keepalived) = (cost(0), cost(1), cost(2));
     let mut target = format!("≤ {} × bare", load.to_bare);
-    let mut met = own <= load.to_bare * bare;
+    let within = |other: Option<f64>, limit: f64| match (own, other) {
+        (Some(own), Some(other)) => own <= limit * other,
+        _ => false,
+    };
+    let mut met = within(bare, load.to_bare);
     if let Some(limit) = load.to_keepalived {
         target += &format!(", ≤ {limit} × keepalived");
-        met &= own <= limit * keepalived;
+        met &= within(keepalived, limit);
     }
     let mut per_advert = Figure::new(format!("{title}: CPU per advert"), "µs").aim(target, met);
-    (per_advert.standin, per_advert.bare, per_advert.keepalived) =
-        (Some(own), Some(bare), Some(keepalived));
+    (per_advert.standin, per_advert.bare, per_advert.keepalived) = (own, bare, keepalived);
+    per_advert.notes.extend(troubles);
     for (sender, spans) in senders.iter().zip(&spans) {
         let all: Vec<_> = spans.iter().map(|span| format!("{:.2}", span.us_per_advert)).collect();
         per_advert.notes.push(format!("{sender:?} {} µs, in the order measured", all.join(" ")));
     }
     let mut share = Figure::new(format!("{title}: share of one core"), "%");
     (share.standin, share.bare, share.keepalived) = (
-        Some(middle(0, |span| span.share_percent)),
-        Some(middle(1, |span| span.share_percent)),
-        Some(middle(2, |span| span.share_percent)),
+        middle(0, |span| span.share_percent),
+        middle(1, |span| span.share_percent),
+        middle(2, |span| span.share_percent),
     );
     let sum = |place: usize| spans[place].iter().map(|span| span.false_transitions).sum::<u64>();
     let mut false_ones =
