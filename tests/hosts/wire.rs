@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use standin_core::types::Mac;
 use standin_core::wire::neighbour::{self, Kind};
@@ -17,7 +17,7 @@ use standin_linux::spawn::{self, Birth};
 
 use super::{Host, Lan};
 
-/// One packet as tcpdump words it, with the time at which it was read.
+/// One packet as tcpdump words it, with the time at which the kernel saw it.
 #[derive(Clone, Debug)]
 pub(crate) struct Packet {
     pub(crate) at: Instant,
@@ -52,7 +52,7 @@ impl Adverts {
         let mut command = Command::new("tcpdump");
         // A promiscuous bridge sees what it forwards.
         command
-            .args(["-i", "br0", "-l", "-n", "-e", "-v", "-t", "--immediate-mode"])
+            .args(["-i", "br0", "-l", "-n", "-e", "-v", "-tt", "--immediate-mode"])
             .arg("ip proto 112 or ip6 proto 112")
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -69,6 +69,7 @@ impl Adverts {
         std::thread::spawn(move || errors.lines().map_while(Result::ok).for_each(drop));
         let seen: Arc<Mutex<Vec<Packet>>> = Arc::default();
         let (record, lines) = (Arc::clone(&seen), BufReader::new(tcpdump.stdout.take().unwrap()));
+        let (wall, began) = (SystemTime::now().duration_since(UNIX_EPOCH).unwrap(), Instant::now());
         std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
                 let mut seen = record.lock().unwrap();
@@ -77,15 +78,17 @@ impl Adverts {
                     && let Some(last) = seen.last_mut()
                 {
                     last.line += &line;
-                } else {
-                    seen.push(Packet { at: Instant::now(), line });
+                } else if let Some((stamp, line)) = line.split_once(' ') {
+                    let stamp = Duration::from_secs_f64(stamp.parse().unwrap());
+                    let at = began + stamp.saturating_sub(wall);
+                    seen.push(Packet { at, line: line.to_owned() });
                 }
             }
         });
         Self { tcpdump, seen }
     }
 
-    /// Those after `since`, oldest first.
+    /// Those after `since`, oldest first, as far as tcpdump has come.
     pub(crate) fn since(&self, since: Instant) -> Vec<Packet> {
         let seen = self.seen.lock().unwrap();
         seen.iter().filter(|packet| packet.at >= since).cloned().collect()

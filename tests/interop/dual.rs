@@ -127,11 +127,11 @@ fn beside_a_sync_group(failback: &str) {
         pair.moves_to(1, ms(10));
         keepalived.stop();
         pair.moves_to(0, ms(400) + SLACK);
-        pair.overlapped_at_most(began, ms(250));
+        pair.overlapped_at_most(began, ms(400));
         return;
     }
     pair.moves_to(0, ms(3000));
-    pair.overlapped_at_most(began, ms(250));
+    pair.overlapped_at_most(began, ms(400));
     for family in ["IPv4", "IPv6"] {
         let packets = pair.adverts.since(Instant::now() - ms(300));
         let said = |line: &str| {
@@ -143,7 +143,7 @@ fn beside_a_sync_group(failback: &str) {
     let began = Instant::now();
     standin.stop();
     pair.moves_to(1, ms(400) + SLACK);
-    pair.overlapped_at_most(began, ms(250));
+    pair.overlapped_at_most(began, ms(400));
     let goodbyes: Vec<_> = pair.adverts.since(began);
     let goodbyes = goodbyes.iter().filter(|it| it.priority() == Some(0)).count();
     assert!(goodbyes >= 2, "one in each family");

@@ -26,14 +26,17 @@ fn well(host: &Host, well: bool) {
     }
 }
 
+/// Slow enough that a keepalived on a busy machine, which has no realtime, isn't taken for dead.
+const DIALECT: Dialect = Dialect { interval_ms: 300, ..Dialect::V3 };
+
 /// Longer than any wait before a claim.
 fn a_while() {
-    std::thread::sleep(ms(1200));
+    std::thread::sleep(ms(1600));
 }
 
 /// A standin that never fails back leaves the VIP to a keepalived of lower priority.
 fn standin_does_not_preempt() {
-    let mut scene = Scene::new(Dialect::V3);
+    let mut scene = Scene::new(DIALECT);
     let _keepalived = scene.keepalived("");
     scene.moves_to(2, ms(3000));
     scene.begin();
@@ -46,7 +49,7 @@ fn standin_does_not_preempt() {
 
 /// And the other way round.
 fn keepalived_does_not_preempt() {
-    let mut scene = Scene::new(Dialect::V3);
+    let mut scene = Scene::new(DIALECT);
     let _standin = scene.standin(50, "");
     scene.moves_to(1, ms(3000));
     scene.begin();
@@ -60,7 +63,7 @@ fn keepalived_does_not_preempt() {
 /// A nopreempt keepalived gets the VIP of an ill standin, keeps it when that is well again, and
 /// gives it back when it is ill itself.
 fn health_beats_stickiness() {
-    let mut scene = Scene::new(Dialect::V3);
+    let mut scene = Scene::new(DIALECT);
     well(&scene.n1, true);
     well(&scene.n2, true);
     let _standin = scene.n1.standin(&scene.dialect.toml(150, CHECK));
@@ -75,14 +78,14 @@ fn health_beats_stickiness() {
     well(&scene.n1, false);
     scene.moves_to(2, ms(150) + scene.dialect.skew(100) + SLACK);
     scene.said_goodbye(1);
-    scene.overlapped_at_most(ms(250));
+    scene.overlapped_at_most(ms(400));
     scene.stays_on(2);
 
     scene.begin();
     well(&scene.n1, true);
     scene.n1.wait_said("standing", "eligible", ms(2000));
     a_while();
-    assert!(scene.heard_from(1).is_empty(), "failback = \"never\"");
+    assert!(scene.heard_from(1).is_empty(), "failback = \"never\"; {}", scene.known());
     scene.stays_on(2);
 
     scene.begin();
@@ -93,7 +96,7 @@ fn health_beats_stickiness() {
 
 /// Nobody is well: it ends on one node, at priority 1; a keepalived that recovers takes it over.
 fn nobody_is_well() {
-    let mut scene = Scene::new(Dialect::V3);
+    let mut scene = Scene::new(DIALECT);
     well(&scene.n1, true);
     well(&scene.n2, false);
     let _standin = scene.n1.standin(&scene.dialect.toml(150, CHECK));
@@ -116,18 +119,18 @@ fn nobody_is_well() {
     // keepalived hears a lower priority and waits as if nobody were there.
     scene.moves_to(2, SCRIPT_EVERY * 2 + scene.dialect.interval() * 4 + SLACK);
     scene.stays_on(2);
-    scene.overlapped_at_most(ms(250));
+    scene.overlapped_at_most(ms(400));
 }
 
 /// The holder of last resort is well again before anybody else: it says so and nothing moves.
 fn the_last_resort_recovers() {
-    let mut scene = Scene::new(Dialect::V3);
+    let mut scene = Scene::new(DIALECT);
     well(&scene.n1, false);
     well(&scene.n2, false);
     let _standin = scene.n1.standin(&scene.dialect.toml(150, CHECK));
     let _keepalived =
         scene.n2.keepalived(&scene.dialect.conf(SCRIPT, &format!("nopreempt\n {TRACK}")));
-    scene.moves_to(1, ms(4000));
+    scene.moves_to(1, ms(6000));
     scene.n1.wait_said("transition", "no node is eligible", ms(1000));
     let transitions = scene.n1.transitions();
     scene.begin();
@@ -146,7 +149,7 @@ fn the_last_resort_recovers() {
 /// Two standins, both ill: whoever recovers takes over from priority 1 at once, though it would
 /// never fail back.
 fn two_standins() {
-    let mut scene = Scene::new(Dialect::V3);
+    let mut scene = Scene::new(DIALECT);
     let toml = scene.dialect.toml(150, CHECK).replace("vrrp_only = true\n", "");
     for host in [&scene.n1, &scene.n2] {
         well(host, true);
@@ -160,13 +163,13 @@ fn two_standins() {
     well(&scene.n1, false);
     scene.n1.wait_said("standing", "ineligible", ms(2000));
     std::thread::sleep(scene.dialect.interval() * 8);
-    let last = scene.adverts.since(std::time::Instant::now() - ms(250));
+    let last = scene.adverts.since(std::time::Instant::now() - ms(700));
     assert_eq!(last.last().and_then(|packet| packet.priority()), Some(1), "{last:#?}");
     scene.begin();
     well(&scene.n2, true);
     scene.moves_to(2, ms(150) + scene.dialect.interval() + SLACK);
     scene.stays_on(2);
-    scene.overlapped_at_most(ms(250));
+    scene.overlapped_at_most(ms(400));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::pair::{Dialect, Scene};
 const SLACK: Duration = ms(700);
 
 /// Two kernels hold the VIP while one advert crosses the wire and the loser's netlink is done.
-const HANDOVER: Duration = ms(250);
+const HANDOVER: Duration = ms(400);
 
 /// How long a VIP outlives a daemon that was killed with all that belongs to it.
 const OUTLIVES: Duration = ms(3000);

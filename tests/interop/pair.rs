@@ -142,7 +142,8 @@ impl Scene {
         wait_or_tell(tell, within, there);
     }
 
-    fn known(&self) -> String {
+    /// All that a failed assertion may want to show.
+    pub(crate) fn known(&self) -> String {
         let log = |host: &Host, of| host.read(&format!("/run/logs/{of}"));
         let packets: Vec<_> = self.adverts.since(self.act);
         format!(
@@ -164,13 +165,17 @@ impl Scene {
         std::thread::sleep(ms(150));
         let settled = Instant::now();
         std::thread::sleep((self.dialect.interval() * 3 / 2).max(ms(300)));
-        let packets = self.adverts.since(settled);
-        let from = |host: &Host| packets.iter().filter(|packet| packet.is_from(host)).count();
-        assert!(from(host) >= 1, "{} advertises: {packets:#?}", host.name);
-        assert_eq!(from(other), 0, "{} is silent: {packets:#?}", other.name);
+        // tcpdump may be behind.
+        let tell = || format!("{} to advertise; {}", host.name, self.known());
+        let from = |host: &Host| {
+            let packets = self.adverts.since(settled);
+            packets.iter().filter(|packet| packet.is_from(host)).count()
+        };
+        wait_or_tell(tell, ms(1500), || (from(host) >= 1).then_some(()));
+        assert_eq!(from(other), 0, "{} is silent; {}", other.name, self.known());
         let answers = who_has(&self.client, self.dialect.vip(), ms(80));
         assert_eq!(answers.into_iter().collect::<Vec<_>>(), [host.mac()], "{:?}", self.dialect);
-        assert_eq!(self.watch.now(), [usize::from(number - 1)]);
+        assert_eq!(self.watch.now(), [usize::from(number - 1)], "{}", self.known());
     }
 
     /// Since [`Scene::begin`] the two kernels shared the VIP for no longer than this.

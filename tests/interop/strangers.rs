@@ -119,6 +119,7 @@ fn a_stranger_moves_nothing(dialect: Dialect) {
     // While active: keepalived obeys the stranger, as anybody could make it do; standin doesn't.
     scene.n2.run("ip link set eth0 down");
     scene.moves_to(1, ms(3000));
+    scene.n1.wait_said("transition", "backup -> active", ms(2000));
     let transitions = scene.n1.transitions();
     let stranger = Speaker::start(&scene.client, source, dialect.vip(), 255);
     std::thread::sleep(ms(1500));
