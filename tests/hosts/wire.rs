@@ -50,8 +50,10 @@ pub(crate) struct Adverts {
 impl Adverts {
     pub(crate) fn capture(lan: &Lan) -> Self {
         let mut command = Command::new("tcpdump");
-        // A promiscuous bridge sees what it forwards.
+        // A promiscuous bridge sees what it forwards. As another user tcpdump would outlive a test
+        // that is killed: the kernel forgets the death signal with the change.
         command
+            .args(["-Z", "root"])
             .args(["-i", "br0", "-l", "-n", "-e", "-v", "-tt", "--immediate-mode"])
             .arg("ip proto 112 or ip6 proto 112")
             .stdout(Stdio::piped())
