@@ -218,7 +218,8 @@ impl Scene {
         host.places.clear();
         host.heard.iter_mut().for_each(BTreeMap::clear);
         host.arrived.iter_mut().for_each(BTreeMap::clear);
-        host.unsure.fill(None);
+        host.unsure.iter_mut().chain(&mut host.maybe).for_each(BTreeMap::clear);
+        host.answered.fill(None);
         host.foreign_answered.fill(None);
         host.saw_foreign.fill(false);
         host.identified = [[Nanos::MAX; 3]; MAX_MACHINES];

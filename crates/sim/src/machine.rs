@@ -201,8 +201,10 @@ pub struct Machine {
     pub heard: Vec<BTreeMap<u8, (Nanos, u8)>>,
     /// When anybody last answered for the VIP, by VIP.
     pub answered: Vec<Option<Nanos>>,
-    /// The last advert of whom the core couldn't know yet, by VIP: sender and priority.
-    pub unsure: Vec<Option<(u8, u8)>>,
+    /// Adverts of whom the core couldn't know yet, by VIP and sender: when, and priority.
+    pub unsure: Vec<BTreeMap<u8, (Nanos, u8)>>,
+    /// Those of them that the core may have counted once it knew.
+    pub maybe: Vec<BTreeMap<u8, (Nanos, u8)>>,
     /// Last advert that reached the socket, by VIP and sender.
     pub arrived: Vec<BTreeMap<u8, Nanos>>,
     /// A foreign owner was seen by this life, by VIP.
@@ -256,7 +258,8 @@ impl Machine {
             roles: vec![Role::Idle; vips],
             heard: vec![BTreeMap::new(); vips],
             answered: vec![None; vips],
-            unsure: vec![None; vips],
+            unsure: vec![BTreeMap::new(); vips],
+            maybe: vec![BTreeMap::new(); vips],
             arrived: vec![BTreeMap::new(); vips],
             saw_foreign: vec![false; vips],
             foreign_answered: vec![None; vips],
@@ -361,7 +364,7 @@ impl Machine {
         self.roles.fill(Role::Idle);
         self.heard.iter_mut().for_each(BTreeMap::clear);
         self.arrived.iter_mut().for_each(BTreeMap::clear);
-        self.unsure.fill(None);
+        self.unsure.iter_mut().chain(&mut self.maybe).for_each(BTreeMap::clear);
         self.answered.fill(None);
         self.saw_foreign.fill(false);
         self.foreign_answered.fill(None);

@@ -70,6 +70,8 @@ pub struct Transition {
     pub cause: Cause,
     /// Whom the machine had heard last, when, and with which priority.
     pub heard: BTreeMap<u8, (Nanos, u8)>,
+    /// The same for adverts that waited for the answer to whose they are, and may have counted.
+    pub maybe: BTreeMap<u8, (Nanos, u8)>,
     /// When an advert of each had reached its socket.
     pub arrived: BTreeMap<u8, Nanos>,
 }
@@ -374,10 +376,10 @@ impl Scene {
             return;
         }
         if !packet.corrupt && !host.knows(packet) && usize::from(packet.from) < MAX_MACHINES {
-            host.unsure[usize::from(packet.vip)] = Some((packet.from, packet.priority));
+            let said = (self.now, packet.priority);
+            host.unsure[usize::from(packet.vip)].insert(packet.from, said);
         }
         if !packet.corrupt && host.knows(packet) && host.accepts(packet) {
-            host.unsure[usize::from(packet.vip)] = None;
             let (place, said) = (usize::from(packet.vip), (self.now, packet.priority));
             host.heard[place].insert(packet.from, said);
             if mem::take(&mut host.saw_foreign[place]) {
@@ -475,7 +477,9 @@ impl Scene {
                 host.roles[usize::from(vip)] = to;
                 let heard = host.heard[usize::from(vip)].clone();
                 let arrived = host.arrived[usize::from(vip)].clone();
-                let told = Transition { machine, vip, from, to, reason, cause, heard, arrived };
+                let maybe = host.maybe[usize::from(vip)].clone();
+                let told =
+                    Transition { machine, vip, from, to, reason, cause, heard, maybe, arrived };
                 self.seen.push(Observation::Transition(Box::new(told)));
             }
             (Kind::Standing { .. }, Some(vip)) => {

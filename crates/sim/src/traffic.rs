@@ -8,6 +8,7 @@ use standin_core::plan::Mode;
 use standin_core::types::{Family, InterfaceId, IntervalCs, Priority};
 use standin_core::wire::vrrp::{self, Envelope, HOP_LIMIT, MULTICAST_V4, MULTICAST_V6, Outgoing};
 
+use crate::clock::{MILLISECOND, Nanos};
 use crate::machine::{Mail, Run, Sabotage, mac};
 use crate::network::{CLIENT, FOREIGN, Fate, STRANGER};
 use crate::queue::{Due, Seen};
@@ -19,6 +20,9 @@ const GROUP: u8 = u8::MAX;
 const OWN_V4: u8 = 0;
 const OWN_V6: u8 = 1;
 const LINK_LOCAL: u8 = 2;
+
+/// So long the core keeps an advert for the answer to whose it is; clocks may be 2 % slow.
+const WAITS: Nanos = 205 * MILLISECOND;
 
 impl Scene {
     /// Encodes an advert and sends it to whom it concerns.
@@ -332,9 +336,11 @@ impl Scene {
         if host.identified_at(from) == u64::MAX {
             return;
         }
-        for (unsure, heard) in host.unsure.iter_mut().zip(&mut host.heard) {
-            if let Some((_, priority)) = unsure.take_if(|(sender, _)| *sender == from) {
-                heard.insert(from, (self.now, priority));
+        for (unsure, maybe) in host.unsure.iter_mut().zip(&mut host.maybe) {
+            if let Some((at, priority)) = unsure.remove(&from)
+                && at + WAITS >= self.now
+            {
+                maybe.insert(from, (self.now, priority));
             }
         }
     }

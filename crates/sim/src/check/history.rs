@@ -175,7 +175,7 @@ impl Claim<'_> {
 
     fn last(&self, party: Party) -> Option<(Nanos, u8)> {
         let Party::Node(node) = party else { return None };
-        self.told.heard.get(&node.0).copied()
+        self.told.heard.get(&node.0).max(self.told.maybe.get(&node.0)).copied()
     }
 
     fn last_priority(&self, party: Party) -> Option<Priority> {
@@ -183,7 +183,14 @@ impl Claim<'_> {
     }
 
     fn doubt_silence(&self, who: Party, lasted: Nanos) -> Option<&'static str> {
-        let Some((at, _)) = self.last(who) else { return Some("it was never heard") };
+        // What may have counted is no proof that it did.
+        let sure = match who {
+            Party::Node(node) => self.told.heard.get(&node.0).copied(),
+            Party::Unknown(_) => None,
+        };
+        let Some((at, _)) = sure.or_else(|| self.last(who)) else {
+            return Some("it was never heard");
+        };
         if let Party::Node(node) = who
             && self.told.arrived.get(&node.0).is_some_and(|arrived| *arrived > at)
         {

@@ -68,6 +68,14 @@ pub(super) fn patience(scene: &Scene, vip: u8) -> Nanos {
 /// What is wrong with the VIP at the moment, if anything.
 fn unwell(scene: &Scene, vip: u8, quiet: Quiet) -> Option<String> {
     let name = scene.name(vip);
+    let at_work = |one: u8| {
+        let slot = &scene.machines[usize::from(one)].kernel[usize::from(vip)];
+        slot.wanted && slot.pending > 0
+    };
+    if scene.places().any(at_work) {
+        // The kernel is still at it.
+        return None;
+    }
     let holds = |one: u8, standing_too: bool| {
         scene.machines[usize::from(one)].kernel[usize::from(vip)].present
             && scene.router(one, vip).is_some_and(|router| {
