@@ -203,6 +203,39 @@ async fn serve(
     this.desk = Some(requests_sender);
     this.listen_tcp().await;
     let events = Events::new(control.1)?;
+    let mut watched = Watched::new(guarded)?;
+    if resumed {
+        this.note(
+            Severity::Notice,
+            "upgraded",
+            None,
+            &format!("standin {} took over in place", env!("CARGO_PKG_VERSION")),
+        );
+        watched.renew_guard();
+    }
+    attend(&mut this, &events, &mut requests, &mut ran, &mut watched).await?;
+    // Events that came together with the last one.
+    while let Some(FromEngine::Event(happened)) = events.try_next() {
+        this.happened(*happened);
+    }
+    this.wind_down(&mut ran).await;
+    // It puts the host's settings back before it goes.
+    let deadline = tokio::time::Instant::now() + STOP_TAKES;
+    while !keeper.is_finished() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    watched.ended();
+    Ok(())
+}
+
+/// Hears everybody until the engine has stopped.
+async fn attend(
+    this: &mut Control,
+    events: &Events,
+    requests: &mut mpsc::Receiver<Request>,
+    ran: &mut mpsc::UnboundedReceiver<notify::Ran>,
+    watched: &mut Watched,
+) -> io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -214,16 +247,6 @@ async fn serve(
     let version = env!("CARGO_PKG_VERSION");
     let words = format!("standin {version} runs as node {} of {}", this.node, this.cluster.name);
     this.log.line(Severity::Notice, None, &words);
-    let mut watched = Watched::new(guarded)?;
-    if resumed {
-        this.note(
-            Severity::Notice,
-            "upgraded",
-            None,
-            &format!("standin {version} took over in place"),
-        );
-        watched.renew_guard();
-    }
     let mut stop_by: Option<tokio::time::Instant> = None;
     loop {
         let overdue = async {
@@ -242,7 +265,7 @@ async fn serve(
                 let reload = matches!(request, Request::Reload { .. });
                 this.request(request).await;
                 if reload && this.file_error.is_none() {
-                    this.upgrade(&watched).await;
+                    this.upgrade(watched).await;
                 }
             }
             Some(ran) = ran.recv() => this.ran(&ran),
@@ -250,30 +273,19 @@ async fn serve(
                 // The outcome is in the log and in status.
                 if this.reload("SIGHUP").is_ok() {
                     this.listen_tcp().await;
-                    this.upgrade(&watched).await;
+                    this.upgrade(watched).await;
                 }
             }
             _ = terminate.recv() => this.stop("SIGTERM", &mut stop_by),
             _ = interrupt.recv() => this.stop("SIGINT", &mut stop_by),
             _ = watchdog.tick() => this.feed_watchdog(),
-            () = watched.guard_died() => this.guard_died(&mut watched, &mut stop_by),
+            () = watched.guard_died() => this.guard_died(watched, &mut stop_by),
             () = overdue => {
                 this.log.line(Severity::Error, None, "the engine didn't stop in time");
                 break;
             }
         }
     }
-    // Events that came together with the last one.
-    while let Some(FromEngine::Event(happened)) = events.try_next() {
-        this.happened(*happened);
-    }
-    this.wind_down(&mut ran).await;
-    // It puts the host's settings back before it goes.
-    let deadline = tokio::time::Instant::now() + STOP_TAKES;
-    while !keeper.is_finished() && tokio::time::Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    watched.ended();
     Ok(())
 }
 
