@@ -102,9 +102,12 @@ pub(crate) fn keepalived_text(node: Node, setup: Setup) -> Result<String> {
 pub(crate) fn standin(host: &Host, node: Node, setup: Setup) -> Result<Program> {
     let file = write_file(host, "standin.toml", &standin_text(setup)?)?;
     // As in a cgroup without realtime budget: no SCHED_FIFO, but the priorities of ordinary threads.
-    let wrap = match setup.realtime {
-        true => "",
-        false => "prlimit --nice=40 setpriv --bounding-set -sys_nice --inh-caps -sys_nice ",
+    // Not everybody may raise the limit: there the threads stay as ordinary as others.
+    let nice = host.run("prlimit --nice=40 true").is_ok();
+    let wrap = match (setup.realtime, nice) {
+        (true, _) => "",
+        (false, true) => "prlimit --nice=40 setpriv --bounding-set -sys_nice --inh-caps -sys_nice ",
+        (false, false) => "setpriv --bounding-set -sys_nice --inh-caps -sys_nice ",
     };
     let line = format!(
         "{wrap}{} run -f {} --node n{} --run-dir /run/standin --state-dir /run/standin-state",

@@ -23,16 +23,16 @@ const MANY: usize = 1_000;
 
 const MANY_WITHIN_S: f64 = 2.0;
 
+/// How a daemon is started, and whether it takes realtime priority by default.
 type Start = fn(&Host, Node, Setup) -> Result<Program>;
 
-const DAEMONS: [Start; 2] = [configs::standin, configs::keepalived];
+const DAEMONS: [(Start, bool); 2] = [(configs::standin, true), (configs::keepalived, false)];
 
 /// From the start of the program to the first advert on the wire.
 pub(crate) fn first_advert(dir: &Path, options: &Options) -> Result<Vec<Figure>> {
     let (one, two) = configs::pair(dir, 1)?;
-    let setup = Setup { vips: 1, interval_ms: 100, realtime: false };
     let mut medians = [0.0; 2];
-    for (start, median_ms) in DAEMONS.into_iter().zip(&mut medians) {
+    for ((start, realtime), median_ms) in DAEMONS.into_iter().zip(&mut medians) {
         let mut all = Vec::new();
         for _ in 0..options.rounds() {
             let own = std::env::current_exe()?;
@@ -41,7 +41,7 @@ pub(crate) fn first_advert(dir: &Path, options: &Options) -> Result<Vec<Figure>>
             let mut lines = BufReader::new(ear.stdout.take().context("a pipe")?).lines();
             // It says when it listens, and when it has heard.
             lines.next().context("the listener has ended")??;
-            let program = start(&one, Node(1), setup)?;
+            let program = start(&one, Node(1), Setup { vips: 1, interval_ms: 100, realtime })?;
             lines.next().context("the listener has ended")??;
             all.push(program.started.elapsed().as_secs_f64() * 1000.0);
             ear.wait()?;
@@ -68,7 +68,10 @@ pub(crate) fn hear() -> Result<()> {
     println!("listening");
     let mut ready = Vec::new();
     loop {
-        poll.wait(&mut ready)?;
+        poll.wait_for(&mut ready, STARTS)?;
+        if ready.is_empty() {
+            bail!("no advert within {STARTS:?}");
+        }
         if receiver.receive(&mut |_| {})? > 0 {
             println!("heard");
             return Ok(());
@@ -79,11 +82,10 @@ pub(crate) fn hear() -> Result<()> {
 /// A thousand VIPs on four interfaces come and go.
 pub(crate) fn thousand(dir: &Path, _: &Options) -> Result<Vec<Figure>> {
     let (one, _two) = configs::pair(dir, MANY)?;
-    let setup = Setup { vips: MANY, interval_ms: 100, realtime: false };
     let mut times = [[0.0; 2]; 2];
-    for (start, times) in DAEMONS.into_iter().zip(&mut times) {
+    for ((start, realtime), times) in DAEMONS.into_iter().zip(&mut times) {
         let began = Instant::now();
-        let mut program = start(&one, Node(1), setup)?;
+        let mut program = start(&one, Node(1), Setup { vips: MANY, interval_ms: 100, realtime })?;
         one.wait_for_vips(MANY, STARTS)?;
         times[0] = began.elapsed().as_secs_f64();
         if !program.is_running() {

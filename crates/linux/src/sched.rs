@@ -1,6 +1,7 @@
 //! Being on time: scheduling class, locked memory, thread names.
 
 use std::ffi::CString;
+use std::fs;
 use std::io;
 
 /// The best that an ordinary thread can have.
@@ -37,6 +38,33 @@ pub fn realtime(priority: u8) -> io::Result<()> {
     Err(refused)
 }
 
+/// Unmaps the program's code, which comes back from the page cache as it is needed: what only the
+/// start needed isn't locked into memory for ever.
+fn let_go_of_code() -> io::Result<()> {
+    let program = fs::read_link("/proc/self/exe")?;
+    let Some(program) = program.to_str() else { return Ok(()) };
+    for line in fs::read_to_string("/proc/self/maps")?.lines() {
+        // Only what can be executed: it is the same as in the file. Data may have been written to.
+        let mut words = line.split_whitespace();
+        let (Some(range), Some("r-xp")) = (words.next(), words.next()) else { continue };
+        let bounds = range
+            .split_once('-')
+            .map(|(from, to)| (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16)));
+        let Some((Ok(from), Ok(to))) = bounds else { continue };
+        if !line.ends_with(program) {
+            continue;
+        }
+        let length = to.saturating_sub(from);
+        // SAFETY: the range is a private mapping of the program's file, whose pages were never
+        // written to (no text relocations): the kernel reads the same bytes again.
+        unsafe {
+            let start = std::ptr::with_exposed_provenance_mut(from);
+            rustix::mm::madvise(start, length, rustix::mm::Advice::LinuxDontNeed)?;
+        }
+    }
+    Ok(())
+}
+
 /// Keeps every page that was touched, and will be, from being swapped out.
 ///
 /// # Errors
@@ -51,6 +79,8 @@ pub fn lock_memory() -> io::Result<()> {
     if !unlimited && crate::process::missing_capabilities().contains(&"CAP_IPC_LOCK") {
         return Err(refused);
     }
+    // It costs memory only.
+    let _ = let_go_of_code();
     // SAFETY: changes how the kernel treats our pages, not what they hold.
     let result =
         unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) };
