@@ -7,7 +7,7 @@
 
 mod host;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -17,18 +17,30 @@ use std::time::Duration;
 
 use standin_core::types::{Instant, Prefix, VipId};
 use standin_core::{InterfaceState, Outcome};
+use standin_linux::advert::AdvertReceiver;
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
 use standin_linux::netlink::{Address, Change, Monitor, Notice, PROTOCOL, Rtnl};
 use standin_linux::sched;
 
 use crate::engine::REALTIME_PRIORITY;
-use crate::engine::messages::{Beat, FromEngine, Inbox, Post, ToAddresses, ToEngine};
+use crate::engine::messages::{
+    Beat, FromEngine, Inbox, Listen, Listening, Post, ToAddresses, ToEngine,
+};
 use crate::guard::ledger::{Goodbye, Ledger, State};
 use host::HostSettings;
 
 /// An address that isn't renewed is gone after this (tried: 2.0 s for IPv4, 2.2 s for IPv6).
 const LIFETIME_S: u32 = 2;
+
+/// Between a failure of netlink and the next try.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
+
+/// Netlink that fails for this long won't mend by itself; the guard starts everything anew.
+const GIVE_UP: Duration = Duration::from_secs(5);
+
+/// A socket that couldn't be opened is tried again after this.
+const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
 const RENEW_EVERY: Duration = Duration::from_millis(500);
 
@@ -65,17 +77,20 @@ pub(crate) struct Addresses {
     expected_gone: BTreeMap<(u32, Prefix), u32>,
     own_reported: Option<Vec<IpAddr>>,
     next_renewal: Instant,
+    /// VIPs whose last order hasn't been answered.
+    unsettled: BTreeSet<VipId>,
+    /// Those among them that the kernel refused, and why.
+    refused: BTreeMap<VipId, i32>,
+    /// Since when netlink fails.
+    failing_since: Option<Instant>,
+    /// When everything is looked at anew, after a failure.
+    again_at: Instant,
+    /// Sockets that couldn't be opened yet.
+    deaf: Vec<(Instant, Listen)>,
 }
 
 struct Held {
     index: u32,
-    prefixes: Vec<Prefix>,
-    goodbyes: Vec<Goodbye>,
-}
-
-/// What an order asks to be held.
-struct Wanted {
-    interface: String,
     prefixes: Vec<Prefix>,
     goodbyes: Vec<Goodbye>,
 }
@@ -115,6 +130,11 @@ pub(crate) fn start(
         expected_gone: BTreeMap::new(),
         own_reported: None,
         next_renewal: Instant::FAR,
+        unsettled: BTreeSet::new(),
+        refused: BTreeMap::new(),
+        failing_since: None,
+        again_at: Instant::FAR,
+        deaf: Vec::new(),
     };
     // Without it every renewal wakes this thread once more.
     let _ = addresses.monitor.spare_renewals_of(&addresses.rtnl);
@@ -145,155 +165,212 @@ impl Addresses {
         loop {
             poll.wait(&mut ready)?;
             for token in &ready {
-                match *token {
-                    TOKEN_TIMER => self.timer.clear(),
-                    TOKEN_ORDERS => {
-                        if !self.orders()? {
-                            self.undo();
-                            return Ok(());
-                        }
+                let done = match *token {
+                    TOKEN_TIMER => {
+                        self.timer.clear();
+                        Ok(true)
                     }
-                    _ => self.notices()?,
+                    TOKEN_ORDERS => self.orders(),
+                    _ => self.notices().map(|()| true),
+                };
+                if !self.survive(done)?.unwrap_or(true) {
+                    self.undo();
+                    return Ok(());
                 }
             }
-            self.renew()?;
+            let renewed = self.renew();
+            self.survive(renewed)?;
         }
     }
 
-    /// Takes all orders and makes one batch of them; false once there is nobody left to give any.
+    /// A conversation with the kernel may fail for a moment: everything is looked at anew then.
+    fn survive<T>(&mut self, result: io::Result<T>) -> io::Result<Option<T>> {
+        match result {
+            Ok(done) => {
+                if self.again_at == Instant::FAR {
+                    self.failing_since = None;
+                }
+                Ok(Some(done))
+            }
+            Err(error) => {
+                let time = now();
+                let since = *self.failing_since.get_or_insert(time);
+                if time.since(since) > GIVE_UP {
+                    return Err(error);
+                }
+                if since == time {
+                    self.complain(format!("the kernel's netlink failed ({error}); trying again"));
+                }
+                self.again_at = time + TRY_AGAIN;
+                self.timer.arm(Some(self.again_at))?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Takes all orders and makes one change of them; false once there is nobody left to give any.
     fn orders(&mut self) -> io::Result<bool> {
         use std::sync::mpsc::TryRecvError;
         self.inbox.wake.clear();
-        let (mut batch, mut vips) = (Vec::new(), Vec::new());
+        let mut drops = Vec::new();
+        let mut watch = None;
         let alive = loop {
             match self.inbox.receiver.try_recv() {
                 Ok(ToAddresses::Hold { vip, interface, prefixes, goodbyes }) => {
-                    let wanted = Wanted { interface, prefixes, goodbyes };
-                    self.hold(vip, wanted, &mut batch, &mut vips);
-                }
-                Ok(ToAddresses::Release { vip }) => {
-                    if let Some(held) = self.held.remove(&vip) {
-                        for prefix in held.prefixes {
-                            batch.push(Change::Drop { index: held.index, prefix });
-                            vips.push((vip, Outcome::Released));
-                        }
+                    self.unsettled.insert(vip);
+                    drops.extend(self.held.remove(&vip).iter().flat_map(Held::keys));
+                    if let Some(index) = self.index_of(&interface) {
+                        self.settings.prepare(&interface);
+                        self.held.insert(vip, Held { index, prefixes, goodbyes });
                     } else {
-                        self.tell(ToEngine::Settled { vip, outcome: Outcome::Released });
+                        self.refused.insert(vip, ENODEV);
                     }
                 }
-                Ok(ToAddresses::Watch { interfaces, own }) => {
-                    self.watch(interfaces, own)?;
+                Ok(ToAddresses::Release { vip }) => {
+                    self.unsettled.insert(vip);
+                    drops.extend(self.held.remove(&vip).iter().flat_map(Held::keys));
                 }
+                Ok(ToAddresses::Watch { interfaces, own }) => watch = Some((interfaces, own)),
+                Ok(ToAddresses::Listen { listen }) => self.listen(listen),
                 Err(TryRecvError::Empty) => break true,
                 Ok(ToAddresses::End) | Err(TryRecvError::Disconnected) => break false,
             }
         };
-        if !batch.is_empty() {
-            // The guard must know before the kernel does.
-            self.record(&batch);
-            self.apply(&batch, &vips)?;
-            self.record(&[]);
-        }
-        if self.held.is_empty() {
-            self.settings.undo_interfaces();
-        }
-        if !self.held.is_empty() && self.next_renewal == Instant::FAR {
-            self.next_renewal = now() + RENEW_EVERY;
+        self.make(drops)?;
+        if let Some((interfaces, own)) = watch {
+            self.watch(interfaces, own)?;
         }
         Ok(alive)
     }
 
-    fn hold(
-        &mut self,
-        vip: VipId,
-        wanted: Wanted,
-        batch: &mut Vec<Change>,
-        vips: &mut Vec<(VipId, Outcome)>,
-    ) {
-        let Wanted { interface, prefixes, goodbyes } = wanted;
-        let link = self.watched.iter().find(|watched| watched.name == interface);
-        let Some(index) = link.and_then(|watched| Some(watched.link.as_ref()?.index)) else {
-            self.tell(ToEngine::Settled { vip, outcome: Outcome::Refused { errno: ENODEV } });
-            return;
-        };
-        if let Some(before) = self.held.get(&vip) {
-            for prefix in before.prefixes.iter().filter(|prefix| !prefixes.contains(prefix)) {
-                batch.push(Change::Drop { index: before.index, prefix: *prefix });
-                vips.push((vip, Outcome::Held));
+    /// Opens a socket for the engine; one that can't be opened is tried again and again.
+    fn listen(&mut self, asked: Listen) {
+        self.deaf.retain(|(_, other)| {
+            (other.interface, other.family) != (asked.interface, asked.family)
+        });
+        match AdvertReceiver::open(asked.family, asked.index, &asked.name, asked.vips) {
+            Ok(receiver) => {
+                let receiver = Box::new(receiver);
+                self.tell(ToEngine::Listening(Listening { asked, receiver }));
+            }
+            Err(error) => {
+                self.complain(format!(
+                    "can't hear {} adverts on {} ({error}); no VIP is held there until it can",
+                    asked.family, asked.name
+                ));
+                self.deaf.push((now() + LISTEN_AGAIN, asked));
             }
         }
-        self.settings.prepare(&interface);
-        for prefix in &prefixes {
-            batch.push(Change::Hold { index, prefix: *prefix, valid_s: LIFETIME_S });
-            vips.push((vip, Outcome::Held));
-        }
-        self.held.insert(vip, Held { index, prefixes, goodbyes });
     }
 
-    /// Writes down what is on the host, and what `coming` is about to put there or take away.
-    fn record(&self, coming: &[Change]) {
+    /// Tries sockets again that couldn't be opened.
+    fn listen_again(&mut self, time: Instant) {
+        let (due, later) =
+            std::mem::take(&mut self.deaf).into_iter().partition(|(at, _)| *at <= time);
+        self.deaf = later;
+        let due: Vec<(Instant, Listen)> = due;
+        due.into_iter().for_each(|(_, asked)| self.listen(asked));
+    }
+
+    fn index_of(&self, interface: &str) -> Option<u32> {
+        let watched = self.watched.iter().find(|watched| watched.name == interface)?;
+        Some(watched.link.as_ref()?.index)
+    }
+
+    /// Makes the host have what is wanted of VIPs that aren't settled, and lose `drops`.
+    fn make(&mut self, mut drops: Vec<(u32, Prefix)>) -> io::Result<()> {
+        // What one VIP lets go, another one may hold by now.
+        drops.retain(|key| !self.is_held(*key));
+        let drop =
+            |(index, prefix): &(u32, Prefix)| Change::Drop { index: *index, prefix: *prefix };
+        let mut batch: Vec<_> = drops.iter().map(drop).collect();
+        let mut owners = vec![None; batch.len()];
+        for vip in &self.unsettled {
+            let Some(held) = self.held.get(vip) else { continue };
+            batch.extend(held.changes());
+            owners.resize(batch.len(), Some(*vip));
+        }
+        // The guard must know before the kernel does.
+        self.record(&drops);
+        for key in drops {
+            if self.present.contains_key(&key) {
+                *self.expected_gone.entry(key).or_default() += 1;
+            }
+        }
+        let mut results = Vec::with_capacity(batch.len());
+        if !batch.is_empty() {
+            self.rtnl.change(&batch, &mut results)?;
+        }
+        for ((change, result), owner) in batch.iter().zip(&results).zip(owners) {
+            match (change, result, owner) {
+                (Change::Hold { .. }, Err(errno), Some(vip)) if *errno != EEXIST => {
+                    self.refused.insert(vip, *errno);
+                }
+                (Change::Drop { prefix, .. }, Err(errno), _)
+                    if !matches!(*errno, EADDRNOTAVAIL | ENODEV) =>
+                {
+                    self.complain(format!("couldn't remove {prefix}: errno {errno}"));
+                }
+                _ => {}
+            }
+        }
+        self.settle()
+    }
+
+    /// Tells the engine what became of its orders.
+    fn settle(&mut self) -> io::Result<()> {
+        let refused: Vec<_> = self.refused.keys().copied().collect();
+        for vip in refused {
+            // A VIP of which one address was refused isn't held at all.
+            let Some(held) = self.held.remove(&vip) else { continue };
+            let keys: Vec<_> = held.keys().filter(|key| !self.is_held(*key)).collect();
+            let drop =
+                |(index, prefix): &(u32, Prefix)| Change::Drop { index: *index, prefix: *prefix };
+            let batch: Vec<_> = keys.iter().map(drop).collect();
+            // Those that were refused aren't there.
+            self.rtnl.change(&batch, &mut Vec::new())?;
+        }
+        for vip in std::mem::take(&mut self.unsettled) {
+            let outcome = match (self.refused.remove(&vip), self.held.contains_key(&vip)) {
+                (Some(errno), _) => Outcome::Refused { errno },
+                (None, true) => Outcome::Held,
+                (None, false) => Outcome::Released,
+            };
+            self.tell(ToEngine::Settled { vip, outcome });
+        }
+        if self.held.is_empty() {
+            self.settings.undo_interfaces();
+        } else if self.next_renewal == Instant::FAR {
+            self.next_renewal = now() + RENEW_EVERY;
+        }
+        self.record(&[]);
+        Ok(())
+    }
+
+    /// After a failure: what is held is held anew, what isn't is taken away, and all is settled.
+    fn again(&mut self) -> io::Result<()> {
+        self.dump()?;
+        let ours = |address: &&Address| address.protocol == PROTOCOL;
+        let keys = self.present.values().filter(ours).map(|one| (one.index, one.prefix)).collect();
+        self.unsettled.extend(self.held.keys());
+        self.make(keys)?;
+        self.report();
+        self.again_at = Instant::FAR;
+        Ok(())
+    }
+
+    /// Writes down what is on the host or about to be, and what is `going` from there.
+    fn record(&self, going: &[(u32, Prefix)]) {
         let Some(ledger) = &self.ledger else { return };
         let mut state = State { settings: self.settings.changes().to_vec(), ..State::default() };
         for held in self.held.values() {
             state.addresses.extend(held.prefixes.iter().map(|prefix| (held.index, *prefix)));
             state.goodbyes.extend(held.goodbyes.iter().cloned());
         }
-        for change in coming {
-            if let Change::Drop { index, prefix } = change {
-                state.addresses.push((*index, *prefix));
-            }
-        }
+        state.addresses.extend(going);
         if !ledger.write(&state) {
             self.complain("too much is held for the guard's ledger; it guards less".into());
         }
-    }
-
-    /// Makes the changes; `vips` says for each whose it is and what success means.
-    fn apply(&mut self, batch: &[Change], vips: &[(VipId, Outcome)]) -> io::Result<()> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        for change in batch {
-            if let Change::Drop { index, prefix } = change
-                && self.present.contains_key(&(*index, *prefix))
-            {
-                *self.expected_gone.entry((*index, *prefix)).or_default() += 1;
-            }
-        }
-        let mut results = Vec::with_capacity(batch.len());
-        self.rtnl.change(batch, &mut results)?;
-        let mut outcomes: BTreeMap<VipId, Outcome> = BTreeMap::new();
-        for ((change, result), (vip, good)) in batch.iter().zip(&results).zip(vips) {
-            let outcome = match (change, result) {
-                (Change::Drop { .. }, _) | (Change::Hold { .. }, Ok(()) | Err(EEXIST)) => *good,
-                (Change::Hold { .. }, Err(errno)) => Outcome::Refused { errno: *errno },
-            };
-            if let (Change::Drop { prefix, .. }, Err(errno)) = (change, result)
-                && !matches!(*errno, EADDRNOTAVAIL | ENODEV)
-            {
-                self.complain(format!("couldn't remove {prefix}: errno {errno}"));
-            }
-            let worst = outcomes.entry(*vip).or_insert(outcome);
-            if matches!(outcome, Outcome::Refused { .. }) {
-                *worst = outcome;
-            }
-        }
-        for (vip, outcome) in outcomes {
-            if matches!(outcome, Outcome::Refused { .. }) {
-                self.drop_refused(vip)?;
-            }
-            self.tell(ToEngine::Settled { vip, outcome });
-        }
-        Ok(())
-    }
-
-    /// A VIP of which one address was refused isn't held at all.
-    fn drop_refused(&mut self, vip: VipId) -> io::Result<()> {
-        let Some(held) = self.held.remove(&vip) else { return Ok(()) };
-        let drop = |prefix: &Prefix| Change::Drop { index: held.index, prefix: *prefix };
-        let batch: Vec<_> = held.prefixes.iter().map(drop).collect();
-        // Those that were refused aren't there.
-        self.rtnl.change(&batch, &mut Vec::new())
     }
 
     /// Renews every lifetime while the engine lives.
@@ -308,8 +385,13 @@ impl Addresses {
                 self.rtnl.renew(&batch)?;
             }
         }
-        let deadline = Some(self.next_renewal).filter(|at| *at != Instant::FAR);
-        self.timer.arm(deadline)
+        if self.again_at <= time {
+            self.again()?;
+        }
+        self.listen_again(time);
+        let deaf = self.deaf.iter().map(|(at, _)| *at).min().unwrap_or(Instant::FAR);
+        let deadline = self.next_renewal.min(self.again_at).min(deaf);
+        self.timer.arm(Some(deadline).filter(|at| *at != Instant::FAR))
     }
 
     fn notices(&mut self) -> io::Result<()> {
@@ -365,11 +447,7 @@ impl Addresses {
             }
             return Ok(());
         }
-        let owner = self
-            .held
-            .iter()
-            .find(|(_, held)| held.index == key.0 && held.prefixes.contains(&key.1))
-            .map(|(vip, _)| *vip);
+        let owner = self.held.iter().find(|(_, held)| held.has(key)).map(|(vip, _)| *vip);
         let Some(vip) = owner else { return Ok(()) };
         if self.beat.age(now()) >= ENGINE_DEAD_AFTER {
             return Ok(());
@@ -381,9 +459,9 @@ impl Addresses {
             // Its interface went, and took it along: the engine hears of that, and nobody refused.
             Some(Err(ENODEV)) => {}
             Some(Err(errno)) if *errno != EEXIST => {
-                let errno = *errno;
-                self.drop_refused(vip)?;
-                self.tell(ToEngine::Settled { vip, outcome: Outcome::Refused { errno } });
+                self.refused.insert(vip, *errno);
+                self.unsettled.insert(vip);
+                self.settle()?;
             }
             _ => self.tell(ToEngine::Restored { vip, address: key.1.address() }),
         }
@@ -415,7 +493,7 @@ impl Addresses {
     }
 
     fn is_held(&self, key: (u32, Prefix)) -> bool {
-        self.held.values().any(|held| held.index == key.0 && held.prefixes.contains(&key.1))
+        self.held.values().any(|held| held.has(key))
     }
 
     fn watch(&mut self, interfaces: Vec<String>, own: Vec<IpAddr>) -> io::Result<()> {
@@ -461,6 +539,7 @@ impl Addresses {
                 up: link.is_some_and(|link| link.up),
                 mac: link.and_then(|link| link.mac),
                 link_local,
+                ..InterfaceState::default()
             };
             if watched.reported != Some((index, state)) {
                 watched.reported = Some((index, state));
@@ -540,6 +619,14 @@ impl Addresses {
 }
 
 impl Held {
+    fn has(&self, (index, prefix): (u32, Prefix)) -> bool {
+        self.index == index && self.prefixes.contains(&prefix)
+    }
+
+    fn keys(&self) -> impl Iterator<Item = (u32, Prefix)> + '_ {
+        self.prefixes.iter().map(|prefix| (self.index, *prefix))
+    }
+
     fn changes(&self) -> impl Iterator<Item = Change> + '_ {
         self.prefixes.iter().map(|prefix| Change::Hold {
             index: self.index,

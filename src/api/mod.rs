@@ -14,6 +14,9 @@ pub(crate) mod types;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener as StdUnixListener;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -27,13 +30,17 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::json;
 use standin_core::Command;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::control::Request;
 use crate::control::history::Record;
+
+/// Connections over TCP at once: nobody outside may use up the daemon's descriptors.
+const TCP_CONNECTIONS: usize = 32;
 
 /// Longer than this nobody means; it also keeps the engine's clock from running over.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
@@ -77,12 +84,71 @@ pub(crate) fn serve(socket: StdUnixListener, desk: Desk) {
 /// # Errors
 /// The address can't be bound.
 pub(crate) async fn serve_tcp(listen: SocketAddr, desk: Desk) -> std::io::Result<JoinHandle<()>> {
-    let listener = TcpListener::bind(listen).await?;
+    let listener = Limited {
+        inner: TcpListener::bind(listen).await?,
+        places: Arc::new(Semaphore::new(TCP_CONNECTIONS)),
+    };
     let app = reading().with_state(desk);
     Ok(tokio::spawn(async move {
         // It ends only when it is aborted.
         let _ = axum::serve(listener, app).await;
     }))
+}
+
+/// A listener that accepts no more than there are places.
+struct Limited {
+    inner: TcpListener,
+    places: Arc<Semaphore>,
+}
+
+impl axum::serve::Listener for Limited {
+    type Io = Placed;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Placed, SocketAddr) {
+        // The semaphore is never closed; without a place nothing is accepted.
+        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+        let (stream, from) = axum::serve::Listener::accept(&mut self.inner).await;
+        (Placed { stream, _place: place }, from)
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+}
+
+/// A connection that keeps its place until it ends.
+struct Placed {
+    stream: TcpStream,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl AsyncRead for Placed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Placed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 fn reading() -> Router<Desk> {
@@ -168,10 +234,7 @@ struct Lines(mpsc::Receiver<Result<Bytes, Infallible>>);
 impl futures_core::Stream for Lines {
     type Item = Result<Bytes, Infallible>;
 
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.0.poll_recv(cx)
     }
 }

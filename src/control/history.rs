@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -60,8 +60,11 @@ impl History {
         let mut records = VecDeque::new();
         for old in [turned_over(path), path.to_owned()] {
             let Ok(file) = File::open(old) else { continue };
-            for line in BufReader::new(file).lines().map_while(Result::ok) {
-                let Ok(record) = serde_json::from_str::<Record>(&line) else { continue };
+            // Twice what it is turned over at: what is longer isn't ours.
+            let mut bytes = Vec::new();
+            let _ = file.take(2 * FILE_BYTES).read_to_end(&mut bytes);
+            for line in bytes.split(|byte| *byte == b'\n') {
+                let Ok(record) = serde_json::from_slice::<Record>(line) else { continue };
                 if records.len() == KEPT {
                     records.pop_front();
                 }
@@ -139,8 +142,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.jsonl");
         let mut first = History::open(&path).unwrap();
-        first.push(record("one"));
-        first.push(record("two"));
+        first.push(record("one")).1.unwrap();
+        first.push(record("two")).1.unwrap();
         drop(first);
         let mut second = History::open(&path).unwrap();
         assert_eq!(second.since(1).count(), 1);
@@ -152,10 +155,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.jsonl");
         let mut history = History::open(&path).unwrap();
-        history.push(record("one"));
+        history.push(record("one")).1.unwrap();
         drop(history);
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
-        file.write_all(b"{\"seq\": 2, torn\n").unwrap();
+        file.write_all(b"{\"seq\": 2, torn \xff\n").unwrap();
         let mut history = History::open(&path).unwrap();
         assert_eq!(history.since(0).count(), 1);
         assert_eq!(history.push(record("two")).0.seq, 2);

@@ -614,6 +614,11 @@ impl Control {
             Kind::Transition { reason: Reason::Stopping | Reason::RemovedFromFile, .. }
         );
         let Some(state) = State::of(role, standing, stopping) else { return };
+        if matches!(happened.event.kind, Kind::Transition { reason: Reason::Resumed, .. }) {
+            // The program before this one has told them.
+            self.notifier.told(vip, state);
+            return;
+        }
         let call = Call {
             vip: vip.clone(),
             state,
@@ -631,7 +636,8 @@ impl Control {
     fn call(&mut self, call: Call) {
         let vip = &call.vip.clone();
         if !self.notifier.call(call) {
-            let text = "its notify scripts are too slow: a change of state was not told to them";
+            let text =
+                "its notify scripts are too slow: an older change of state was not told to them";
             self.note(Severity::Error, "notify_failed", Some(vip), text);
         }
     }

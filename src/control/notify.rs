@@ -3,9 +3,10 @@
 //! They get keepalived's arguments, `INSTANCE name STATE priority` with its old words for the
 //! states, so that the scripts that people have go on working; the environment says more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use standin_config::model::Notify;
@@ -75,9 +76,51 @@ pub(crate) struct Ran {
 #[derive(Debug)]
 pub(crate) struct Notifier {
     section: Arc<Notify>,
-    queues: BTreeMap<String, (mpsc::Sender<Call>, JoinHandle<()>)>,
+    queues: BTreeMap<String, (Arc<Queue>, JoinHandle<()>)>,
     states: BTreeMap<String, State>,
     ran: mpsc::UnboundedSender<Ran>,
+}
+
+/// Calls of one VIP that wait, each with the scripts that were in force when it was made.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<VecDeque<(Call, Arc<Notify>)>>,
+    changed: tokio::sync::Notify,
+    ending: AtomicBool,
+}
+
+impl Queue {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<(Call, Arc<Notify>)>> {
+        // A panic elsewhere leaves a queue that is whole all the same.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// False when the oldest call had to make room.
+    fn push(&self, call: Call, section: Arc<Notify>) -> bool {
+        let mut waiting = self.waiting();
+        let full = waiting.len() >= WAITING;
+        if full {
+            waiting.pop_front();
+        }
+        waiting.push_back((call, section));
+        drop(waiting);
+        self.changed.notify_one();
+        !full
+    }
+
+    /// The next call; `None` once the queue is to end and nothing waits any more.
+    async fn next(&self) -> Option<(Call, Arc<Notify>)> {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(next) = self.waiting().pop_front() {
+                return Some(next);
+            }
+            if self.ending.load(Ordering::Acquire) {
+                return None;
+            }
+            changed.await;
+        }
+    }
 }
 
 impl Notifier {
@@ -85,13 +128,9 @@ impl Notifier {
         Self { section: Arc::new(section), queues: BTreeMap::new(), states: BTreeMap::new(), ran }
     }
 
-    /// Takes new scripts from the next call on; what waits runs with the old ones.
+    /// Takes new scripts from the next call on; what waits runs with those of its time.
     pub(crate) fn replace(&mut self, section: Notify) {
-        if *self.section != section {
-            self.section = Arc::new(section);
-            // Dropping the senders lets the old queues run dry and end.
-            self.queues.clear();
-        }
+        self.section = Arc::new(section);
     }
 
     /// The state that was last told for a VIP.
@@ -99,7 +138,13 @@ impl Notifier {
         self.states.get(vip).copied()
     }
 
-    /// Queues the scripts of `call`, if the state is a new one; false when the queue is full.
+    /// The scripts know the state already.
+    pub(crate) fn told(&mut self, vip: &str, state: State) {
+        self.states.insert(vip.to_owned(), state);
+    }
+
+    /// Queues the scripts of `call`, if the state is a new one; false when an older call of the VIP
+    /// was given up for it.
     pub(crate) fn call(&mut self, call: Call) -> bool {
         if self.states.insert(call.vip.clone(), call.state) == Some(call.state) {
             return true;
@@ -107,13 +152,13 @@ impl Notifier {
         if scripts(&self.section, call.state).next().is_none() {
             return true;
         }
-        let (section, ran) = (&self.section, &self.ran);
+        let ran = &self.ran;
         let (queue, _) = self.queues.entry(call.vip.clone()).or_insert_with(|| {
-            let (sender, receiver) = mpsc::channel(WAITING);
-            let task = tokio::spawn(run(receiver, Arc::clone(section), ran.clone()));
-            (sender, task)
+            let queue = Arc::new(Queue::default());
+            let task = tokio::spawn(run(Arc::clone(&queue), ran.clone()));
+            (queue, task)
         });
-        queue.try_send(call).is_ok()
+        queue.push(call, Arc::clone(&self.section))
     }
 
     /// How long the scripts of a stop may take.
@@ -124,8 +169,12 @@ impl Notifier {
 
     /// Waits until everything that was queued has run.
     pub(crate) async fn finish(&mut self) {
-        for (_, (sender, task)) in std::mem::take(&mut self.queues) {
-            drop(sender);
+        let queues = std::mem::take(&mut self.queues);
+        for (queue, _) in queues.values() {
+            queue.ending.store(true, Ordering::Release);
+            queue.changed.notify_one();
+        }
+        for (_, task) in queues.into_values() {
             // A panic in it has been printed.
             let _ = task.await;
         }
@@ -142,12 +191,8 @@ fn scripts(section: &Notify, state: State) -> impl Iterator<Item = &PathBuf> {
     own.iter().chain(&section.any)
 }
 
-async fn run(
-    mut calls: mpsc::Receiver<Call>,
-    section: Arc<Notify>,
-    ran: mpsc::UnboundedSender<Ran>,
-) {
-    while let Some(call) = calls.recv().await {
+async fn run(queue: Arc<Queue>, ran: mpsc::UnboundedSender<Ran>) {
+    while let Some((call, section)) = queue.next().await {
         for path in scripts(&section, call.state) {
             let script = Script {
                 command: arguments(path, &call),

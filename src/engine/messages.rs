@@ -2,16 +2,17 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use standin_core::event::{Event, Role, Standing};
 use standin_core::plan::{MAX_VIPS, Plan};
 use standin_core::resume::Resume;
-use standin_core::types::{CheckId, Instant, Prefix, VipId};
+use standin_core::types::{CheckId, Family, Instant, InterfaceId, Prefix, VipId};
 use standin_core::view::View;
 use standin_core::{Command, InterfaceState, Outcome, Verdict};
+use standin_linux::advert::AdvertReceiver;
 use standin_linux::epoll::Wake;
 
 use crate::guard::ledger::{Goodbye, Ledger};
@@ -38,6 +39,9 @@ const GUARDED_BEAT_EVERY: Duration = Duration::from_millis(50);
 const LEAST_PATIENCE: Duration = Duration::from_millis(100);
 const SILENT_ADVERTS: u32 = 3;
 
+/// A daemon without realtime priority or locked memory is late now and then, and not stuck.
+const UNHURRIED_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Told to the engine.
 #[derive(Debug)]
 pub(crate) enum ToEngine {
@@ -47,6 +51,7 @@ pub(crate) enum ToEngine {
         state: InterfaceState,
     },
     OwnAddresses(Vec<IpAddr>),
+    Listening(Listening),
     Settled {
         vip: VipId,
         outcome: Outcome,
@@ -82,6 +87,9 @@ pub(crate) enum ToAddresses {
         prefixes: Vec<Prefix>,
         goodbyes: Vec<Goodbye>,
     },
+    Listen {
+        listen: Listen,
+    },
     Release {
         vip: VipId,
     },
@@ -92,6 +100,24 @@ pub(crate) enum ToAddresses {
     },
     /// Leave the host as it was found, and end.
     End,
+}
+
+/// A socket that hears adverts, to be opened.
+#[derive(Clone, Debug)]
+pub(crate) struct Listen {
+    pub(crate) interface: InterfaceId,
+    pub(crate) family: Family,
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    /// For how many VIPs: it sizes the buffer.
+    pub(crate) vips: usize,
+}
+
+/// One that is open.
+#[derive(Debug)]
+pub(crate) struct Listening {
+    pub(crate) asked: Listen,
+    pub(crate) receiver: Box<AdvertReceiver>,
 }
 
 /// Told to the control plane.
@@ -189,12 +215,14 @@ impl Posts {
 pub(crate) struct Beat {
     last: AtomicU64,
     ledger: Option<Ledger>,
+    /// The engine has realtime priority and locked memory.
+    hurried: AtomicBool,
 }
 
 impl Beat {
     /// With a ledger the guard sees it too.
     pub(crate) fn new(ledger: Option<Ledger>) -> Self {
-        Self { last: AtomicU64::new(0), ledger }
+        Self { last: AtomicU64::new(0), ledger, hurried: AtomicBool::new(true) }
     }
 
     pub(crate) fn strike(&self, now: Instant) {
@@ -207,7 +235,17 @@ impl Beat {
     /// Tells the guard how fast this node's VIPs are.
     pub(crate) fn pace(&self, fastest_advert: Duration) {
         if let Some(ledger) = &self.ledger {
-            ledger.set_patience((fastest_advert * SILENT_ADVERTS).max(LEAST_PATIENCE));
+            let hurried = self.hurried.load(Ordering::Relaxed);
+            let least = if hurried { LEAST_PATIENCE } else { UNHURRIED_PATIENCE };
+            ledger.set_patience((fastest_advert * SILENT_ADVERTS).max(least));
+        }
+    }
+
+    /// The engine must be given more time.
+    pub(crate) fn unhurried(&self) {
+        self.hurried.store(false, Ordering::Relaxed);
+        if let Some(ledger) = &self.ledger {
+            ledger.set_patience(ledger.patience().max(UNHURRIED_PATIENCE));
         }
     }
 

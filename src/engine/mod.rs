@@ -28,14 +28,14 @@ use standin_core::resume::Resume;
 use standin_core::types::{Instant, InterfaceId};
 use standin_core::wire::neighbour;
 use standin_core::wire::vrrp::Envelope;
-use standin_core::{Effect, Effects, Input};
+use standin_core::{Effect, Effects, Input, InterfaceState};
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
 use standin_linux::sched;
 
 use messages::{Beat, FromEngine, Happened, Inbox, Post, ToAddresses, ToEngine};
 use outbox::Outbox;
-use ports::Ports;
+use ports::{Opening, Ports};
 
 /// Above ordinary threads and most kernel threads, below the watchdogs.
 pub(crate) const REALTIME_PRIORITY: u8 = 40;
@@ -90,6 +90,7 @@ pub(crate) fn start(plan: Plan, generation: u64, outside: Outside) -> io::Result
             "memory can't be locked ({error}); swapping may delay adverts. Mend: LimitMEMLOCK in \
              the unit, or CAP_IPC_LOCK"
         ));
+        engine.beat.unhurried();
     }
     thread::Builder::new().name("standin-engine".into()).spawn(move || {
         if let Err(error) = sched::realtime(REALTIME_PRIORITY) {
@@ -97,6 +98,7 @@ pub(crate) fn start(plan: Plan, generation: u64, outside: Outside) -> io::Result
                 "the engine runs without realtime priority ({error}); a loaded machine may delay \
                  its adverts. Mend: LimitRTPRIO and CAP_SYS_NICE in the unit, no RT group limits"
             ));
+            engine.beat.unhurried();
         }
         // A panic here is a bug in standin: the process must not go on without its engine.
         let run = std::panic::AssertUnwindSafe(|| engine.run());
@@ -198,19 +200,22 @@ impl Engine {
         let time = now();
         let (node, effects) = (&mut self.node, &mut self.effects);
         match message {
-            ToEngine::Interface { name, index, state } => {
-                let found = node.interfaces().find(|(_, known)| *known == name);
-                let Some((interface, _)) = found else { return };
-                let complaints = self.ports.interface(&self.poll, node, interface, index, state);
-                node.step(time, Input::Interface { interface, state }, effects);
-                self.outbox.forget();
-                complaints.into_iter().for_each(|complaint| self.complain(complaint));
-            }
+            ToEngine::Interface { name, index, state } => self.interface(&name, index, state),
             ToEngine::OwnAddresses(own) => {
-                let complaints = self.ports.own_addresses(&self.poll, node, &own);
+                let opening = self.ports.own_addresses(&self.poll, node, &own);
                 node.step(time, Input::OwnAddresses(&own), effects);
-                self.outbox.forget();
-                complaints.into_iter().for_each(|complaint| self.complain(complaint));
+                // What is given up for want of an address says so from that address still.
+                self.perform();
+                self.ports.prune();
+                self.opened(opening);
+            }
+            ToEngine::Listening(listening) => {
+                let interface = listening.asked.interface;
+                if let Err(error) = self.ports.listening(&self.poll, listening) {
+                    self.complain(format!("a socket can't be waited for: {error}"));
+                }
+                let state = self.ports.state(interface);
+                self.node.step(time, Input::Interface { interface, state }, &mut self.effects);
             }
             ToEngine::Settled { vip, outcome } => {
                 node.step(time, Input::Settled { vip, outcome }, effects);
@@ -242,6 +247,31 @@ impl Engine {
         }
     }
 
+    fn interface(&mut self, name: &str, index: Option<u32>, state: InterfaceState) {
+        let time = now();
+        let found = self.node.interfaces().find(|(_, known)| *known == name);
+        let Some((interface, _)) = found else { return };
+        if !state.up || self.ports.index(interface) != index {
+            // What is given up says so while there is still a socket to say it with.
+            let down = InterfaceState { up: false, ..state };
+            self.node.step(time, Input::Interface { interface, state: down }, &mut self.effects);
+            self.perform();
+        }
+        let opening = self.ports.interface(&self.poll, &self.node, interface, index, state);
+        self.opened(opening);
+        let state = self.ports.state(interface);
+        self.node.step(time, Input::Interface { interface, state }, &mut self.effects);
+    }
+
+    /// Has the rest opened by the address thread, and says what couldn't be opened.
+    fn opened(&mut self, opening: Opening) {
+        self.outbox.forget();
+        for listen in opening.listens {
+            self.order(ToAddresses::Listen { listen });
+        }
+        opening.complaints.into_iter().for_each(|complaint| self.complain(complaint));
+    }
+
     /// Tells the address thread what to look after; it answers with the present state of it all.
     fn watch(&mut self) {
         let interfaces = self.node.interfaces().map(|(_, name)| name.to_owned()).collect();
@@ -252,6 +282,13 @@ impl Engine {
             self.beat.pace(fastest);
         }
         self.ports.resize(&self.node);
+        // More VIPs on an interface that is known want a larger buffer there.
+        let opening = self.ports.open_all(&self.poll, &self.node);
+        self.opened(opening);
+        for interface in self.node.interfaces().map(|(id, _)| id).collect::<Vec<_>>() {
+            let state = self.ports.state(interface);
+            self.node.step(now(), Input::Interface { interface, state }, &mut self.effects);
+        }
         if !self.addresses.offer(ToAddresses::Watch { interfaces, own }) {
             self.complain("the address thread doesn't take orders".into());
         }

@@ -14,6 +14,7 @@ use standin_linux::epoll::Poll;
 use standin_linux::neighbour::NeighbourSocket;
 
 use super::TOKEN_PORTS;
+use super::messages::{Listen, Listening};
 
 /// Sockets of one interface that are waited for: adverts of each family, neighbours.
 const SOCKETS: u64 = 3;
@@ -34,13 +35,26 @@ struct Port {
     index: Option<u32>,
     state: InterfaceState,
     receivers: [Option<AdvertReceiver>; 2],
+    /// For how many VIPs a receiver was asked, of each family.
+    asked: [usize; 2],
+    /// Families that this interface has to hear.
+    needed: [bool; 2],
     senders: [Option<Sender>; 2],
+    /// From where each family is to be sent by now; a sender may outlive it for a last word.
+    sources: [Option<IpAddr>; 2],
     neighbours: Option<NeighbourSocket>,
 }
 
 pub(super) struct Sender {
     pub(super) socket: AdvertSender,
     pub(super) source: IpAddr,
+}
+
+/// What is to be opened by the address thread, and what couldn't be opened here.
+#[derive(Default)]
+pub(super) struct Opening {
+    pub(super) listens: Vec<Listen>,
+    pub(super) complaints: Vec<String>,
 }
 
 /// A socket that has something to read.
@@ -98,7 +112,47 @@ impl Ports {
         })
     }
 
-    /// An interface came, went, or changed; returns what couldn't be opened and why.
+    /// The kernel's index of an interface.
+    pub(super) fn index(&self, id: InterfaceId) -> Option<u32> {
+        self.ports.get(id.index())?.index
+    }
+
+    /// The interface as the core may use it.
+    pub(super) fn state(&self, id: InterfaceId) -> InterfaceState {
+        let Some(port) = self.ports.get(id.index()) else { return InterfaceState::default() };
+        let deaf = |place: usize| port.needed[place] && port.receivers[place].is_none();
+        InterfaceState { deaf: [deaf(0), deaf(1)], ..port.state }
+    }
+
+    /// A socket that was asked for is there.
+    pub(super) fn listening(&mut self, poll: &Poll, listening: Listening) -> std::io::Result<()> {
+        let Listening { asked, receiver } = listening;
+        let Some(port) = self.ports.get_mut(asked.interface.index()) else { return Ok(()) };
+        if port.index != Some(asked.index) || !port.state.up {
+            // It was asked for an interface that has changed meanwhile.
+            return Ok(());
+        }
+        let place = asked.family.index();
+        let token = TOKEN_PORTS + u64::from(asked.interface.0) * SOCKETS + place as u64;
+        // A smaller one goes, and leaves the poll by that.
+        port.receivers[place] = None;
+        poll.add(receiver.as_fd(), token)?;
+        port.receivers[place] = Some(*receiver);
+        Ok(())
+    }
+
+    /// Closes senders whose source has gone; they have said what they had to say.
+    pub(super) fn prune(&mut self) {
+        for port in &mut self.ports {
+            for place in 0..2 {
+                if port.sources[place].is_none() {
+                    port.senders[place] = None;
+                }
+            }
+        }
+    }
+
+    /// An interface came, went, or changed; returns what is to be opened, and what couldn't be.
     pub(super) fn interface(
         &mut self,
         poll: &Poll,
@@ -106,9 +160,9 @@ impl Ports {
         id: InterfaceId,
         index: Option<u32>,
         state: InterfaceState,
-    ) -> Vec<String> {
+    ) -> Opening {
         self.resize(node);
-        let Some(port) = self.ports.get_mut(id.index()) else { return Vec::new() };
+        let Some(port) = self.ports.get_mut(id.index()) else { return Opening::default() };
         if port.index != index || !state.up {
             // Closing a socket takes it out of the poll.
             *port = Port { name: std::mem::take(&mut port.name), ..Port::default() };
@@ -119,55 +173,61 @@ impl Ports {
     }
 
     /// The node's own addresses came or went.
-    pub(super) fn own_addresses(
-        &mut self,
-        poll: &Poll,
-        node: &Node,
-        own: &[IpAddr],
-    ) -> Vec<String> {
+    pub(super) fn own_addresses(&mut self, poll: &Poll, node: &Node, own: &[IpAddr]) -> Opening {
         self.own = own.to_vec();
-        let ids: Vec<_> = node.interfaces().map(|(id, _)| id).collect();
-        ids.into_iter().flat_map(|id| self.open(poll, node, id)).collect()
+        self.open_all(poll, node)
+    }
+
+    /// Opens what the plan needs by now.
+    pub(super) fn open_all(&mut self, poll: &Poll, node: &Node) -> Opening {
+        let mut all = Opening::default();
+        for id in node.interfaces().map(|(id, _)| id).collect::<Vec<_>>() {
+            let opening = self.open(poll, node, id);
+            all.listens.extend(opening.listens);
+            all.complaints.extend(opening.complaints);
+        }
+        all
     }
 
     /// Opens what is needed and possible, closes what is neither.
-    fn open(&mut self, poll: &Poll, node: &Node, id: InterfaceId) -> Vec<String> {
-        let mut complaints = Vec::new();
-        let Some(port) = self.ports.get_mut(id.index()) else { return complaints };
-        let Some(index) = port.index.filter(|_| port.state.up) else { return complaints };
+    ///
+    /// Joining a multicast group waits for the kernel's rtnl lock, so that the sockets that hear
+    /// are opened by the address thread.
+    fn open(&mut self, poll: &Poll, node: &Node, id: InterfaceId) -> Opening {
+        let mut opening = Opening::default();
+        let Some(port) = self.ports.get_mut(id.index()) else { return opening };
+        let Some(index) = port.index.filter(|_| port.state.up) else { return opening };
         let vips = || node.routers().map(|(_, r)| r.plan()).filter(|plan| plan.interface == id);
         let first = TOKEN_PORTS + u64::from(id.0) * SOCKETS;
         for family in Family::BOTH {
             let count = vips().filter(|plan| plan.has(family)).count();
             let place = family.index();
+            port.needed[place] = count > 0;
             if count == 0 {
                 (port.receivers[place], port.senders[place]) = (None, None);
+                port.asked[place] = 0;
                 continue;
             }
-            if port.receivers[place].is_none() {
-                let opened =
-                    AdvertReceiver::open(family, index, &port.name, count).and_then(|socket| {
-                        poll.add(socket.as_fd(), first + place as u64).map(|()| socket)
-                    });
-                match opened {
-                    Ok(socket) => port.receivers[place] = Some(socket),
-                    Err(error) => complaints
-                        .push(format!("can't hear {family} adverts on {}: {error}", port.name)),
-                }
+            if count > port.asked[place] {
+                port.asked[place] = count;
+                let interface = id;
+                let name = port.name.clone();
+                opening.listens.push(Listen { interface, family, index, name, vips: count });
             }
             let multicast = vips().any(|plan| plan.has(family) && plan.mode == Mode::Multicast);
             let source = match family {
                 Family::V6 if multicast => port.state.link_local.map(IpAddr::V6),
                 _ => self.own.iter().copied().find(|address| Family::of(*address) == family),
             };
+            port.sources[place] = source;
             let current = port.senders[place].as_ref().map(|sender| sender.source);
-            if source != current {
+            if source.is_some() && source != current {
                 port.senders[place] = None;
             }
             if let Some(source) = source.filter(|_| port.senders[place].is_none()) {
                 match AdvertSender::open(family, index, &port.name, source) {
                     Ok(socket) => port.senders[place] = Some(Sender { socket, source }),
-                    Err(error) => complaints.push(format!(
+                    Err(error) => opening.complaints.push(format!(
                         "can't send {family} adverts on {} from {source}: {error}",
                         port.name
                     )),
@@ -179,12 +239,12 @@ impl Ports {
                 .and_then(|socket| poll.add(socket.as_fd(), first + NEIGHBOURS).map(|()| socket));
             match opened {
                 Ok(socket) => port.neighbours = Some(socket),
-                Err(error) => {
-                    complaints.push(format!("can't send or hear ARP on {}: {error}", port.name))
-                }
+                Err(error) => opening
+                    .complaints
+                    .push(format!("can't send or hear ARP on {}: {error}", port.name)),
             }
         }
-        complaints
+        opening
     }
 
     /// Tells the network that the VIP is here.

@@ -139,6 +139,7 @@ pub(crate) fn exec(daemon: &Daemon, path: &Path, resume: &str) -> io::Error {
     let resume = text.pass(&mut command);
     let guard = daemon.guard_pid;
     let error = command.env(RESUMES, format!("{ledger}:{guard}:{resume}")).exec();
+    daemon.ledger.region().seal();
     daemon.ledger.set_patience(patience);
     error
 }
@@ -320,6 +321,7 @@ impl Guard {
                 let mut command = again(&self.program);
                 let fd = self.ledger.region().pass(&mut command);
                 let error = command.env(REPLACES, format!("{fd}:{daemon}")).exec();
+                self.ledger.region().seal();
                 eprintln!("standin: the guard goes on with the older program: {error}");
                 continue;
             }
@@ -400,7 +402,13 @@ impl Guard {
                 );
             }
         }
-        for (path, error) in sysctl::Settings::resume(state.settings.clone()).undo() {
+        // What stands in shared memory is believed no further than it has to be.
+        let known = |setting: &&sysctl::Change| {
+            setting.path.starts_with("net/ipv4/conf/")
+                && setting.path.ends_with("/promote_secondaries")
+        };
+        let settings = state.settings.iter().filter(known).cloned().collect();
+        for (path, error) in sysctl::Settings::resume(settings).undo() {
             eprintln!("standin: the guard couldn't put {path} back: {error}");
         }
     }

@@ -19,6 +19,8 @@ pub mod health;
 pub mod identity;
 pub mod node;
 pub mod plan;
+mod receive;
+pub mod record;
 pub mod resume;
 pub mod types;
 pub mod view;
@@ -85,6 +87,8 @@ pub struct InterfaceState {
     pub mac: Option<Mac>,
     /// Its usable (not tentative) link-local address, from which IPv6 adverts are sent.
     pub link_local: Option<Ipv6Addr>,
+    /// Families whose adverts can't be heard there yet: who is deaf must not take silence for death.
+    pub deaf: [bool; 2],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! One machine: the only type that the shell and the simulator drive.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -8,11 +9,12 @@ use crate::election::{Heard, Step, VirtualRouter, usable};
 use crate::event::{Event, Kind, Party, Reason, Role};
 use crate::health::Health;
 use crate::identity::Identity;
-use crate::plan::{Mode, Plan, Version, VipPlan};
+use crate::plan::{Plan, VipPlan};
+use crate::receive::{read, ties_to};
 use crate::resume::Resume;
 use crate::types::{CheckId, Family, Instant, InterfaceId, Mac, NodeId, Priority, VipId, Vrid};
 use crate::view::{CheckView, Maintenance, PeerView, View, VipView};
-use crate::wire::vrrp::{self, Envelope, Malformed};
+use crate::wire::vrrp::Envelope;
 use crate::{Command, Effect, Effects, Input, InterfaceState, Outcome, Verdict};
 
 /// Marks an empty place in [`Node::index`].
@@ -34,6 +36,10 @@ pub struct Node {
     interfaces: Vec<(String, InterfaceState)>,
     /// For each interface and family 256 router ids, each with the place of its VIP.
     index: Vec<u16>,
+    /// All addresses of all VIPs.
+    vip_addresses: BTreeSet<IpAddr>,
+    /// The last plan named some VIPs no more; their places are still to be given back.
+    leaving: bool,
     health: Health,
     own: Vec<IpAddr>,
     identity: Identity,
@@ -76,6 +82,8 @@ impl Node {
             routers: Vec::new(),
             interfaces: Vec::new(),
             index: Vec::new(),
+            vip_addresses: BTreeSet::new(),
+            leaving: false,
             health: Health::default(),
             own: Vec::new(),
             identity: Identity::default(),
@@ -142,6 +150,9 @@ impl Node {
         self.now = now;
         if self.first.take().is_some_and(|first| first <= now) {
             self.missed.get_or_insert(self.expected);
+        }
+        if std::mem::take(&mut self.leaving) && self.stopping == Stopping::No {
+            self.bury();
         }
         match input {
             Input::Tick => self.tick(now, effects),
@@ -299,6 +310,10 @@ impl Node {
         if self.identity.sighted(now, interface, address, mac) {
             self.hear_the_unsure(now, effects);
         }
+        // Most of what a LAN says is about other addresses.
+        if !self.vip_addresses.contains(&address) {
+            return;
+        }
         for (vip, slot) in (0..).map(VipId).zip(&mut self.routers) {
             let Some(router) = slot else { continue };
             let here = router.plan().interface == interface
@@ -449,10 +464,6 @@ impl Node {
         self.plan = plan;
         let stopping = self.stopping != Stopping::No;
         for (vip, slot) in (0..).map(VipId).zip(&mut self.routers) {
-            // What left the file at an earlier reading and holds nothing has gone by now.
-            if !stopping && slot.as_ref().is_some_and(VirtualRouter::is_over) {
-                *slot = None;
-            }
             let Some(router) = slot else { continue };
             let same = |plan: &&VipPlan| same_router(plan, router.plan());
             let mut step = Step { now, vip, effects };
@@ -464,7 +475,10 @@ impl Node {
                         router.revive();
                     }
                 }
-                None => router.stop(&mut step, Reason::RemovedFromFile),
+                None => {
+                    router.stop(&mut step, Reason::RemovedFromFile);
+                    self.leaving = true;
+                }
             }
         }
         if !stopping {
@@ -474,6 +488,16 @@ impl Node {
         if !stopping {
             self.review_usability(now, effects);
             self.judge_all(now, effects);
+        }
+    }
+
+    /// Gives back the places of VIPs that left the file and hold nothing; their last events have
+    /// been told by then.
+    fn bury(&mut self) {
+        for slot in &mut self.routers {
+            if slot.as_ref().is_some_and(VirtualRouter::is_over) {
+                *slot = None;
+            }
         }
     }
 
@@ -502,6 +526,12 @@ impl Node {
     }
 
     fn rebuild_index(&mut self) {
+        self.vip_addresses = self
+            .routers
+            .iter()
+            .flatten()
+            .flat_map(|router| router.plan().addresses.iter().map(|prefix| prefix.address()))
+            .collect();
         self.index.clear();
         self.index.resize(self.interfaces.len() * 2 * 256, NO_VIP);
         for (id, slot) in (0..NO_VIP).zip(&self.routers) {
@@ -608,100 +638,4 @@ fn same_router(a: &VipPlan, b: &VipPlan) -> bool {
 
 const fn place_in_index(interface: InterfaceId, family: Family, vrid: Vrid) -> usize {
     (interface.index() * 2 + family.index()) * 256 + vrid.get() as usize
-}
-
-/// Why an advert isn't obeyed although its sender may be.
-#[derive(Debug)]
-enum Unfit {
-    Malformed(Malformed),
-    Version { ours: Version },
-    Interval { theirs: u16, ours: u8 },
-    Password,
-}
-
-impl std::fmt::Display for Unfit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Malformed(why) => why.fmt(f),
-            Self::Version { ours: Version::V2 } => {
-                f.write_str("it speaks VRRP version 3, this VIP has version = 2")
-            }
-            Self::Version { ours: Version::V3 } => {
-                f.write_str("it speaks VRRP version 2, this VIP has version = 3")
-            }
-            Self::Interval { theirs, ours } => write!(
-                f,
-                "it advertises every {} s, this VIP every {ours} s; VRRP version 2 wants them equal",
-                theirs / 100
-            ),
-            Self::Password => f.write_str("its password isn't the one of the cluster file"),
-        }
-    }
-}
-
-/// Reads an advert and applies what the RFCs demand of a receiver (RFC 9568 §7.1, RFC 3768 §7.1).
-fn read<'a>(
-    plan: &VipPlan,
-    envelope: &Envelope,
-    payload: &'a [u8],
-) -> Result<vrrp::Advert<'a>, Unfit> {
-    if plan.mode == Mode::Multicast {
-        // A unicast peer may be a router away.
-        vrrp::check_hop_limit(envelope).map_err(Unfit::Malformed)?;
-    }
-    let advert = vrrp::parse(envelope, payload).map_err(Unfit::Malformed)?;
-    if advert.version != plan.version {
-        return Err(Unfit::Version { ours: plan.version });
-    }
-    if plan.version == Version::V2 {
-        let ours = plan.advert_interval.whole_seconds();
-        if advert.interval.get() != u16::from(ours) * 100 {
-            return Err(Unfit::Interval { theirs: advert.interval.get(), ours });
-        }
-        let same = match (advert.password, plan.password) {
-            (None, None) => true,
-            (Some(theirs), Some(ours)) => same_secret(&theirs, &ours),
-            _ => false,
-        };
-        if !same {
-            return Err(Unfit::Password);
-        }
-    }
-    Ok(advert)
-}
-
-/// Compares in a time that doesn't tell how many bytes were right.
-fn same_secret(a: &[u8; 8], b: &[u8; 8]) -> bool {
-    a.iter().zip(b).fold(0, |differing, (a, b)| differing | (a ^ b)) == 0
-}
-
-/// Whether the sender wins at equal priority: the higher address does (RFC 9568 §6.4.3 (725)).
-///
-/// Among standins the nodes' own addresses decide, the same way for both families. Others compare
-/// what they see, the source addresses of adverts.
-fn ties_to(
-    plan: &Plan,
-    interfaces: &[(String, InterfaceState)],
-    vip: &VipPlan,
-    who: Party,
-    source: IpAddr,
-) -> bool {
-    let node = |id: NodeId| plan.nodes.get(id.index());
-    let me = node(plan.me);
-    if let Party::Node(id) = who
-        && let (Some(them), Some(me)) = (node(id), me)
-        && !them.vrrp_only
-    {
-        let shared = Family::BOTH
-            .into_iter()
-            .find_map(|family| Some((them.address(family)?, me.address(family)?)));
-        return shared.map_or(id > plan.me, |(theirs, ours)| theirs > ours);
-    }
-    let family = Family::of(source);
-    let link_local = interfaces.get(vip.interface.index()).and_then(|(_, state)| state.link_local);
-    let ours = match (family, vip.mode) {
-        (Family::V6, Mode::Multicast) => link_local.map(IpAddr::V6),
-        _ => me.and_then(|me| me.address(family)),
-    };
-    ours.is_some_and(|ours| source > ours)
 }

@@ -98,7 +98,7 @@ impl Rig {
     }
 
     fn interface(&mut self, up: bool) {
-        let state = InterfaceState { up, mac: Some(OWN_MAC), link_local: None };
+        let state = InterfaceState { up, mac: Some(OWN_MAC), ..InterfaceState::default() };
         self.step(Input::Interface { interface: ETH0, state });
     }
 
@@ -520,6 +520,20 @@ fn a_backup_that_stood_still_does_not_take_silence_for_death() {
     assert_eq!(rig.role(), Role::Backup);
     rig.hear_for("10.0.0.1", 150, ms(1000));
     assert_eq!(rig.role(), Role::Backup);
+}
+
+#[test]
+fn who_cannot_hear_adverts_does_not_take_silence_for_death() {
+    let mut rig = Rig::following();
+    let deaf = InterfaceState {
+        up: true,
+        mac: Some(OWN_MAC),
+        deaf: [true, false],
+        ..InterfaceState::default()
+    };
+    rig.step(Input::Interface { interface: ETH0, state: deaf });
+    rig.run(ms(5000));
+    assert_eq!(rig.role(), Role::Idle);
 }
 
 #[test]

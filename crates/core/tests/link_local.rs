@@ -69,6 +69,7 @@ impl Rig {
             up: true,
             mac: Some(Mac([2, 0, 0, 0, 0, 2])),
             link_local: Some("fe80::2".parse().unwrap()),
+            ..InterfaceState::default()
         };
         rig.step(Input::Interface { interface: ETH0, state });
         rig

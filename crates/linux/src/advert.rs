@@ -39,6 +39,11 @@ const TRAFFIC_CLASS: u32 = 0xc0;
 /// Room for IPV6_PKTINFO and IPV6_HOPLIMIT, or for nothing.
 const CONTROL: usize = 96;
 
+/// Control messages are read in place, as structures that want this alignment.
+#[derive(Clone, Copy)]
+#[repr(align(8))]
+struct Control([u8; CONTROL]);
+
 const IPV4_HEADER_MIN: usize = 20;
 
 /// A message as the network brought it.
@@ -57,7 +62,7 @@ pub struct AdvertReceiver {
     socket: Socket,
     family: Family,
     buffers: Box<[[u8; MESSAGE]; BATCH]>,
-    controls: Box<[[u8; CONTROL]; BATCH]>,
+    controls: Box<[Control; BATCH]>,
     names: Box<[libc::sockaddr_storage; BATCH]>,
     malformed: u64,
 }
@@ -96,7 +101,7 @@ impl AdvertReceiver {
             socket,
             family,
             buffers: Box::new([[0; MESSAGE]; BATCH]),
-            controls: Box::new([[0; CONTROL]; BATCH]),
+            controls: Box::new([Control([0; CONTROL]); BATCH]),
             names: Box::new([name; BATCH]),
             malformed: 0,
         })
@@ -119,7 +124,7 @@ impl AdvertReceiver {
             header.msg_namelen = socklen::<libc::sockaddr_storage>();
             header.msg_iov = &raw mut vectors[i];
             header.msg_iovlen = 1;
-            header.msg_control = self.controls[i].as_mut_ptr().cast();
+            header.msg_control = self.controls[i].0.as_mut_ptr().cast();
             header.msg_controllen = CONTROL;
         }
         // SAFETY: every header points at a buffer, name and control block of the stated length,
@@ -159,6 +164,12 @@ impl AdvertReceiver {
     #[must_use]
     pub const fn malformed(&self) -> u64 {
         self.malformed
+    }
+}
+
+impl std::fmt::Debug for AdvertReceiver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdvertReceiver").field("socket", &self.socket).finish_non_exhaustive()
     }
 }
 

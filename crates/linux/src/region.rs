@@ -105,6 +105,15 @@ impl Region {
         fd
     }
 
+    /// Takes back what an exec that failed has left in this process: the descriptor that was to be
+    /// inherited, and the ordinary effect of SIGPIPE.
+    pub fn seal(&self) {
+        // SAFETY: our own descriptor; only a flag of it is set.
+        unsafe { libc::fcntl(self.fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) };
+        // SAFETY: as Rust's runtime sets it at the start of every program.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    }
+
     fn map(fd: OwnedFd, len: usize) -> io::Result<Self> {
         // SAFETY: a fresh mapping at an address of the kernel's choice aliases nothing of ours.
         let start = unsafe {

@@ -164,6 +164,46 @@ impl CheckTruth {
 /// An encoded advert that is sent again and again: by VIP, family, priority, destination.
 type Sent = BTreeMap<(u8, u8, u8, u8), Rc<Packet>>;
 
+/// One thing for each machine that may have sent it.
+#[derive(Clone, Copy, Debug)]
+pub struct BySender<T>([Option<T>; MAX_MACHINES]);
+
+impl<T> Default for BySender<T> {
+    fn default() -> Self {
+        Self(Default::default())
+    }
+}
+
+impl<T: Copy> BySender<T> {
+    pub fn insert(&mut self, sender: u8, value: T) {
+        if let Some(place) = self.0.get_mut(usize::from(sender)) {
+            *place = Some(value);
+        }
+    }
+
+    #[must_use]
+    pub fn get(&self, sender: u8) -> Option<T> {
+        self.0.get(usize::from(sender)).copied().flatten()
+    }
+
+    pub fn take(&mut self, sender: u8) -> Option<T> {
+        self.0.get_mut(usize::from(sender)).and_then(Option::take)
+    }
+
+    pub fn values(&self) -> impl Iterator<Item = T> + '_ {
+        self.0.iter().flatten().copied()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(Option::is_none)
+    }
+
+    pub fn clear(&mut self) {
+        self.0 = [None; MAX_MACHINES];
+    }
+}
+
 #[derive(Debug)]
 pub struct Machine {
     pub name: String,
@@ -198,15 +238,15 @@ pub struct Machine {
     /// Roles as the event stream tells them, by the scene's VIPs.
     pub roles: Vec<Role>,
     /// Last advert stepped, by VIP and sender: when, and with which priority.
-    pub heard: Vec<BTreeMap<u8, (Nanos, u8)>>,
+    pub heard: Vec<BySender<(Nanos, u8)>>,
     /// When anybody last answered for the VIP, by VIP.
     pub answered: Vec<Option<Nanos>>,
     /// Adverts of whom the core couldn't know yet, by VIP and sender: when, and priority.
-    pub unsure: Vec<BTreeMap<u8, (Nanos, u8)>>,
+    pub unsure: Vec<BySender<(Nanos, u8)>>,
     /// Those of them that the core may have counted once it knew.
-    pub maybe: Vec<BTreeMap<u8, (Nanos, u8)>>,
+    pub maybe: Vec<BySender<(Nanos, u8)>>,
     /// Last advert that reached the socket, by VIP and sender.
-    pub arrived: Vec<BTreeMap<u8, Nanos>>,
+    pub arrived: Vec<BySender<Nanos>>,
     /// A foreign owner was seen by this life, by VIP.
     pub saw_foreign: Vec<bool>,
     /// When a foreign owner last answered this life's probes, by VIP.
@@ -256,11 +296,11 @@ impl Machine {
             life: 0,
             places: Vec::new(),
             roles: vec![Role::Idle; vips],
-            heard: vec![BTreeMap::new(); vips],
+            heard: vec![BySender::default(); vips],
             answered: vec![None; vips],
-            unsure: vec![BTreeMap::new(); vips],
-            maybe: vec![BTreeMap::new(); vips],
-            arrived: vec![BTreeMap::new(); vips],
+            unsure: vec![BySender::default(); vips],
+            maybe: vec![BySender::default(); vips],
+            arrived: vec![BySender::default(); vips],
             saw_foreign: vec![false; vips],
             foreign_answered: vec![None; vips],
             identified: [[Nanos::MAX; 3]; MAX_MACHINES],
@@ -299,6 +339,7 @@ impl Machine {
             up: self.interface_up,
             mac: Some(mac(index)),
             link_local: self.interface_up.then_some(self.link_local),
+            ..InterfaceState::default()
         }
     }
 
@@ -362,9 +403,9 @@ impl Machine {
         self.stopping = false;
         self.kernel_busy_until = 0;
         self.roles.fill(Role::Idle);
-        self.heard.iter_mut().for_each(BTreeMap::clear);
-        self.arrived.iter_mut().for_each(BTreeMap::clear);
-        self.unsure.iter_mut().chain(&mut self.maybe).for_each(BTreeMap::clear);
+        self.heard.iter_mut().for_each(BySender::clear);
+        self.arrived.iter_mut().for_each(BySender::clear);
+        self.unsure.iter_mut().chain(&mut self.maybe).for_each(BySender::clear);
         self.answered.fill(None);
         self.saw_foreign.fill(false);
         self.foreign_answered.fill(None);

@@ -604,11 +604,12 @@ pub fn usable(
         Mode::Multicast => interface.link_local.is_some() && (own(Family::V4) || own(Family::V6)),
         Mode::Unicast => own(Family::V6),
     };
+    let hears = |family: Family| interface.up && !interface.deaf[family.index()];
     Usable {
         interface_up: interface.up,
         families: [
-            interface.up && plan.has(Family::V4) && own(Family::V4),
-            interface.up && plan.has(Family::V6) && v6_source,
+            hears(Family::V4) && plan.has(Family::V4) && own(Family::V4),
+            hears(Family::V6) && plan.has(Family::V6) && v6_source,
         ],
     }
 }
