@@ -1,19 +1,19 @@
 //! How each fault is done to the scene.
 
-use std::collections::BTreeMap;
 use std::mem;
 use std::time::Duration;
 
 use standin_core::event::Role;
 use standin_core::node::Node;
 use standin_core::plan::{Failback, Plan};
+use standin_core::record::{self, Entry, Recorded};
 use standin_core::resume::Resume;
 use standin_core::types::{CheckId, Family, InterfaceId};
 use standin_core::{Command, Input, Verdict};
 
 use crate::clock::{Clock, MILLISECOND, Nanos, SECOND};
 use crate::fault::Fault;
-use crate::machine::{Mail, Run, Sabotage};
+use crate::machine::{BySender, Mail, Run, Sabotage};
 use crate::network::{CLIENT, FOREIGN, MAX_MACHINES};
 use crate::queue::Due;
 use crate::scene::{CACHE_UNKNOWN, Cause, Observation, Scene};
@@ -216,9 +216,9 @@ impl Scene {
         host.upgraded_at = Some(self.now);
         host.roles.fill(Role::Idle);
         host.places.clear();
-        host.heard.iter_mut().for_each(BTreeMap::clear);
-        host.arrived.iter_mut().for_each(BTreeMap::clear);
-        host.unsure.iter_mut().chain(&mut host.maybe).for_each(BTreeMap::clear);
+        host.heard.iter_mut().for_each(BySender::clear);
+        host.arrived.iter_mut().for_each(BySender::clear);
+        host.unsure.iter_mut().chain(&mut host.maybe).for_each(BySender::clear);
         host.answered.fill(None);
         host.foreign_answered.fill(None);
         host.saw_foreign.fill(false);
@@ -289,6 +289,14 @@ impl Scene {
         }
         host.run = Run::Running;
         host.started_at = self.now;
+        if let Some((recorded, text)) = &mut self.record
+            && *recorded == machine
+        {
+            // Each life begins a record of its own.
+            *text = format!("{}\n", record::HEADER);
+            let input = Recorded::Plan(Box::new(plan.clone()));
+            record::write(&Entry { at: host.clock.read(self.now), input }, text);
+        }
         host.node = Some(Node::new(host.clock.read(self.now), plan));
         self.learn_places(machine);
         self.say_interface(machine);

@@ -83,6 +83,16 @@ impl Campaign {
         World::new(draw::scene(random, usize::try_from(nodes).unwrap_or(2)))
     }
 
+    /// Runs one case and writes down what `machine` was told in its last life.
+    #[must_use]
+    pub fn record(&self, case: u64, machine: u8) -> String {
+        let mut world = self.world(case);
+        world.scene.record = Some((machine, String::new()));
+        // A broken promise ends the record; it is what one wants to look at.
+        let _ = catch_unwind(AssertUnwindSafe(|| world.run_until(CASE)));
+        world.scene.record.map_or_else(String::new, |(_, text)| text)
+    }
+
     /// Runs one case to its end; `traced` with or without its packets.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ pub const MICROSECOND: Nanos = 1_000;
 pub const MILLISECOND: Nanos = 1_000_000;
 pub const SECOND: Nanos = 1_000_000_000;
 
-const PPM: i128 = 1_000_000;
+const PPM: i64 = 1_000_000;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -36,8 +36,10 @@ impl Clock {
         if self.drift_ppm == 0 {
             return self.local_base + passed;
         }
-        let stretched = i128::from(passed) * (PPM + i128::from(self.drift_ppm)) / PPM;
-        self.local_base + u64::try_from(stretched).unwrap_or(0)
+        let passed_signed = i64::try_from(passed).unwrap_or(i64::MAX);
+        // Exact for a case's length; a clock that ran for years would only stop drifting.
+        let gained = passed_signed.saturating_mul(i64::from(self.drift_ppm)) / PPM;
+        (self.local_base + passed).saturating_add_signed(gained)
     }
 
     /// The first true time at which the machine reads `local` or more.
@@ -50,8 +52,11 @@ impl Clock {
         if self.drift_ppm == 0 {
             return self.true_base.saturating_add(ahead);
         }
-        let shrunk = i128::from(ahead) * PPM / (PPM + i128::from(self.drift_ppm));
-        let mut at = self.true_base.saturating_add(u64::try_from(shrunk).unwrap_or(u64::MAX / 2));
+        let ahead = i64::try_from(ahead).unwrap_or(i64::MAX);
+        let rate = PPM + i64::from(self.drift_ppm);
+        // ahead / rate * PPM, without leaving 64 bits.
+        let shrunk = ahead / rate * PPM + ahead % rate * PPM / rate;
+        let mut at = self.true_base.saturating_add_signed(shrunk);
         while self.local(at) < local.as_nanos() {
             at += 1;
         }

@@ -20,6 +20,8 @@ standin-sim run [--seed N] [--nodes A..B] [--hours H] [--threads T]
     Draws clusters and their stories and holds them to their promises. Without a seed, a fresh one.
 standin-sim run --seed N [--nodes A..B] --case K [--trace] [--packets]
     Runs one case again; --trace shows what happened, --packets each advert too.
+standin-sim run --seed N [--nodes A..B] --case K --record NODE
+    Writes what the NODEth node of that case was told, in the form that replay reads.
 standin-sim scenario FILE...
     Runs stories and their expectations.
 standin-sim replay FILE
@@ -82,6 +84,7 @@ struct Options {
     case: Option<u64>,
     trace: bool,
     packets: bool,
+    record: Option<u8>,
 }
 
 impl Options {
@@ -89,8 +92,15 @@ impl Options {
         let mut seed = None;
         let campaign = Campaign { seed: 0, fewest_nodes: 2, most_nodes: MAX_MACHINES };
         let threads = thread::available_parallelism().map_or(1, usize::from);
-        let mut options =
-            Self { campaign, hours: 10, threads, case: None, trace: false, packets: false };
+        let mut options = Self {
+            campaign,
+            hours: 10,
+            threads,
+            case: None,
+            trace: false,
+            packets: false,
+            record: None,
+        };
         let mut words = words.iter();
         while let Some(word) = words.next() {
             match *word {
@@ -103,6 +113,7 @@ impl Options {
                         "--seed" => seed = Some(value.parse().map_err(|_| bad())?),
                         "--hours" => options.hours = value.parse().map_err(|_| bad())?,
                         "--threads" => options.threads = value.parse().map_err(|_| bad())?,
+                        "--record" => options.record = Some(value.parse().map_err(|_| bad())?),
                         "--case" => options.case = Some(value.parse().map_err(|_| bad())?),
                         "--nodes" => {
                             let (fewest, most) = value.split_once("..").ok_or_else(bad)?;
@@ -150,6 +161,10 @@ impl Options {
     }
 
     fn run_one(&self, case: u64) -> Result<(), String> {
+        if let Some(node) = self.record {
+            print!("{}", self.campaign.record(case, node.saturating_sub(1)));
+            return Ok(());
+        }
         println!("seed {}, case {case}", self.campaign.seed);
         match self.campaign.run(case, self.trace.then_some(self.packets)) {
             Ok(tally) => {
@@ -255,9 +270,8 @@ fn report(tally: &Tally, took: Duration) {
         tally.longest_overlap / 1_000
     );
     println!("a client was found to send to the holder: {} times", tally.clients_right);
-    let seconds = took.as_secs();
-    if seconds > 0 {
-        println!("{seconds} s, {} simulated hours a second", hours / seconds);
+    if let Some(speed) = (hours * 1_000).checked_div(u64::try_from(took.as_millis()).unwrap_or(0)) {
+        println!("{} s, {speed} simulated hours a second", took.as_secs());
     }
     println!("faults:");
     for kind in Fault::KINDS {

@@ -9,13 +9,14 @@ use std::rc::Rc;
 use standin_core::election::VirtualRouter;
 use standin_core::event::{Kind, Reason, Role};
 use standin_core::plan::Mode;
+use standin_core::record::{self, Entry, Recorded};
 use standin_core::types::{Family, Instant, InterfaceId, VipId};
 use standin_core::wire::vrrp::Envelope;
 use standin_core::{Effect, Effects, Input};
 
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::cluster::ClusterFile;
-use crate::machine::{Machine, Mail, Run, SOCKET_BUFFER, Sabotage};
+use crate::machine::{BySender, Machine, Mail, Run, SOCKET_BUFFER, Sabotage};
 use crate::network::{MAX_MACHINES, Network, Weather};
 use crate::queue::{Due, Queue};
 use crate::random::Random;
@@ -69,11 +70,11 @@ pub struct Transition {
     pub reason: Reason,
     pub cause: Cause,
     /// Whom the machine had heard last, when, and with which priority.
-    pub heard: BTreeMap<u8, (Nanos, u8)>,
+    pub heard: BySender<(Nanos, u8)>,
     /// The same for adverts that waited for the answer to whose they are, and may have counted.
-    pub maybe: BTreeMap<u8, (Nanos, u8)>,
+    pub maybe: BySender<(Nanos, u8)>,
     /// When an advert of each had reached its socket.
-    pub arrived: BTreeMap<u8, Nanos>,
+    pub arrived: BySender<Nanos>,
 }
 
 /// What the checkers are told.
@@ -135,6 +136,8 @@ pub struct Scene {
     pub events: Counts,
     pub deliveries: u64,
     pub trace: Option<Trace>,
+    /// The machine whose inputs are written down, and what was written.
+    pub record: Option<(u8, String)>,
     effects: Effects,
 }
 
@@ -162,6 +165,7 @@ impl Scene {
             events: Counts::new(),
             deliveries: 0,
             trace: None,
+            record: None,
             effects: Effects::new(),
         }
     }
@@ -280,6 +284,12 @@ impl Scene {
     pub fn step(&mut self, machine: u8, cause: Cause, input: Input<'_>) {
         let host = &mut self.machines[usize::from(machine)];
         let Some(node) = host.node.as_mut() else { return };
+        if let Some((recorded, text)) = &mut self.record
+            && *recorded == machine
+        {
+            let at = host.clock.read(self.now);
+            record::write(&Entry { at, input: Recorded::of(&input) }, text);
+        }
         let mut effects = mem::take(&mut self.effects);
         effects.clear();
         node.step(host.clock.read(self.now), input, &mut effects);
@@ -370,7 +380,7 @@ impl Scene {
         if let Some(trace) = &mut self.trace {
             trace.packet(self.now, &self.machines[usize::from(to)], packet, &self.file);
         }
-        let lost = self.deliveries % 4 == 0;
+        let lost = self.deliveries.is_multiple_of(4);
         let host = &mut self.machines[usize::from(to)];
         if host.sabotage == Sabotage::LosesAdverts && lost {
             return;
@@ -475,9 +485,9 @@ impl Scene {
                 let (from, to) = (*from, *to);
                 let host = &mut self.machines[usize::from(machine)];
                 host.roles[usize::from(vip)] = to;
-                let heard = host.heard[usize::from(vip)].clone();
-                let arrived = host.arrived[usize::from(vip)].clone();
-                let maybe = host.maybe[usize::from(vip)].clone();
+                let heard = host.heard[usize::from(vip)];
+                let arrived = host.arrived[usize::from(vip)];
+                let maybe = host.maybe[usize::from(vip)];
                 let told =
                     Transition { machine, vip, from, to, reason, cause, heard, maybe, arrived };
                 self.seen.push(Observation::Transition(Box::new(told)));

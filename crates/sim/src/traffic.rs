@@ -241,7 +241,15 @@ impl Scene {
             Fate::Arrives { after, corrupt: false, .. } => {
                 self.tell(from, to, what, family, after);
             }
-            _ => {}
+            Fate::Blocked => {}
+            Fate::Lost | Fate::Arrives { .. } => self.unanswered(from, to, what),
+        }
+    }
+
+    /// Who an IPv6 sender is stays unknown for longer.
+    fn unanswered(&mut self, from: usize, to: usize, what: Seen) {
+        if let (Seen::Own(_), Ok(from), Ok(to)) = (what, u8::try_from(from), u8::try_from(to)) {
+            self.seen.push(Observation::Dropped { from, to });
         }
     }
 
@@ -263,6 +271,9 @@ impl Scene {
             _ => {
                 if let Seen::Vip(vip) = what {
                     self.missed(target, vip);
+                }
+                if fate != Fate::Blocked {
+                    self.unanswered(from, to, what);
                 }
             }
         }
@@ -337,7 +348,7 @@ impl Scene {
             return;
         }
         for (unsure, maybe) in host.unsure.iter_mut().zip(&mut host.maybe) {
-            if let Some((at, priority)) = unsure.remove(&from)
+            if let Some((at, priority)) = unsure.take(from)
                 && at + WAITS >= self.now
             {
                 maybe.insert(from, (self.now, priority));

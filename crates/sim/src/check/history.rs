@@ -175,7 +175,7 @@ impl Claim<'_> {
 
     fn last(&self, party: Party) -> Option<(Nanos, u8)> {
         let Party::Node(node) = party else { return None };
-        self.told.heard.get(&node.0).max(self.told.maybe.get(&node.0)).copied()
+        self.told.heard.get(node.0).max(self.told.maybe.get(node.0))
     }
 
     fn last_priority(&self, party: Party) -> Option<Priority> {
@@ -185,14 +185,14 @@ impl Claim<'_> {
     fn doubt_silence(&self, who: Party, lasted: Nanos) -> Option<&'static str> {
         // What may have counted is no proof that it did.
         let sure = match who {
-            Party::Node(node) => self.told.heard.get(&node.0).copied(),
+            Party::Node(node) => self.told.heard.get(node.0),
             Party::Unknown(_) => None,
         };
         let Some((at, _)) = sure.or_else(|| self.last(who)) else {
             return Some("it was never heard");
         };
         if let Party::Node(node) = who
-            && self.told.arrived.get(&node.0).is_some_and(|arrived| *arrived > at)
+            && self.told.arrived.get(node.0).is_some_and(|arrived| arrived > at)
         {
             return Some("an advert of it had reached the socket");
         }
@@ -218,7 +218,7 @@ impl Claim<'_> {
         let host = &self.scene.machines[usize::from(self.told.machine)];
         let heard = &self.told.heard;
         let after = self.since.max(host.thawed_at);
-        if heard.values().any(|(at, _)| *at > after) {
+        if heard.values().any(|(at, _)| at > after) {
             return Some("somebody was heard");
         }
         // A live foreign owner, that answered and still would, isn't robbed.

@@ -65,13 +65,14 @@ impl Checks {
     }
 
     pub fn saw(&mut self, scene: &Scene, seen: &[Observation]) {
-        let mut only_drops = true;
+        let (mut worth_a_look, mut dropped) = (false, false);
         let mut stepped = [false; MAX_MACHINES];
         for observation in seen {
             match observation {
                 Observation::Dropped { from, to } => {
                     self.quiet.drop_at = scene.now;
                     self.overlap.dropped(scene, *from, *to);
+                    dropped = true;
                     continue;
                 }
                 Observation::Disturbed => self.disturbed(scene),
@@ -94,11 +95,14 @@ impl Checks {
                     self.quiet.fault_at = scene.now;
                     self.takeover.disturbed(scene.now);
                 }
-                Observation::Stepped { machine } => stepped[usize::from(*machine)] = true,
+                Observation::Stepped { machine } => {
+                    stepped[usize::from(*machine)] = true;
+                    continue;
+                }
                 Observation::Gone { machine } => self.history.gone(*machine),
                 Observation::Broken(what) => self.fail(Some(what.clone())),
             }
-            only_drops = false;
+            worth_a_look = true;
         }
         // One thing that happens may be several steps; the events of all of them were seen now.
         for machine in scene.places().filter(|machine| stepped[usize::from(*machine)]) {
@@ -106,10 +110,12 @@ impl Checks {
             self.fail(fault);
             self.fail(takeover::standings(scene, machine));
         }
-        if !only_drops {
+        if worth_a_look {
             self.fail_all(scene);
         }
-        self.due = self.next_due(scene);
+        if worth_a_look || dropped {
+            self.due = self.next_due(scene);
+        }
     }
 
     pub fn look(&mut self, scene: &Scene) {
