@@ -167,14 +167,11 @@ fn check_line(out: &mut String, check: &Check, width: usize, color: bool) {
         ("failing", Some("pass")) => ", passes now",
         _ => "",
     };
-    let took = if check.took_ms >= 0.05 { format!(" ({:.1} ms)", check.took_ms) } else { String::new() };
+    let took =
+        if check.took_ms >= 0.05 { format!(" ({:.1} ms)", check.took_ms) } else { String::new() };
     // A script's own words rarely say which script it is.
     let what = if check.kind == "script" { format!("{}: ", check.target) } else { String::new() };
-    let _ = writeln!(
-        out,
-        "  {:<width$}  {state}{note}  {what}{}{took}",
-        check.name, check.detail
-    );
+    let _ = writeln!(out, "  {:<width$}  {state}{note}  {what}{}{took}", check.name, check.detail);
 }
 
 fn nginx_block(out: &mut String, nginx: &Nginx, color: bool) {
