@@ -1,5 +1,7 @@
 //! A record reads back as it was written, and damaged ones are refused with their line.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail loudly")]
+
 use std::net::IpAddr;
 use std::time::Duration;
 

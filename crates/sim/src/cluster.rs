@@ -153,7 +153,7 @@ fn draw_vip(random: &mut Random, machines: usize, place: u8, checks: usize) -> O
     });
     let centiseconds = match version {
         Version::V2 => 100,
-        Version::V3 => random.scaled(INTERVALS.0, INTERVALS.1),
+        Version::V3 => u64::from(draw_interval(random)),
     };
     Some(VipPlan {
         name: format!("v{place}"),
@@ -186,6 +186,13 @@ fn draw_vip(random: &mut Random, machines: usize, place: u8, checks: usize) -> O
             refresh: Duration::from_secs(if random.chance(300) { 0 } else { 60 }),
         },
     })
+}
+
+/// An interval, in centiseconds: the longer of two draws in which each doubling is as likely as
+/// the next one. An hour at 10 ms costs as much as a hundred at 1 s.
+pub fn draw_interval(random: &mut Random) -> u16 {
+    let [one, other] = [(); 2].map(|()| random.scaled(INTERVALS.0, INTERVALS.1));
+    u16::try_from(one.max(other)).unwrap_or(IntervalCs::MAX.get())
 }
 
 /// The wait of a drawn failback, in nanoseconds.

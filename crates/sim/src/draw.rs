@@ -4,7 +4,7 @@ use standin_core::Verdict;
 use standin_core::types::Family;
 
 use crate::clock::{MICROSECOND, MILLISECOND, Nanos, SECOND};
-use crate::cluster::{self, draw_priority, draw_wait};
+use crate::cluster::{self, draw_interval, draw_priority, draw_wait};
 use crate::fault::{Edit, Fault};
 use crate::machine::Run;
 use crate::network::Weather;
@@ -208,7 +208,7 @@ impl Scene {
         let edit = match self.random.below(4) {
             0 => Edit::Priority { vip, machine, priority: draw_priority(&mut self.random) },
             1 if !version_2 => {
-                let centiseconds = u16::try_from(self.random.scaled(1, 100)).ok()?;
+                let centiseconds = draw_interval(&mut self.random);
                 Edit::Interval { vip, centiseconds }
             }
             2 if self.file.stands(vip) => Edit::Remove { vip },

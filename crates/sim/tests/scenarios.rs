@@ -1,5 +1,7 @@
 //! Every story under `tests/scenarios` ends as it says.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail loudly")]
+
 use std::fs;
 use std::path::Path;
 

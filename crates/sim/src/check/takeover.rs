@@ -62,7 +62,10 @@ pub(super) fn patience(scene: &Scene, vip: u8) -> Nanos {
         host.kernel_slow + scene.kernel_takes.1 + host.kernel_busy_until.saturating_sub(scene.now)
     };
     let kernel = 2 * scene.machines.iter().map(busy).max().unwrap_or(0);
-    waits + kernel + 3 * scene.network.longest() + MILLISECOND
+    // Who never heard an advert asks three times first, 50 ms apart.
+    let new = |host: &Machine| host.running() && host.heard[usize::from(vip)].is_empty();
+    let probes = if scene.machines.iter().any(new) { 160 * MILLISECOND } else { 0 };
+    waits + kernel + probes + 3 * scene.network.longest() + MILLISECOND
 }
 
 /// What is wrong with the VIP at the moment, if anything.
