@@ -7,6 +7,7 @@ pub(crate) mod history;
 pub(crate) mod log;
 pub(crate) mod notify;
 mod record;
+mod records;
 mod startup;
 pub(crate) mod time;
 mod upgrade;
@@ -22,6 +23,7 @@ use std::time::{Duration, SystemTime};
 use standin_config::Cluster;
 use standin_core::Command;
 use standin_core::event::{Kind, Reason};
+use standin_core::record::Entry;
 use standin_core::view::View;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
@@ -258,6 +260,7 @@ async fn attend(
         tokio::select! {
             message = events.next() => match message? {
                 FromEngine::Event(happened) => this.happened(*happened),
+                FromEngine::Record(entries) => this.keep_record(entries),
                 FromEngine::Complaint(text) => this.log.line(Severity::Warning, None, &text),
                 FromEngine::Stopped => break,
             },
@@ -631,6 +634,15 @@ impl Control {
             addresses: self.addresses(vip),
         };
         self.call(call);
+    }
+
+    /// Nobody waits for the disk.
+    fn keep_record(&self, entries: Vec<Entry>) {
+        let state_dir = self.paths.state_dir.clone();
+        tokio::task::spawn_blocking(move || {
+            // A disk that can't be written has been complained of by the events.
+            let _ = records::keep(&state_dir, &entries);
+        });
     }
 
     fn call(&mut self, call: Call) {

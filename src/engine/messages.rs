@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use standin_core::event::{Event, Role, Standing};
 use standin_core::plan::{MAX_VIPS, Plan};
+use standin_core::record::Entry;
 use standin_core::resume::Resume;
 use standin_core::types::{CheckId, Family, Instant, InterfaceId, Prefix, VipId};
 use standin_core::view::View;
@@ -124,6 +125,8 @@ pub(crate) struct Listening {
 #[derive(Debug)]
 pub(crate) enum FromEngine {
     Event(Box<Happened>),
+    /// What the engine was told around a transition.
+    Record(Vec<Entry>),
     /// Everything has been given up.
     Stopped,
     /// A message of the engine itself, for the log.

@@ -14,6 +14,7 @@
 pub(crate) mod messages;
 mod outbox;
 mod ports;
+mod recorder;
 
 use std::io;
 use std::net::IpAddr;
@@ -36,6 +37,7 @@ use standin_linux::sched;
 use messages::{Beat, FromEngine, Happened, Inbox, Post, ToAddresses, ToEngine};
 use outbox::Outbox;
 use ports::{Opening, Ports};
+use recorder::Recorder;
 
 /// Above ordinary threads and most kernel threads, below the watchdogs.
 pub(crate) const REALTIME_PRIORITY: u8 = 40;
@@ -52,7 +54,7 @@ const TOKEN_MESSAGES: u64 = 1;
 const TOKEN_PORTS: u64 = 2;
 
 pub(crate) struct Engine {
-    node: Node,
+    node: Recorder,
     poll: Poll,
     timer: Timer,
     /// For when the timer is armed; [`Instant::FAR`] when it isn't.
@@ -123,9 +125,13 @@ impl Engine {
         poll.add(std::os::fd::AsFd::as_fd(&*inbox.wake), TOKEN_MESSAGES)?;
         beat.strike(now());
         let mut engine = Self {
-            node: match resume {
-                Some(resume) => Node::resumed(now(), plan, &resume),
-                None => Node::new(now(), plan),
+            node: {
+                let recorded = plan.clone();
+                let node = match resume {
+                    Some(resume) => Node::resumed(now(), plan, &resume),
+                    None => Node::new(now(), plan),
+                };
+                Recorder::new(now(), node, recorded)
             },
             poll,
             timer,
@@ -167,6 +173,9 @@ impl Engine {
                 self.node.step(time, Input::Tick, &mut self.effects);
             }
             self.perform();
+            if let Some(record) = self.node.record(time) {
+                self.tell(FromEngine::Record(record));
+            }
         }
         Ok(())
     }
@@ -386,6 +395,9 @@ impl Engine {
     }
 
     fn happened(&mut self, event: Event) {
+        if matches!(event.kind, Kind::Transition { .. }) {
+            self.node.mark(now());
+        }
         let plan = self.node.plan();
         let router = event.vip.and_then(|vip| self.node.router(vip));
         let happened = Happened {
