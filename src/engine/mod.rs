@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::SystemTime;
 
-use standin_core::event::{Event, Kind, Party, Reason};
+use standin_core::event::{Event, Kind, Party, Reason, Role};
 use standin_core::node::Node;
 use standin_core::plan::Plan;
 use standin_core::resume::Resume;
@@ -395,7 +395,9 @@ impl Engine {
     }
 
     fn happened(&mut self, event: Event) {
-        if matches!(event.kind, Kind::Transition { .. }) {
+        let active = Role::Active;
+        if matches!(event.kind, Kind::Transition { from, to, .. } if from == active || to == active)
+        {
             self.node.mark(now());
         }
         let plan = self.node.plan();
