@@ -180,6 +180,8 @@ keys! {
         "Higher is preferred. 2 to 254; 255 says that the node owns the addresses; 1 is reserved.";
     NODE_VRRP_ONLY: Node, "vrrp_only", Bool, Is("false"),
         "A peer that is a keepalived: no peer link is awaited.";
+    NODE_FINGERPRINT: Node, "fingerprint", Text("\"sha256:\" and 64 hexadecimal digits"), Means("no peer link with it"),
+        "Of the node's key; `standin init` and `standin join` write it.";
 
     VIP_VRID: Vip, "virtual_router_id", Integer(1, 255), Required,
         "The same on all nodes, unique among everything that speaks VRRP on the network.";

@@ -7,6 +7,7 @@
 pub mod codes;
 pub mod diagnostic;
 pub mod duration;
+pub mod fingerprint;
 pub mod keys;
 pub mod model;
 mod nearest;

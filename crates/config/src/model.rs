@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::fingerprint::Fingerprint;
 use standin_core::types::{Family, IntervalCs, Prefix, Priority, Vrid};
 
 pub use standin_core::plan::{AllIneligible, Announce, ChecksumStyle, Failback, Mode, Version};
@@ -74,6 +75,8 @@ pub struct Node {
     pub priority: Priority,
     /// A keepalived, say: it speaks VRRP and no peer link is awaited.
     pub vrrp_only: bool,
+    /// Of its key; without one there is no peer link with it.
+    pub fingerprint: Option<Fingerprint>,
     /// The name in the section's header.
     pub span: Span,
 }

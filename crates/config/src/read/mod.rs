@@ -20,6 +20,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::codes;
 use crate::diagnostic::Diagnostic;
+use crate::fingerprint::Fingerprint;
 use crate::keys::{self, Key, Section};
 use crate::model::{Cluster, Node};
 use crate::nearest::nearest;
@@ -68,6 +69,7 @@ pub(crate) struct Walk {
     /// Names by section, also of those that are faulty: a reference to them is no second fault.
     node_names: Vec<String>,
     check_names: Vec<String>,
+    fingerprints: Vec<Fingerprint>,
 }
 
 impl Walk {
@@ -78,6 +80,7 @@ impl Walk {
             secrets: Vec::new(),
             node_names: Vec::new(),
             check_names: Vec::new(),
+            fingerprints: Vec::new(),
         }
     }
 
@@ -204,14 +207,41 @@ impl Walk {
             None => Priority::DEFAULT,
         };
         let vrrp_only = self.boolean(fields, &keys::NODE_VRRP_ONLY);
+        let fingerprint = self.fingerprint(fields);
         Some(Node {
             name: named.name.clone(),
             addresses,
             address_spans,
             priority,
             vrrp_only,
+            fingerprint,
             span: named.key_span.clone(),
         })
+    }
+
+    fn fingerprint(&mut self, fields: &Fields<'_, '_>) -> Option<Fingerprint> {
+        let (text, span) = self.text(fields, &keys::NODE_FINGERPRINT)?;
+        let Some(fingerprint) = Fingerprint::parse(&text) else {
+            self.error(
+                codes::FINGERPRINT,
+                "fingerprint must be \"sha256:\" and 64 hexadecimal digits",
+                span,
+                "",
+                "copy the line from the file of a node that has a peer link, or remove it",
+            );
+            return None;
+        };
+        if self.fingerprints.contains(&fingerprint) {
+            self.error(
+                codes::FINGERPRINT,
+                "two nodes have the same fingerprint",
+                span,
+                "this key is another node's",
+                "each node has a key of its own: remove this line, and let the node join again",
+            );
+        }
+        self.fingerprints.push(fingerprint);
+        Some(fingerprint)
     }
 
     /// 2..=254 or 255; 0 and 1 have meanings of their own.
