@@ -2,6 +2,7 @@
 
 mod addresses;
 mod api;
+mod authority;
 mod checks;
 mod cli;
 mod control;
@@ -9,6 +10,7 @@ mod engine;
 mod exit;
 mod guard;
 mod lab;
+mod link;
 mod nginx;
 mod preflight;
 mod readable;

@@ -8,6 +8,7 @@ use standin_core::event::Standing;
 use standin_core::health;
 use standin_core::view::{CheckView, VipView};
 
+use super::link::{Link, PeerLink};
 use crate::checks::Live;
 use crate::control;
 use crate::control::time::rfc3339;
@@ -31,6 +32,7 @@ pub(crate) struct Status {
     pub(crate) peers: Vec<Peer>,
     /// How long ago the engine last went round.
     pub(crate) engine_beat_ms: u64,
+    pub(crate) link: Option<Link>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -130,11 +132,12 @@ pub(crate) struct Peer {
     pub(crate) vrrp_only: bool,
     /// Backups send no adverts.
     pub(crate) last_advert_ms: Option<u64>,
+    pub(crate) link: Option<PeerLink>,
 }
 
 impl From<control::Status> for Status {
     fn from(status: control::Status) -> Self {
-        let control::Status { view, checks, nginx, file, file_error, engine_beat } = status;
+        let control::Status { view, checks, nginx, file, file_error, engine_beat, link } = status;
         let live = |name: &str| checks.iter().find(|live| live.name == name);
         Self {
             cluster: view.cluster,
@@ -161,13 +164,17 @@ impl From<control::Status> for Status {
                 .peers
                 .into_iter()
                 .map(|peer| Peer {
-                    name: peer.name,
                     addresses: peer.addresses.iter().map(ToString::to_string).collect(),
                     vrrp_only: peer.vrrp_only,
                     last_advert_ms: peer.last_advert.map(millis),
+                    link: link.as_ref().and_then(|link| {
+                        link.peers.get(&peer.name).map(|view| PeerLink::of(view, &link.file))
+                    }),
+                    name: peer.name,
                 })
                 .collect(),
             engine_beat_ms: millis(engine_beat),
+            link: link.as_ref().map(Link::from),
         }
     }
 }
@@ -228,6 +235,6 @@ impl Check {
     }
 }
 
-fn millis(duration: std::time::Duration) -> u64 {
+pub(super) fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

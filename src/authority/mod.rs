@@ -14,6 +14,7 @@
 
 pub(crate) mod crypto;
 pub(crate) mod files;
+pub(crate) mod roster;
 pub(crate) mod token;
 
 use std::io;

@@ -101,9 +101,7 @@ struct Kept {
 impl Kept {
     /// A clock that was set back must not make it immortal.
     fn lives(&self, now_s: u64) -> bool {
-        now_s < self.ends_unix_s
-            && self.ends_unix_s <= now_s + LIFE.as_secs()
-            && self.tries < TRIES
+        now_s < self.ends_unix_s && self.ends_unix_s <= now_s + LIFE.as_secs() && self.tries < TRIES
     }
 }
 

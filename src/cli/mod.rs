@@ -3,9 +3,12 @@
 mod check;
 pub(crate) mod client;
 mod events;
+mod init;
+mod join;
 mod orders;
 mod release;
 mod status;
+mod token;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -63,6 +66,21 @@ enum Command {
                             the same; status and the log say what became of it."
     )]
     Reload(orders::ReloadArgs),
+    /// Make a cluster: its authority, this node's keys, the smallest cluster file, a token
+    #[command(after_help = "Example: standin init --cluster edge --node n1=192.168.1.189 \
+                            --vip web=192.168.1.41/24\n\nAt a terminal it asks for what isn't \
+                            given.")]
+    Init(init::InitArgs),
+    /// Print another token, by which one more machine may join
+    #[command(after_help = "Example: standin token | ssh n3 standin join 192.168.1.189 - \
+                            --node n3=192.168.1.191")]
+    Token(token::TokenArgs),
+    /// Make this machine a node of a cluster
+    #[command(after_help = "Example: standin join 192.168.1.189 TOKEN --node n2=192.168.1.190")]
+    Join(join::JoinArgs),
+    /// Serve tokens while no daemon does; `init` and `token` start it
+    #[command(hide = true)]
+    ServeTokens(token::TokenArgs),
     /// Rehearse a cluster on this machine, in network namespaces
     #[command(after_help = "Examples:\n  standin lab              a pair and a client, left \
                             running\n  standin lab --drill      every fault once, measured\n  \
@@ -136,6 +154,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Maintenance(args) => orders::maintenance(&args),
         Command::Reload(args) => orders::reload(&args),
         Command::Release(args) => release::main(&args),
+        Command::Init(args) => init::main(&args),
+        Command::Token(args) => token::main(&args),
+        Command::Join(args) => join::main(&args),
+        Command::ServeTokens(args) => token::serve(&args),
     };
     match done {
         Ok(()) => Exit::Done.into(),

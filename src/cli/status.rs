@@ -9,6 +9,7 @@ use clap::Args;
 use hyper::Method;
 
 use super::{Places, ago, client};
+use crate::api::link::PeerLink;
 use crate::api::types::{Check, Nginx, Status, Vip};
 
 /// How often `--watch` looks.
@@ -103,6 +104,9 @@ fn page(status: &Status, color: bool) -> String {
     if !status.peers.is_empty() {
         out.push_str("\npeers\n");
     }
+    if !status.peers.is_empty() && status.link.is_none() {
+        out.push_str("  no peer link (standin init makes one)\n");
+    }
     for peer in &status.peers {
         let seen = match peer.last_advert_ms {
             Some(ms) => format!("last advert {} ago", ago(Duration::from_millis(ms))),
@@ -110,8 +114,48 @@ fn page(status: &Status, color: bool) -> String {
         };
         let kind = if peer.vrrp_only { "  VRRP only" } else { "" };
         let _ = writeln!(out, "  {}  {}{kind}  {seen}", peer.name, peer.addresses.join(" "));
+        if let Some(link) = &peer.link {
+            peer_link(&mut out, link, color);
+        }
     }
     out
+}
+
+/// What a peer says of itself, and how it is reached.
+fn peer_link(out: &mut String, link: &PeerLink, color: bool) {
+    let since = link
+        .since_ms
+        .map_or_else(String::new, |since| format!(" for {}", ago(Duration::from_millis(since))));
+    let paint = match link.state.as_str() {
+        "connected" => Paint::Good,
+        "no certificate" => Paint::Attention,
+        _ => Paint::Bad,
+    };
+    let why = link.problem.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+    // Writing to a String can't fail; the same below.
+    let _ = write!(out, "      link {}{since}{why}", painted(&link.state, paint, color));
+    if let (Some(trip), Some(clock)) = (link.round_trip_ms, link.clock_difference_ms) {
+        let _ = write!(out, ", round trip {trip:.1} ms, its clock {clock:+.1} ms");
+    }
+    if let Some(version) = link.version.as_ref().filter(|it| *it != env!("CARGO_PKG_VERSION")) {
+        let _ = write!(out, ", standin {version}");
+    }
+    out.push('\n');
+    if link.same_file == Some(false) {
+        let text = "its cluster file is another version than the one here";
+        let _ = writeln!(out, "      {}", painted(text, Paint::Bad, color));
+    }
+    if link.maintenance {
+        let _ = writeln!(out, "      {}", painted("maintenance", Paint::Attention, color));
+    }
+    for vip in &link.vips {
+        let paint = if vip.standing == "eligible" { Paint::Good } else { Paint::Bad };
+        let standing = painted(&vip.standing, paint, color);
+        let obstacle = vip.obstacle.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        let (name, role) = (&vip.name, &vip.role);
+        let _ =
+            writeln!(out, "      {name}  {role}, {standing}{obstacle}; priority {}", vip.priority);
+    }
 }
 
 fn vip_block(out: &mut String, vip: &Vip, node: &str, color: bool) {

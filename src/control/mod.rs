@@ -6,6 +6,7 @@
 pub(crate) mod history;
 pub(crate) mod log;
 pub(crate) mod notify;
+mod peers;
 mod record;
 mod records;
 mod startup;
@@ -34,11 +35,13 @@ use crate::checks;
 use crate::engine::messages::{Beat, FromEngine, Happened, Inbox, Post, Posts, ToEngine};
 use crate::exit::Exit;
 use crate::guard;
+use crate::link::{self, Link, LinkView};
 use history::{History, Record};
 use log::{Log, Severity};
 use notify::{Call, Notifier, State};
 
 use startup::Refusal;
+pub(crate) use startup::read_file;
 
 /// Events that a slow follower of the API may be behind; more and it is told that it missed some.
 const FOLLOWERS_BEHIND: usize = 1024;
@@ -95,6 +98,8 @@ pub(crate) struct Status {
     pub(crate) file: PathBuf,
     pub(crate) file_error: Option<String>,
     pub(crate) engine_beat: Duration,
+    /// `None`: this node has no keys.
+    pub(crate) link: Option<LinkView>,
 }
 
 struct Control {
@@ -117,6 +122,8 @@ struct Control {
     /// Where the API answers over TCP.
     tcp: Option<(SocketAddr, JoinHandle<()>)>,
     program: upgrade::Program,
+    link: Option<Link>,
+    told: mpsc::Sender<link::Told>,
 }
 
 /// Runs a node until it is told to stop.
@@ -181,6 +188,8 @@ async fn serve(
     };
     crate::engine::start(chosen.plan.clone(), 0, outside)?;
     let (ran_sender, mut ran) = mpsc::unbounded_channel();
+    let (requests_sender, mut requests) = mpsc::channel(REQUESTS);
+    let (told_sender, mut of_link) = link::telling();
     let mut this = Control {
         notifier: Notifier::new(chosen.cluster.notify.clone(), ran_sender),
         cluster: Arc::new(chosen.cluster),
@@ -194,15 +203,16 @@ async fn serve(
         followers: broadcast::channel(FOLLOWERS_BEHIND).0,
         beat,
         file_error: None,
-        desk: None,
+        desk: Some(requests_sender.clone()),
         tcp: None,
         program: upgrade::Program::running(),
+        link: None,
+        told: told_sender,
         paths,
     };
     this.start_checks(&chosen.plan);
-    let (requests_sender, mut requests) = mpsc::channel(REQUESTS);
-    crate::api::serve(socket, requests_sender.clone());
-    this.desk = Some(requests_sender);
+    this.arrange_link();
+    crate::api::serve(socket, requests_sender);
     this.listen_tcp().await;
     let events = Events::new(control.1)?;
     let mut watched = Watched::new(guarded)?;
@@ -272,6 +282,7 @@ async fn attend(
                 }
             }
             Some(ran) = ran.recv() => this.ran(&ran),
+            Some(told) = of_link.recv() => this.told(told),
             _ = hangup.recv() => {
                 // The outcome is in the log and in status.
                 if this.reload("SIGHUP").is_ok() {
@@ -492,6 +503,7 @@ impl Control {
             file: self.paths.file.clone(),
             file_error: self.file_error.clone(),
             engine_beat: self.beat.age(standin_linux::clock::now()),
+            link: self.link.as_ref().map(Link::view),
         })
     }
 
@@ -529,6 +541,7 @@ impl Control {
             return Err("the engine is stuck and didn't take the file".to_owned());
         }
         self.start_checks(&chosen.plan);
+        self.arrange_link();
         let file = self.paths.file.display();
         let text = format!("{file} was read again and taken (asked by {by})");
         self.log.line(Severity::Notice, None, &text);

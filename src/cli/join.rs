@@ -1,0 +1,211 @@
+//! `standin join`: this machine becomes a node: it proves the other by the token, then tells it the secret.
+
+use std::io::{BufRead, ErrorKind};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::Args;
+use hyper::Method;
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::init::{Kept, Named, must_be_local, node};
+use super::{Places, client};
+use crate::authority::token::Token;
+use crate::authority::{Keys, NodeKey, files, fingerprint, fingerprint_of_key};
+use crate::link::frame::{self, JOINED_BYTES, Reader};
+use crate::link::message::{Join, Joined, Message, PROTOCOL};
+use crate::link::tls;
+
+/// Where nothing else is said.
+const PORT: u16 = 8412;
+
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// The other node writes and reloads meanwhile.
+const ANSWER: Duration = Duration::from_secs(25);
+
+#[derive(Debug, Args)]
+pub(crate) struct JoinArgs {
+    /// A node of the cluster
+    #[arg(value_name = "HOST[:PORT]")]
+    host: String,
+    /// What `standin init` or `standin token` printed there; `-` reads it from the standard input
+    token: String,
+    /// This machine: its name in the cluster and its own address, or two with a comma
+    #[arg(long, value_name = "NAME=ADDRESS", value_parser = node)]
+    node: Named<Vec<IpAddr>>,
+    /// This node's priority: higher is preferred
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u8).range(2..))]
+    priority: u8,
+    #[command(flatten)]
+    kept: Kept,
+    #[command(flatten)]
+    places: Places,
+}
+
+pub(super) fn main(args: &JoinArgs) -> Result<()> {
+    let keys = Keys::of(&args.kept.state_dir);
+    keys.must_be_new()?;
+    let mut text = args.token.clone();
+    if text == "-" {
+        text.clear();
+        std::io::stdin().lock().read_line(&mut text)?;
+    }
+    let token = Token::parse(text.trim()).context(
+        "that is no token, or not a whole one; `standin token` on a node of the cluster makes one",
+    )?;
+    must_be_local(&args.node)?;
+    must_be_writable(&args.kept)?;
+    let to = resolve(&args.host)?;
+    let key = NodeKey::new()?;
+    let public_key = key.public()?;
+    let join = Join {
+        protocol: PROTOCOL,
+        token_id: token.id,
+        token_secret: token.secret,
+        node: args.node.name.clone(),
+        addresses: args.node.value.clone(),
+        priority: args.priority,
+        public_key,
+    };
+    let joined = client::block_on(ask(to, &token, join))?;
+    believe(&joined, &token, &args.node.name, public_key)?;
+    let kept = keep_old(&args.kept.file, &joined.file)?;
+    keys.create((&joined.authority_key, &joined.authority_certificate), &key, &joined.certificate)?;
+    files::write_atomically(&args.kept.file, joined.file.as_bytes(), 0o644)
+        .with_context(|| format!("can't write {}", args.kept.file.display()))?;
+    let (name, cluster) = (&args.node.name, &joined.cluster);
+    println!("{name} is a node of {cluster}; its file is {}", args.kept.file.display());
+    if let Some(old) = kept {
+        println!("what was there before is kept as {old}");
+    }
+    started(&args.places)
+}
+
+/// A daemon that runs already takes the file at once.
+fn started(places: &Places) -> Result<()> {
+    let socket = places.socket();
+    let reload = client::call(&socket, Method::POST, "/v1/reload", None);
+    match client::block_on(reload) {
+        Ok(_) => println!("the daemon that runs here has taken it"),
+        Err(error) => match error.downcast_ref::<client::Unanswered>() {
+            Some(unanswered) if unanswered.exit == crate::exit::Exit::NoDaemon => {
+                println!("start it: systemctl enable --now standin");
+            }
+            _ => {
+                return Err(
+                    error.context("the node has joined, but its daemon didn't take the file")
+                );
+            }
+        },
+    }
+    Ok(())
+}
+
+/// Found out before the token is spent.
+fn must_be_writable(kept: &Kept) -> Result<()> {
+    for folder in [kept.file.parent(), Some(kept.state_dir.as_path())].into_iter().flatten() {
+        let probe = folder.join(format!(".standin.{}", std::process::id()));
+        std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::write(&probe, ""))
+            .and_then(|()| std::fs::remove_file(&probe))
+            .with_context(|| format!("can't write to {}", folder.display()))?;
+    }
+    Ok(())
+}
+
+fn resolve(host: &str) -> Result<SocketAddr> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok((address, PORT).into());
+    }
+    let with_port = match host.rsplit_once(':') {
+        Some((_, port)) if port.parse::<u16>().is_ok() => host.to_owned(),
+        _ => format!("{host}:{PORT}"),
+    };
+    let mut found =
+        with_port.to_socket_addrs().with_context(|| format!("can't find the host {host}"))?;
+    found.next().with_context(|| format!("the host {host} has no address"))
+}
+
+async fn ask(to: SocketAddr, token: &Token, join: Join) -> Result<Joined> {
+    let stream = tokio::time::timeout(CONNECT, TcpStream::connect(to))
+        .await
+        .map_err(|_| {
+            anyhow!("{to} doesn't answer; is its firewall open for TCP port {}?", to.port())
+        })?
+        .map_err(|error| match error.kind() {
+            ErrorKind::ConnectionRefused => anyhow!(
+                "nobody serves the token at {to}: it is used or expired, or its daemon has no peer \
+                 link. `standin token` there makes another one"
+            ),
+            _ => anyhow!("{to}: {error}"),
+        })?;
+    let config = Arc::new(tls::joiner(token.authority)?);
+    let connecting = TlsConnector::from(config).connect(ServerName::from(to.ip()), stream);
+    let mut stream = tokio::time::timeout(CONNECT, connecting)
+        .await
+        .map_err(|_| anyhow!("{to} doesn't finish the TLS handshake"))?
+        .map_err(|error| {
+            anyhow!(
+                "{to} isn't of the cluster that made the token; it was told nothing: {}",
+                tls::words(&error)
+            )
+        })?;
+    frame::send(&mut stream, &Message::Join(join)).await?;
+    let mut reader = Reader::new(&mut stream, JOINED_BYTES);
+    let answer = tokio::time::timeout(ANSWER, reader.next())
+        .await
+        .map_err(|_| anyhow!("{to} didn't answer in time"))?;
+    match answer.with_context(|| format!("{to} went away"))? {
+        Message::Joined(joined) => Ok(joined),
+        Message::Refused { why } => bail!("{to} refuses: {}", plain(&why)),
+        _ => bail!("{to} answered something else"),
+    }
+}
+
+/// What another machine says is shown without control characters.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control() || *c == '\n').collect()
+}
+
+/// The answer is looked at like anything else from outside.
+fn believe(joined: &Joined, token: &Token, name: &str, key: [u8; 32]) -> Result<()> {
+    let own = fingerprint_of_key(key);
+    let of = |pem: &str| -> Result<_> {
+        Ok(fingerprint(&CertificateDer::from_pem_slice(pem.as_bytes())?)?)
+    };
+    if of(&joined.authority_certificate)? != token.authority || of(&joined.certificate)? != own {
+        bail!("the answer has certificates of other keys; nothing was written");
+    }
+    let loaded = standin_config::load("the cluster file", &joined.file);
+    let rendered = loaded.render(false);
+    let cluster = loaded
+        .model
+        .ok_or_else(|| anyhow!("the cluster file that came can't be used here:\n{rendered}"))?;
+    if cluster.node(name).is_none_or(|node| node.fingerprint != Some(own)) {
+        bail!("the cluster file that came doesn't have this node; nothing was written");
+    }
+    Ok(())
+}
+
+/// Moves another file out of the way, under a name that is free.
+fn keep_old(file: &Path, new: &str) -> Result<Option<String>> {
+    match std::fs::read(file) {
+        Ok(old) if old == new.as_bytes() => Ok(None),
+        Ok(old) => {
+            let free = (1..).map(|n| format!("{}.before-join.{n}", file.display()));
+            let name = free.into_iter().find(|name| !Path::new(name).exists());
+            let name = name.context("no free name for the old cluster file")?;
+            files::write_atomically(Path::new(&name), &old, 0o600)
+                .with_context(|| format!("can't write {name}"))?;
+            Ok(Some(name))
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("can't read {}", file.display())),
+    }
+}

@@ -1,0 +1,190 @@
+//! What is known of each peer over the link: one board that sessions write and status reads.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::Directory;
+use super::complaints::Complaints;
+use super::message::Summary;
+
+/// Shared by the tasks of the control plane only; nobody waits while holding it.
+#[derive(Clone, Default)]
+pub(crate) struct Board(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Inner {
+    peers: BTreeMap<String, Entry>,
+    sessions: u64,
+    listening: BTreeMap<SocketAddr, Option<String>>,
+    complaints: Complaints,
+}
+
+#[derive(Default)]
+struct Entry {
+    /// The session that counts; dropping it ends that session.
+    session: Option<(u64, oneshot::Sender<()>)>,
+    since: Option<Instant>,
+    problem: Option<String>,
+    version: Option<String>,
+    measured: Option<Measured>,
+    summary: Option<Summary>,
+}
+
+/// By the quickest of the last pings, since a quick one tells the clocks best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Measured {
+    pub(crate) round_trip: Duration,
+    /// The peer's clock minus this node's.
+    pub(crate) clock_us: i64,
+}
+
+/// The link, for status.
+pub(crate) struct LinkView {
+    /// Each own address, with what keeps it from being listened on.
+    pub(crate) listening: Vec<(SocketAddr, Option<String>)>,
+    /// Connections that were refused since the start.
+    pub(crate) refused: u64,
+    pub(crate) file: String,
+    pub(crate) peers: BTreeMap<String, PeerLinkView>,
+}
+
+/// The link to one peer, for status.
+#[derive(Clone)]
+pub(crate) struct PeerLinkView {
+    /// `connected`, `down`, `no certificate`.
+    pub(crate) state: &'static str,
+    pub(crate) since: Option<Duration>,
+    pub(crate) problem: Option<String>,
+    pub(crate) version: Option<String>,
+    pub(crate) measured: Option<Measured>,
+    /// What it said last, while connected.
+    pub(crate) summary: Option<Summary>,
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing that can panic is done under it.
+        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session with the peer begins and takes the place of an earlier one; it is over when the
+    /// receiver says so.
+    pub(super) fn begin(&self, peer: &str, version: &str) -> (u64, oneshot::Receiver<()>) {
+        let (sender, receiver) = oneshot::channel();
+        let mut inner = self.lock();
+        inner.sessions += 1;
+        let id = inner.sessions;
+        let entry = Entry {
+            session: Some((id, sender)),
+            since: Some(Instant::now()),
+            version: Some(version.to_owned()),
+            ..Entry::default()
+        };
+        inner.peers.insert(peer.to_owned(), entry);
+        drop(inner);
+        self.0.changed.notify_one();
+        (id, receiver)
+    }
+
+    /// Whether the session was the one that counts.
+    pub(super) fn end(&self, peer: &str, id: u64, problem: &str) -> bool {
+        let mut inner = self.lock();
+        let Some(entry) = inner.peers.get_mut(peer) else { return false };
+        if entry.session.as_ref().is_none_or(|(current, _)| *current != id) {
+            return false;
+        }
+        *entry = Entry {
+            since: Some(Instant::now()),
+            problem: Some(problem.to_owned()),
+            ..Entry::default()
+        };
+        true
+    }
+
+    /// No connection came about. Whether that is news.
+    pub(super) fn failed(&self, peer: &str, problem: &str) -> bool {
+        let mut inner = self.lock();
+        let entry = inner.peers.entry(peer.to_owned()).or_default();
+        if entry.session.is_some() {
+            return false;
+        }
+        entry.since.get_or_insert_with(Instant::now);
+        entry.problem.replace(problem.to_owned()).is_none_or(|before| before != problem)
+    }
+
+    pub(super) fn measured(&self, peer: &str, measured: Measured) {
+        if let Some(entry) = self.lock().peers.get_mut(peer) {
+            entry.measured = Some(measured);
+        }
+    }
+
+    pub(super) fn summary(&self, peer: &str, summary: Summary) {
+        if let Some(entry) = self.lock().peers.get_mut(peer) {
+            entry.summary = Some(summary);
+        }
+    }
+
+    pub(super) fn listening(&self, address: SocketAddr, problem: Option<String>) -> bool {
+        let before = self.lock().listening.insert(address, problem.clone());
+        before.is_none_or(|before| before != problem)
+    }
+
+    /// Counts a refusal; whether it is to be said.
+    pub(super) fn refused(&self, source: IpAddr) -> bool {
+        self.lock().complaints.refused(source, Instant::now())
+    }
+
+    /// Forgets who isn't in the directory.
+    pub(super) fn only(&self, directory: &Directory) {
+        let mut inner = self.lock();
+        inner.peers.retain(|name, _| directory.peer(name).is_some());
+        inner.listening.retain(|address, _| directory.addresses.contains(&address.ip()));
+    }
+
+    pub(super) fn anybody(&self) -> bool {
+        self.lock().peers.values().any(|entry| entry.session.is_some())
+    }
+
+    /// Waits until a session has begun.
+    pub(super) async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+
+    pub(super) fn view(&self, directory: &Directory) -> LinkView {
+        let inner = self.lock();
+        let peers = directory.peers.iter().map(|peer| {
+            let entry = inner.peers.get(&peer.name);
+            let session = entry.is_some_and(|entry| entry.session.is_some());
+            let state = match (session, peer.fingerprint) {
+                (true, _) => "connected",
+                (false, None) => "no certificate",
+                (false, Some(_)) => "down",
+            };
+            let view = PeerLinkView {
+                state,
+                since: entry.and_then(|entry| entry.since).map(|since| since.elapsed()),
+                problem: entry.and_then(|entry| entry.problem.clone()),
+                version: entry.and_then(|entry| entry.version.clone()),
+                measured: entry.and_then(|entry| entry.measured),
+                summary: entry.and_then(|entry| entry.summary.clone()),
+            };
+            (peer.name.clone(), view)
+        });
+        LinkView {
+            listening: inner.listening.iter().map(|(at, why)| (*at, why.clone())).collect(),
+            refused: inner.complaints.count(),
+            file: directory.file.clone(),
+            peers: peers.collect(),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What nodes say to each other. Unknown fields and unknown messages are passed over, so that two
+//! versions of standin understand each other while one is upgraded after the other.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// The protocol that this version speaks.
+pub(crate) const PROTOCOL: u32 = 1;
+
+/// The oldest that it understands.
+pub(crate) const OLDEST: u32 = 1;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum Message {
+    Hello(Hello),
+    Ping {
+        id: u64,
+    },
+    Pong {
+        id: u64,
+        /// The answering node's clock.
+        unix_us: i64,
+    },
+    Summary(Summary),
+    /// Why the connection ends.
+    Refused {
+        why: String,
+    },
+    Join(Join),
+    Joined(Joined),
+    #[serde(other)]
+    Unknown,
+}
+
+/// The first message of either side.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) protocol: u32,
+    pub(crate) oldest: u32,
+    pub(crate) version: String,
+    pub(crate) cluster: String,
+    pub(crate) node: String,
+}
+
+impl Hello {
+    /// Whether this version and the other understand each other.
+    pub(crate) const fn understood(&self) -> bool {
+        self.oldest <= PROTOCOL && OLDEST <= self.protocol
+    }
+}
+
+/// What a node tells the others of itself, once a second and after a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Summary {
+    /// SHA-256 of the cluster file that is in force, hexadecimal.
+    pub(crate) file: String,
+    pub(crate) maintenance: bool,
+    pub(crate) vips: Vec<VipSummary>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct VipSummary {
+    pub(crate) name: String,
+    /// As `standin status` says it: `idle`, `backup`, `active`.
+    pub(crate) role: String,
+    /// `eligible`, `pending`, `held down` or `ineligible`.
+    pub(crate) standing: String,
+    pub(crate) obstacle: Option<String>,
+    pub(crate) priority: u8,
+}
+
+/// A machine asks to become a node.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Join {
+    pub(crate) protocol: u32,
+    pub(crate) token_id: [u8; 4],
+    pub(crate) token_secret: [u8; 16],
+    pub(crate) node: String,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) priority: u8,
+    pub(crate) public_key: [u8; 32],
+}
+
+impl std::fmt::Debug for Join {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Join({} {:?})", self.node, self.addresses)
+    }
+}
+
+/// It is one.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Joined {
+    pub(crate) cluster: String,
+    /// PEM; the same below.
+    pub(crate) certificate: String,
+    pub(crate) authority_certificate: String,
+    pub(crate) authority_key: String,
+    /// The cluster file, with the new node in it.
+    pub(crate) file: String,
+}
+
+impl std::fmt::Debug for Joined {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Joined({})", self.cluster)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_later_version_adds_is_passed_over() {
+        let text = r#"{"type":"hello","protocol":3,"oldest":1,"version":"9","cluster":"edge",
+                       "node":"n1","colour":"blue"}"#;
+        let Ok(Message::Hello(hello)) = serde_json::from_str(text) else { panic!("no hello") };
+        assert!(hello.understood());
+        let later = r#"{"type":"sing","song":["a"]}"#;
+        assert!(matches!(serde_json::from_str(later), Ok(Message::Unknown)));
+        let less = r#"{"type":"summary","vips":[{"name":"web"}]}"#;
+        assert!(matches!(serde_json::from_str(less), Ok(Message::Summary(_))));
+    }
+
+    #[test]
+    fn versions_that_share_no_protocol_say_so() {
+        let hello = |protocol, oldest| Hello {
+            protocol,
+            oldest,
+            version: String::new(),
+            cluster: String::new(),
+            node: String::new(),
+        };
+        assert!(hello(1, 1).understood() && hello(5, 1).understood());
+        assert!(!hello(0, 0).understood() && !hello(5, 2).understood());
+    }
+}

@@ -1,0 +1,290 @@
+//! The peer link: TLS 1.3 between every two nodes whose keys stand in the cluster file.
+//!
+//! ```text
+//!  control ──Directory──▶ watch ──▶ dialers (to nodes with a later name) ─┐
+//!     ▲                     └────▶ listeners (own addresses, [link] port) ─┼─▶ sessions ─▶ Board
+//!     └──Told (log, events)                    └─▶ joins (a token instead of a certificate)   │
+//!     └──────────────────────────────── status ◀──────────────────────────────────────────────┘
+//! ```
+//! Nothing depends on it to be available: without it plain VRRP decides alone. Without keys nothing
+//! of it is started.
+
+pub(crate) mod admit;
+mod board;
+mod complaints;
+mod dial;
+pub(crate) mod frame;
+pub(crate) mod listen;
+pub(crate) mod message;
+mod session;
+pub(crate) mod tls;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustls::ServerConfig;
+use standin_config::Cluster;
+use standin_config::fingerprint::Fingerprint;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::authority::{Identity, Keys, crypto};
+use crate::control::Request;
+use crate::control::log::Severity;
+
+pub(crate) use board::{Board, LinkView, PeerLinkView};
+use message::{Summary, VipSummary};
+
+/// How often each node tells the others of itself.
+const SUMMARY_EVERY: Duration = Duration::from_secs(1);
+
+/// Things to log that may wait; more are lost, and status shows the state anyway.
+const TOLD: usize = 64;
+
+/// Something for the log and the events.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) severity: Severity,
+    pub(crate) kind: &'static str,
+    pub(crate) peer: Option<String>,
+    pub(crate) text: String,
+}
+
+/// Another node, as the cluster file has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Peer {
+    pub(crate) name: String,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) fingerprint: Option<Fingerprint>,
+}
+
+/// Who is who, by the file that is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Directory {
+    pub(crate) cluster: String,
+    pub(crate) node: String,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) port: u16,
+    /// Without nodes that speak VRRP only.
+    pub(crate) peers: Vec<Peer>,
+    /// SHA-256 of the file, hexadecimal.
+    pub(crate) file: String,
+}
+
+impl Directory {
+    pub(crate) fn of(cluster: &Cluster, node: &str, file: &[u8]) -> Self {
+        let others = cluster.nodes.iter().filter(|it| it.name != node && !it.vrrp_only);
+        Self {
+            cluster: cluster.name.clone(),
+            node: node.to_owned(),
+            addresses: cluster.node(node).map_or_else(Vec::new, |node| node.addresses.clone()),
+            port: cluster.link.port,
+            peers: others
+                .map(|node| Peer {
+                    name: node.name.clone(),
+                    addresses: node.addresses.clone(),
+                    fingerprint: node.fingerprint,
+                })
+                .collect(),
+            file: hash(file),
+        }
+    }
+
+    fn peer(&self, name: &str) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.name == name)
+    }
+
+    fn by_fingerprint(&self, fingerprint: Fingerprint) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.fingerprint == Some(fingerprint))
+    }
+
+    /// Whether the node is still the one that has this key.
+    fn knows(&self, name: &str, fingerprint: Fingerprint) -> bool {
+        self.peer(name).is_some_and(|peer| peer.fingerprint == Some(fingerprint))
+    }
+}
+
+/// How a version of the cluster file is told from others.
+pub(crate) fn hash(file: &[u8]) -> String {
+    let text = Fingerprint(crypto::sha256(file)).to_string();
+    text.trim_start_matches("sha256:").to_owned()
+}
+
+/// What every task of the link has.
+#[derive(Clone)]
+struct Common {
+    identity: Arc<Identity>,
+    server: Arc<ServerConfig>,
+    directory: watch::Receiver<Arc<Directory>>,
+    summary: watch::Receiver<Arc<Summary>>,
+    board: Board,
+    told: mpsc::Sender<Told>,
+    /// What is needed to let machines in.
+    places: admit::Places,
+}
+
+impl Common {
+    fn tell(&self, severity: Severity, kind: &'static str, peer: Option<&str>, text: String) {
+        // With that many waiting the log says enough.
+        let _ = self.told.try_send(Told { severity, kind, peer: peer.map(str::to_owned), text });
+    }
+}
+
+/// The link of a running daemon; it ends when this is dropped.
+pub(crate) struct Link {
+    directory: watch::Sender<Arc<Directory>>,
+    common: Common,
+    listeners: BTreeMap<SocketAddr, JoinHandle<()>>,
+    dialers: BTreeMap<String, JoinHandle<()>>,
+    _summaries: JoinSet<()>,
+}
+
+/// Where the pieces of the control plane are that the link talks to.
+pub(crate) struct Around {
+    pub(crate) file: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) told: mpsc::Sender<Told>,
+    pub(crate) requests: mpsc::Sender<Request>,
+}
+
+/// The way by which the link tells what is to be logged.
+pub(crate) fn telling() -> (mpsc::Sender<Told>, mpsc::Receiver<Told>) {
+    mpsc::channel(TOLD)
+}
+
+impl Link {
+    /// `None` when this node has no keys: there is no link then, and nothing of it is started.
+    ///
+    /// # Errors
+    /// The keys are there but can't be used.
+    pub(crate) fn start(directory: Directory, around: Around) -> Result<Option<Self>> {
+        let keys = Keys::of(&around.state_dir);
+        if !keys.exist() {
+            return Ok(None);
+        }
+        let identity = Arc::new(keys.identity()?);
+        let server = Arc::new(tls::server(&identity).context("this node's keys")?);
+        let (sender, receiver) = watch::channel(Arc::new(directory));
+        let (summary_sender, summary) = watch::channel(Arc::default());
+        let common = Common {
+            identity,
+            server,
+            directory: receiver.clone(),
+            summary,
+            board: Board::default(),
+            told: around.told,
+            places: admit::Places {
+                file: around.file,
+                state_dir: around.state_dir,
+                run_dir: around.run_dir,
+            },
+        };
+        let mut summaries = JoinSet::new();
+        let board = common.board.clone();
+        summaries.spawn(summarize(around.requests, receiver, summary_sender, board));
+        let mut this = Self {
+            directory: sender,
+            common,
+            listeners: BTreeMap::new(),
+            dialers: BTreeMap::new(),
+            _summaries: summaries,
+        };
+        this.arrange();
+        Ok(Some(this))
+    }
+
+    /// Another cluster file is in force.
+    pub(crate) fn replace(&mut self, directory: Directory) {
+        self.directory.send_replace(Arc::new(directory));
+        self.arrange();
+    }
+
+    pub(crate) fn view(&self) -> LinkView {
+        self.common.board.view(&self.directory.borrow())
+    }
+
+    /// Starts what is missing and ends what is too much.
+    fn arrange(&mut self) {
+        let directory = Arc::clone(&self.directory.borrow());
+        let wanted: Vec<SocketAddr> =
+            directory.addresses.iter().map(|it| (*it, directory.port).into()).collect();
+        self.listeners.retain(|address, task| keep(wanted.contains(address), task));
+        for address in wanted {
+            let common = &self.common;
+            self.listeners
+                .entry(address)
+                .or_insert_with(|| tokio::spawn(listen::forever(address, common.clone())));
+        }
+        // The node with the lower name dials, so that two never dial each other.
+        let dialled = |name: &str| directory.node.as_str() < name && directory.peer(name).is_some();
+        self.dialers.retain(|name, task| keep(dialled(name), task));
+        for peer in directory.peers.iter().filter(|peer| dialled(&peer.name)) {
+            let (name, common) = (peer.name.clone(), &self.common);
+            self.dialers
+                .entry(name.clone())
+                .or_insert_with(|| tokio::spawn(dial::forever(name, common.clone())));
+        }
+        self.common.board.only(&directory);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.listeners.values().chain(self.dialers.values()).for_each(JoinHandle::abort);
+    }
+}
+
+fn keep(wanted: bool, task: &JoinHandle<()>) -> bool {
+    if !wanted {
+        task.abort();
+    }
+    wanted
+}
+
+/// Asks the control plane for this node's state while anybody is connected.
+async fn summarize(
+    requests: mpsc::Sender<Request>,
+    mut directory: watch::Receiver<Arc<Directory>>,
+    summary: watch::Sender<Arc<Summary>>,
+    board: Board,
+) {
+    let mut tick = tokio::time::interval(SUMMARY_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            changed = directory.changed() => if changed.is_err() { return },
+            () = board.changed() => {}
+        }
+        if !board.anybody() {
+            continue;
+        }
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        if requests.send(Request::Status(sender)).await.is_err() {
+            return;
+        }
+        let Ok(Some(status)) = receiver.await else { continue };
+        let view = status.view;
+        let new = Summary {
+            file: directory.borrow_and_update().file.clone(),
+            maintenance: view.maintenance.is_some(),
+            vips: view
+                .vips
+                .into_iter()
+                .map(|vip| VipSummary {
+                    role: vip.role.to_string(),
+                    standing: vip.standing.to_string(),
+                    obstacle: vip.obstacle,
+                    priority: vip.priority.0,
+                    name: vip.name,
+                })
+                .collect(),
+        };
+        summary.send_replace(Arc::new(new));
+    }
+}
