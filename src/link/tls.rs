@@ -161,15 +161,16 @@ impl ServerCertVerifier for Verifier {
 pub(crate) fn words(error: &std::io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
     match inner {
-        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-            "its certificate is of another authority".to_owned()
-        }
+        // Authorities of clusters with one name differ in their keys only, hence the second.
+        Some(Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        )) => "its certificate is of another authority".to_owned(),
         Some(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)) => {
             "its key isn't the one whose fingerprint stands in the cluster file".to_owned()
         }
-        Some(Error::AlertReceived(AlertDescription::UnknownCA)) => {
-            "to the other side this node's certificate is of another authority".to_owned()
-        }
+        Some(Error::AlertReceived(
+            AlertDescription::UnknownCA | AlertDescription::DecryptError,
+        )) => "to the other side this node's certificate is of another authority".to_owned(),
         Some(Error::AlertReceived(alert)) => {
             format!("it refused this node's certificate ({alert:?})")
         }
