@@ -104,7 +104,7 @@ fn page(status: &Status, color: bool) -> String {
     if !status.peers.is_empty() {
         out.push_str("\npeers\n");
     }
-    if !status.peers.is_empty() && status.link.is_none() {
+    if status.link.is_none() && status.peers.iter().any(|peer| !peer.vrrp_only) {
         out.push_str("  no peer link (standin init makes one)\n");
     }
     for peer in &status.peers {

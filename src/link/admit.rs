@@ -1,5 +1,6 @@
 //! Lets a machine with a good token into the cluster: its certificate, the keys, the cluster file.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -60,16 +61,15 @@ pub(crate) async fn serve(
             return Err(why);
         }
     };
-    // Before the answer, so that this side knows the node when it comes.
+    // Before the reload: that may replace the program, and the connection with it.
+    let sent = frame::send(&mut stream, &Message::Joined(joined)).await;
+    // TLS says that it is over; the answer has been sent, or couldn't be.
+    let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
     let socket = places.run_dir.join("standin.sock");
     let reload = client::call(&socket, Method::POST, "/v1/reload", None);
     // Where no daemon runs, the next one reads the file anyway; a refusal is in its log and status.
     let _ = tokio::time::timeout(RELOAD, reload).await;
-    frame::send(&mut stream, &Message::Joined(joined))
-        .await
-        .map_err(|error| format!("{node} is in the cluster file, but went away: {error}"))?;
-    // TLS says that it is over; the answer has been sent.
-    let _ = tokio::io::AsyncWriteExt::shutdown(&mut stream).await;
+    sent.map_err(|error| format!("{node} is in the cluster file, but went away: {error}"))?;
     Ok(node)
 }
 
@@ -100,7 +100,8 @@ fn admit(places: &Places, join: &Join) -> Result<Joined, String> {
         authority.issue(&cluster, &join.node, join.public_key).map_err(|error| own(&error))?;
     // First, so that whatever fails below, nobody comes in with it a second time.
     tokens.used(join.token_id).map_err(|error| own(&error))?;
-    files::write_atomically(&places.file, file.as_bytes(), 0o644)
+    let mode = std::fs::metadata(&places.file).map_or(0o644, |it| it.permissions().mode() & 0o777);
+    files::write_atomically(&places.file, file.as_bytes(), mode)
         .map_err(|error| own(&format!("{}: {error}", places.file.display())))?;
     Ok(Joined {
         cluster,

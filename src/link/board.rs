@@ -11,6 +11,9 @@ use super::Directory;
 use super::complaints::Complaints;
 use super::message::Summary;
 
+/// Reasons that are logged while a peer is down; status always shows the latest.
+const REASONS: u32 = 3;
+
 /// Shared by the tasks of the control plane only; nobody waits while holding it.
 #[derive(Clone, Default)]
 pub(crate) struct Board(Arc<Shared>);
@@ -38,6 +41,8 @@ struct Entry {
     version: Option<String>,
     measured: Option<Measured>,
     summary: Option<Summary>,
+    /// How often a reason was given while it is down.
+    said: u32,
 }
 
 /// By the quickest of the last pings, since a quick one tells the clocks best.
@@ -119,7 +124,10 @@ impl Board {
             return false;
         }
         entry.since.get_or_insert_with(Instant::now);
-        entry.problem.replace(problem.to_owned()).is_none_or(|before| before != problem)
+        let news = entry.problem.replace(problem.to_owned()).is_none_or(|before| before != problem);
+        // Two addresses may fail in two ways, in turn.
+        entry.said += u32::from(news);
+        news && entry.said <= REASONS
     }
 
     pub(super) fn measured(&self, peer: &str, measured: Measured) {
@@ -148,7 +156,9 @@ impl Board {
     pub(super) fn only(&self, directory: &Directory) {
         let mut inner = self.lock();
         inner.peers.retain(|name, _| directory.peer(name).is_some());
-        inner.listening.retain(|address, _| directory.addresses.contains(&address.ip()));
+        let wanted =
+            |it: &SocketAddr| it.port() == directory.port && directory.addresses.contains(&it.ip());
+        inner.listening.retain(|address, _| wanted(address));
     }
 
     pub(super) fn anybody(&self) -> bool {

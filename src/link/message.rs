@@ -11,6 +11,14 @@ pub(crate) const PROTOCOL: u32 = 1;
 /// The oldest that it understands.
 pub(crate) const OLDEST: u32 = 1;
 
+/// Longer than any reason is.
+const WORDS: usize = 300;
+
+/// What another machine says, fit for a log line and a terminal.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().take(WORDS).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Message {
@@ -73,6 +81,21 @@ pub(crate) struct VipSummary {
     pub(crate) priority: u8,
 }
 
+impl Summary {
+    /// As it came, within the bounds of what is shown.
+    pub(crate) fn plain(mut self) -> Self {
+        self.file = plain(&self.file);
+        self.vips.truncate(standin_core::plan::MAX_VIPS);
+        for vip in &mut self.vips {
+            for text in [&mut vip.name, &mut vip.role, &mut vip.standing] {
+                *text = plain(text);
+            }
+            vip.obstacle = vip.obstacle.as_deref().map(plain);
+        }
+        self
+    }
+}
+
 /// A machine asks to become a node.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Join {
@@ -123,6 +146,15 @@ mod tests {
         assert!(matches!(serde_json::from_str(later), Ok(Message::Unknown)));
         let less = r#"{"type":"summary","vips":[{"name":"web"}]}"#;
         assert!(matches!(serde_json::from_str(less), Ok(Message::Summary(_))));
+    }
+
+    #[test]
+    fn what_others_say_is_bounded_and_has_no_control_characters() {
+        let vip = VipSummary { name: "\u{1b}[2J".to_owned(), ..VipSummary::default() };
+        let summary = Summary { vips: vec![vip; 5_000], ..Summary::default() }.plain();
+        assert_eq!(summary.vips.len(), standin_core::plan::MAX_VIPS);
+        assert_eq!(summary.vips[0].name, " [2J");
+        assert_eq!(plain(&"x".repeat(1_000)).len(), WORDS);
     }
 
     #[test]

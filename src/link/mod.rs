@@ -279,7 +279,7 @@ async fn summarize(
                 .map(|vip| VipSummary {
                     role: vip.role.to_string(),
                     standing: vip.standing.to_string(),
-                    obstacle: vip.obstacle,
+                    obstacle: vip.obstacle.as_deref().map(message::plain),
                     priority: vip.priority.0,
                     name: vip.name,
                 })

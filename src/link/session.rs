@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, WriteHalf};
 use super::Common;
 use super::board::Measured;
 use super::frame::{self, PEER_BYTES, Reader};
-use super::message::{Hello, Message, OLDEST, PROTOCOL};
+use super::message::{Hello, Message, OLDEST, PROTOCOL, plain};
 use crate::control::log::Severity;
 
 /// A node that is well greets within milliseconds.
@@ -64,12 +64,12 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite>(
         }
         Message::Hello(theirs) if !theirs.understood() => format!(
             "it runs standin {}, too far from this one: bring both to one version",
-            theirs.version
+            plain(&theirs.version)
         ),
         Message::Hello(theirs) => {
             return Ok(established(reader, writer, peer, &theirs, common).await);
         }
-        Message::Refused { why } => return Err(format!("it refuses: {why}")),
+        Message::Refused { why } => return Err(format!("it refuses: {}", plain(&why))),
         _ => "it didn't greet first".to_owned(),
     };
     // The connection ends anyway.
@@ -84,8 +84,9 @@ async fn established<S: AsyncRead + AsyncWrite>(
     hello: &Hello,
     common: &Common,
 ) -> String {
-    let (id, mut replaced) = common.board.begin(&peer.name, &hello.version);
-    let text = format!("peer link with {} is up (standin {})", peer.name, hello.version);
+    let version = plain(&hello.version);
+    let (id, mut replaced) = common.board.begin(&peer.name, &version);
+    let text = format!("peer link with {} is up (standin {version})", peer.name);
     common.tell(Severity::Notice, "link_up", Some(&peer.name), text);
     let why = tokio::select! {
         _ = &mut replaced => "a newer connection took its place".to_owned(),
@@ -171,10 +172,10 @@ async fn answer<W: AsyncWrite + Unpin>(
             Ok(())
         }
         Message::Summary(summary) => {
-            common.board.summary(&peer.name, summary);
+            common.board.summary(&peer.name, summary.plain());
             Ok(())
         }
-        Message::Refused { why } => Err(io::Error::other(format!("it refuses: {why}"))),
+        Message::Refused { why } => Err(io::Error::other(format!("it refuses: {}", plain(&why)))),
         // A later version may say more than this one understands.
         _ => Ok(()),
     }
