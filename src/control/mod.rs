@@ -225,7 +225,7 @@ async fn serve(
         );
         watched.renew_guard();
     }
-    attend(&mut this, &events, &mut requests, &mut ran, &mut watched).await?;
+    attend(&mut this, &events, &mut requests, &mut ran, &mut of_link, &mut watched).await?;
     // Events that came together with the last one.
     while let Some(FromEngine::Event(happened)) = events.try_next() {
         this.happened(*happened);
@@ -246,6 +246,7 @@ async fn attend(
     events: &Events,
     requests: &mut mpsc::Receiver<Request>,
     ran: &mut mpsc::UnboundedReceiver<notify::Ran>,
+    of_link: &mut mpsc::Receiver<link::Told>,
     watched: &mut Watched,
 ) -> io::Result<()> {
     let mut hangup = signal(SignalKind::hangup())?;
