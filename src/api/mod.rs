@@ -9,7 +9,6 @@
 //!
 //! Over TCP only the `GET`s are answered: nobody is known there.
 
-pub(crate) mod link;
 pub(crate) mod types;
 
 use std::convert::Infallible;

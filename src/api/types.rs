@@ -1,5 +1,7 @@
 //! What the API says, apart from the core's types, so that either may change without the other.
 
+pub(crate) mod link;
+
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -8,11 +10,11 @@ use standin_core::event::Standing;
 use standin_core::health;
 use standin_core::view::{CheckView, VipView};
 
-use super::link::{Link, PeerLink};
 use crate::checks::Live;
 use crate::control;
 use crate::control::time::rfc3339;
 use crate::nginx::NginxView;
+use link::{Link, PeerLink};
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Status {
@@ -235,6 +237,6 @@ impl Check {
     }
 }
 
-pub(super) fn millis(duration: std::time::Duration) -> u64 {
+fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use hyper::Method;
 
 use super::{Places, ago, client};
-use crate::api::link::PeerLink;
+use crate::api::types::link::PeerLink;
 use crate::api::types::{Check, Nginx, Status, Vip};
 
 /// How often `--watch` looks.

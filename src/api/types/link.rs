@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::types::millis;
+use super::millis;
 use crate::link::{LinkView, PeerLinkView};
 
 /// Absent where this node has no keys.
