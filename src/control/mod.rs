@@ -4,9 +4,9 @@
 //! place in the history and its hooks; it never holds anything that the engine waits for.
 
 pub(crate) mod history;
+mod linked;
 pub(crate) mod log;
 pub(crate) mod notify;
-mod peers;
 mod record;
 mod records;
 mod startup;
