@@ -39,9 +39,7 @@ use crate::link::{self, Link, LinkView};
 use history::{History, Record};
 use log::{Log, Severity};
 use notify::{Call, Notifier, State};
-
-use startup::Refusal;
-pub(crate) use startup::read_file;
+pub(crate) use startup::{Refusal, read_file};
 
 /// Events that a slow follower of the API may be behind; more and it is told that it missed some.
 const FOLLOWERS_BEHIND: usize = 1024;
