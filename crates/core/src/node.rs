@@ -269,7 +269,13 @@ impl Node {
                 self.unsure.insert(vip, advert);
                 return;
             }
-            None => return router.stranger(&mut step, source, &advert),
+            None => {
+                // What it said before counts no more, even if the network still tells who it is.
+                if self.unsure.get(&vip).is_some_and(|older| older.envelope.source == source) {
+                    self.unsure.remove(&vip);
+                }
+                return router.stranger(&mut step, source, &advert);
+            }
         };
         // Older than this one.
         self.unsure.remove(&vip);

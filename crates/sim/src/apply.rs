@@ -33,6 +33,9 @@ impl Scene {
             trace.fault(self.now, &fault, &self.machines, &self.file);
         }
         self.seen.push(Observation::Disturbed);
+        if fault.is_of_the_network() {
+            self.network.changed_at = self.now;
+        }
         match fault {
             Fault::Isolate { machine, cut } => self.isolate(machine, cut),
             Fault::Way { from, to, family, cut } => self.way(from, to, family, cut),

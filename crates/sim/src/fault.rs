@@ -185,6 +185,22 @@ impl Fault {
         })
     }
 
+    /// Whether it changes the weather or a cut.
+    #[must_use]
+    pub const fn is_of_the_network(&self) -> bool {
+        matches!(
+            self,
+            Self::Isolate { .. }
+                | Self::Way { .. }
+                | Self::Pair { .. }
+                | Self::Family { .. }
+                | Self::Loss { .. }
+                | Self::Duplication { .. }
+                | Self::Corruption { .. }
+                | Self::Spike { .. }
+        )
+    }
+
     /// Every kind that a long run has to have seen.
     pub const KINDS: [&'static str; 30] = [
         "cut of a machine",

@@ -2,7 +2,7 @@
 
 use standin_core::types::Family;
 
-use crate::clock::Nanos;
+use crate::clock::{Nanos, SECOND};
 use crate::random::Random;
 
 /// Places on the segment: machines first, then those below.
@@ -37,6 +37,8 @@ pub struct Network {
     pub burst_corrupt_ppm: u64,
     /// Longest additional delay while a spike lasts.
     pub spike: Nanos,
+    /// When the weather or a cut changed last.
+    pub changed_at: Nanos,
     /// How many faults block each way, for each family.
     blocked: [[[u8; 2]; HOSTS]; HOSTS],
     cuts: u32,
@@ -61,6 +63,7 @@ impl Network {
             burst_duplicate_ppm: 0,
             burst_corrupt_ppm: 0,
             spike: 0,
+            changed_at: 0,
             blocked: [[[0; 2]; HOSTS]; HOSTS],
             cuts: 0,
             arrives: [[0; HOSTS]; HOSTS],
@@ -99,10 +102,12 @@ impl Network {
         self.blocked[from][to][family.index()] == 0
     }
 
-    /// Whether nothing is lost between `host` and foreign ones.
+    /// Whether nothing is lost or late between `host` and foreign ones, for a second at least.
     #[must_use]
-    pub fn clear(&self, host: usize) -> bool {
-        let lossless = self.weather.loss_ppm + self.burst_loss_ppm + self.burst_corrupt_ppm == 0;
+    pub fn clear(&self, now: Nanos, host: usize) -> bool {
+        let lossless = self.changed_at + SECOND < now
+            && self.spike == 0
+            && self.weather.loss_ppm + self.burst_loss_ppm + self.burst_corrupt_ppm == 0;
         let passes =
             |family| self.passes(host, FOREIGN, family) && self.passes(FOREIGN, host, family);
         lossless && Family::BOTH.into_iter().all(passes)

@@ -37,21 +37,39 @@ impl Scene {
         }
         let members =
             router.plan().members.iter().fold(0_u16, |set, member| set | 1 << member.node.0);
-        for to in (0..self.machines.len()).filter_map(|to| u8::try_from(to).ok()) {
+        let mut to_group = None;
+        for to in self.places() {
             if to == machine || !(multicast || members & (1 << to) != 0) {
                 continue;
             }
-            let key = (vip, family as u8, priority.0, if multicast { GROUP } else { to });
-            let known = self.machines[usize::from(machine)].sent.get(&key).cloned();
-            let packet = known.or_else(|| {
-                let packet = Rc::new(self.encode(machine, vip, family, priority, to)?);
-                self.machines[usize::from(machine)].sent.insert(key, Rc::clone(&packet));
-                Some(packet)
-            });
-            if let Some(packet) = packet {
-                self.send(machine, to, packet);
+            let packet = match to_group.take() {
+                Some(packet) => Some(packet),
+                None => self.packet(machine, vip, family, priority, (to, multicast)),
+            };
+            let Some(packet) = packet else { continue };
+            if multicast {
+                to_group = Some(Rc::clone(&packet));
             }
+            self.send(machine, to, packet);
         }
+    }
+
+    /// The advert in its bytes, encoded once for as long as the file stays the same.
+    fn packet(
+        &mut self,
+        machine: u8,
+        vip: u8,
+        family: Family,
+        priority: Priority,
+        (to, multicast): (u8, bool),
+    ) -> Option<Rc<Packet>> {
+        let key = (vip, family as u8, priority.0, if multicast { GROUP } else { to });
+        if let Some(known) = self.machines[usize::from(machine)].sent.get(&key) {
+            return Some(Rc::clone(known));
+        }
+        let packet = Rc::new(self.encode(machine, vip, family, priority, to)?);
+        self.machines[usize::from(machine)].sent.insert(key, Rc::clone(&packet));
+        Some(packet)
     }
 
     fn send(&mut self, from: u8, to: u8, packet: Rc<Packet>) {

@@ -142,10 +142,10 @@ impl Claim<'_> {
                 return self.doubt_silence(*who, super::nanos(*lasted));
             }
             Reason::Released { who } => {
-                (self.last_priority(*who) == Some(Priority::RELEASE), "it didn't say so")
+                (self.has_said(*who, Priority::RELEASE), "it didn't say so")
             }
             Reason::LastResortOver { who } => {
-                (self.last_priority(*who) == Some(Priority::LAST_RESORT), "it didn't say so")
+                (self.has_said(*who, Priority::LAST_RESORT), "it didn't say so")
             }
             Reason::NobodyThere => return self.doubt_nobody(),
             Reason::NobodyEligible => {
@@ -176,6 +176,13 @@ impl Claim<'_> {
     fn last(&self, party: Party) -> Option<(Nanos, u8)> {
         let Party::Node(node) = party else { return None };
         self.told.heard.get(node.0).max(self.told.maybe.get(node.0))
+    }
+
+    /// Whether that was the last that it said, whichever of its adverts counted.
+    fn has_said(&self, party: Party, priority: Priority) -> bool {
+        let Party::Node(node) = party else { return false };
+        let told = [self.told.heard.get(node.0), self.told.maybe.get(node.0)];
+        told.into_iter().flatten().any(|(_, said)| said == priority.0)
     }
 
     fn last_priority(&self, party: Party) -> Option<Priority> {
@@ -225,7 +232,8 @@ impl Claim<'_> {
         let (vip, machine) = (usize::from(self.told.vip), usize::from(self.told.machine));
         let recent = |at: Nanos| at + 4 * SECOND > self.scene.now;
         let answered = host.foreign_answered[vip].is_some_and(recent);
-        let robbed = answered && self.scene.foreign[vip] && self.scene.network.clear(machine);
+        let clear = self.scene.network.clear(self.scene.now, machine);
+        let robbed = answered && self.scene.foreign[vip] && clear;
         (heard.is_empty() && robbed).then_some("a foreign host answered for the address")
     }
 }
