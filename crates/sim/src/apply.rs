@@ -172,8 +172,12 @@ impl Scene {
             Run::Suspended { since } => {
                 if clock_stood {
                     host.clock.stood_still(since, self.now);
-                    self.client_lost_sight(machine);
+                    for slot in &mut host.kernel {
+                        // Its waits took so much longer.
+                        slot.refused_at = slot.refused_at.map(|at| at + (self.now - since));
+                    }
                 }
+                self.client_lost_sight(machine);
             }
         }
         let host = &mut self.machines[usize::from(machine)];

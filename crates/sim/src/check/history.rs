@@ -234,6 +234,10 @@ impl Claim<'_> {
         let answered = host.foreign_answered[vip].is_some_and(recent);
         let clear = self.scene.network.clear(self.scene.now, machine);
         let robbed = answered && self.scene.foreign[vip] && clear;
-        (heard.is_empty() && robbed).then_some("a foreign host answered for the address")
+        let router = self.scene.router(self.told.machine, self.told.vip);
+        let first = router.is_some_and(|router| router.counters().takeovers <= 1)
+            && heard.is_empty()
+            && self.told.maybe.is_empty();
+        (first && robbed).then_some("a foreign host answered for the address")
     }
 }
