@@ -433,26 +433,27 @@ impl Engine {
 /// Who is said to have an address; a probe claims nothing.
 fn claimed(seen: &neighbour::Sighting) -> Option<(IpAddr, standin_core::types::Mac)> {
     match seen.kind {
-        neighbour::Kind::Probing { .. } => None,
-        _ => Some((seen.address, seen.mac)),
+        neighbour::Kind::Probing => None,
+        neighbour::Kind::Claimed => Some((seen.address, seen.mac)),
     }
 }
 
 /// The other node that an event is about.
 const fn party(kind: &Kind) -> Option<Party> {
     match kind {
-        Kind::Transition { reason, .. } => match reason {
-            Reason::Silence { who, .. }
-            | Reason::Released { who }
-            | Reason::LastResortOver { who }
-            | Reason::Failback { from: who }
-            | Reason::Outranked { by: who, .. }
-            | Reason::TakenWhileStalled { by: who, .. } => Some(*who),
-            _ => None,
-        },
-        Kind::Rival { who, .. } | Kind::Deaf { who, .. } | Kind::AddressListDiffers { who, .. } => {
-            Some(*who)
+        Kind::Transition {
+            reason:
+                Reason::Silence { who, .. }
+                | Reason::Released { who }
+                | Reason::LastResortOver { who }
+                | Reason::Failback { from: who }
+                | Reason::Outranked { by: who, .. }
+                | Reason::TakenWhileStalled { by: who, .. },
+            ..
         }
+        | Kind::Rival { who, .. }
+        | Kind::Deaf { who, .. }
+        | Kind::AddressListDiffers { who, .. } => Some(*who),
         Kind::Stranger { source, .. } | Kind::Ignored { source, .. } => {
             Some(Party::Unknown(*source))
         }

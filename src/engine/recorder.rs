@@ -37,17 +37,17 @@ struct Base {
     plan: Plan,
     interfaces: BTreeMap<InterfaceId, Recorded>,
     own: Option<Recorded>,
-    checks: BTreeMap<CheckId, Recorded>,
+    results: BTreeMap<CheckId, Recorded>,
 }
 
 impl Recorder {
     /// Remembers what `node`, which has `plan`, is told from now on.
     pub(super) fn new(now: Instant, node: Node, plan: Plan) -> Self {
-        let (interfaces, own, checks) = (BTreeMap::new(), None, BTreeMap::new());
+        let (interfaces, own, results) = (BTreeMap::new(), None, BTreeMap::new());
         Self {
             node,
             ring: VecDeque::with_capacity(REMEMBERED),
-            base: Base { at: now, plan, interfaces, own, checks },
+            base: Base { at: now, plan, interfaces, own, results },
             due: None,
             last: None,
         }
@@ -108,15 +108,15 @@ impl Base {
             Recorded::Advert { payload, .. } => return payload,
             Recorded::Plan(plan) => {
                 self.plan = *plan;
-                // The ids of checks are those of the new plan; the shell reports them anew.
-                self.checks.clear();
+                // Ids of health results are those of the new plan; the shell reports them anew.
+                self.results.clear();
             }
             Recorded::Interface { interface, .. } => {
                 self.interfaces.insert(interface, entry.input);
             }
             Recorded::OwnAddresses(_) => self.own = Some(entry.input),
             Recorded::Check { check, .. } => {
-                self.checks.insert(check, entry.input);
+                self.results.insert(check, entry.input);
             }
             Recorded::Tick
             | Recorded::Sighting { .. }
@@ -132,7 +132,7 @@ impl Base {
         std::iter::once(plan)
             .chain(self.interfaces.values().cloned())
             .chain(self.own.clone())
-            .chain(self.checks.values().cloned())
+            .chain(self.results.values().cloned())
             .map(|input| Entry { at: self.at, input })
     }
 }
