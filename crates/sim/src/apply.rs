@@ -100,7 +100,10 @@ impl Scene {
                 host.armed = Nanos::MAX;
                 self.arm(machine);
             }
-            Fault::Foreign { vip, present } => self.foreign[usize::from(vip)] = present,
+            Fault::Foreign { vip, present } => {
+                self.foreign[usize::from(vip)] = present;
+                self.foreign_since[usize::from(vip)] = self.now;
+            }
             Fault::Stranger { vip } => self.stranger(vip),
         }
     }

@@ -125,8 +125,9 @@ pub struct Scene {
     /// When the client learnt that, and when a holder last missed a sign of a rival.
     pub cached_at: Vec<Nanos>,
     pub missed_at: Vec<Nanos>,
-    /// Whether a foreign host has the address, by VIP.
+    /// Whether a foreign host has the address, by VIP, and since when it is so.
     pub foreign: Vec<bool>,
+    pub foreign_since: Vec<Nanos>,
     /// How long the address thread takes for one request: at least, at most.
     pub kernel_takes: (Nanos, Nanos),
     /// Between two drawn faults, on average.
@@ -158,6 +159,7 @@ impl Scene {
             cached_at: vec![0; vips],
             missed_at: vec![0; vips],
             foreign: vec![false; vips],
+            foreign_since: vec![0; vips],
             kernel_takes: (MILLISECOND / 5, 2 * MILLISECOND),
             mean_gap: SECOND,
             seen: Vec::new(),

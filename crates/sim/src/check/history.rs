@@ -233,7 +233,8 @@ impl Claim<'_> {
         let recent = |at: Nanos| at + 4 * SECOND > self.scene.now;
         let answered = host.foreign_answered[vip].is_some_and(recent);
         let clear = self.scene.network.clear(self.scene.now, machine);
-        let robbed = answered && self.scene.foreign[vip] && clear;
+        let there = self.scene.foreign[vip] && !recent(self.scene.foreign_since[vip]);
+        let robbed = answered && there && clear;
         let router = self.scene.router(self.told.machine, self.told.vip);
         let first = router.is_some_and(|router| router.counters().takeovers <= 1)
             && heard.is_empty()
