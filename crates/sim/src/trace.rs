@@ -88,6 +88,13 @@ impl Trace {
         }
     }
 
+    pub fn announcement(&mut self, at: Nanos, machine: &Machine, file: &ClusterFile, vip: u8) {
+        if self.packets {
+            let vip = file.names.get(usize::from(vip)).map_or("", String::as_str);
+            self.push(at, &format!("{} {vip} announces", machine.name));
+        }
+    }
+
     /// Whether a line of `machine` has `words` in it.
     #[must_use]
     pub fn tells(&self, machine: &str, words: &str) -> bool {

@@ -208,6 +208,9 @@ impl Scene {
         if !self.machines[usize::from(machine)].on_the_air() {
             return;
         }
+        if let Some(trace) = &mut self.trace {
+            trace.announcement(self.now, &self.machines[usize::from(machine)], &self.file, vip);
+        }
         for to in (0..self.machines.len()).chain([CLIENT]) {
             if to != usize::from(machine) {
                 self.tell(usize::from(machine), to, Seen::Vip(vip), self.vip_family(vip), 0);

@@ -30,6 +30,8 @@ struct Announcing {
     sent: u8,
     next_at: Instant,
     burst_began: Option<Instant>,
+    /// One more is due at this time, whatever the burst says by then.
+    again_at: Option<Instant>,
 }
 
 impl Active {
@@ -39,7 +41,12 @@ impl Active {
             last_advert: now,
             listening: None,
             held: false,
-            announcing: Announcing { sent: 0, next_at: Instant::FAR, burst_began: None },
+            announcing: Announcing {
+                sent: 0,
+                next_at: Instant::FAR,
+                burst_began: None,
+                again_at: None,
+            },
         }
     }
 
@@ -67,13 +74,14 @@ impl Active {
         }
         let recent = |began: &Instant| step.now.since(*began) < BURST_AGAIN;
         if let Some(began) = self.announcing.burst_began.filter(recent) {
-            // Whoever claims the address now may be heard later than this burst.
-            let announcing = &mut self.announcing;
-            announcing.sent = announcing.sent.min(announce.repeat.saturating_sub(1));
-            announcing.next_at = announcing.next_at.min(began + BURST_AGAIN);
+            // Whoever claims the address now may be heard later than this burst's next one.
+            let again_at = began + BURST_AGAIN;
+            self.announcing.again_at = Some(again_at);
+            self.announcing.next_at = self.announcing.next_at.min(again_at);
             return;
         }
-        self.announcing = Announcing { sent: 0, next_at: step.now, burst_began: Some(step.now) };
+        let burst_began = Some(step.now);
+        self.announcing = Announcing { sent: 0, next_at: step.now, burst_began, again_at: None };
         self.announce(step, announce);
     }
 
@@ -83,13 +91,16 @@ impl Active {
         }
         step.effects.push(Effect::Announce { vip: step.vip });
         self.announcing.sent = self.announcing.sent.saturating_add(1);
-        self.announcing.next_at = if self.announcing.sent < announce.repeat {
+        let next_at = if self.announcing.sent < announce.repeat {
             step.now + timers::announce_gap(self.announcing.sent)
         } else if announce.refresh.is_zero() {
             Instant::FAR
         } else {
             step.now + announce.refresh
         };
+        let again_at = self.announcing.again_at.filter(|again_at| *again_at > step.now);
+        self.announcing.again_at = again_at;
+        self.announcing.next_at = again_at.map_or(next_at, |again_at| again_at.min(next_at));
     }
 }
 
