@@ -1,5 +1,6 @@
 //! The project's chores: `cargo xtask demo | test | sim | fuzz | bench`.
 
+mod fuzz;
 mod packages;
 mod steps;
 
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
         "fuzz" => rest
             .first()
             .map_or(Ok(FUZZ_S), |seconds| seconds.parse().context("seconds"))
-            .and_then(fuzz),
+            .and_then(fuzz_all),
         "bench" => bench(&rest),
         _ => {
             eprint!("{HELP}");
@@ -60,7 +61,7 @@ fn demo(arguments: &[String]) -> Result<()> {
     packages::install()?;
     build_release()?;
     // The drill takes over: it gets Ctrl-C, cleans up, and its exit code is ours.
-    let mut drill = Command::new(root().join("target/release/standin"));
+    let mut drill = Command::new(built("standin"));
     drill.args(["lab", "--drill"]).args(arguments);
     run(&mut drill)
 }
@@ -79,7 +80,7 @@ fn test() -> Result<()> {
     steps.step("tests", cargo(&["test", "--workspace", "--quiet"]));
     steps.step("simulator, fixed seeds", simulator(&["--seed", "1", "--hours", SIM_IN_TEST_HOURS]));
     steps.step("simulator, a fresh seed", simulator(&["--hours", SIM_IN_TEST_HOURS]));
-    steps.also("fuzzers", || fuzz(FUZZ_IN_TEST_S));
+    steps.also("fuzzers", || fuzz_all(FUZZ_IN_TEST_S));
     steps.finish()
 }
 
@@ -90,13 +91,14 @@ fn sim(arguments: &[String]) -> Result<()> {
 }
 
 fn simulator(arguments: &[&str]) -> Command {
-    let mut command = Command::new(root().join("target/release/standin-sim"));
+    let mut command = Command::new(built("standin-sim"));
     command.arg("run").args(arguments);
     command
 }
 
-fn fuzz(seconds: u32) -> Result<()> {
-    run(Command::new(root().join("fuzz/run")).arg(seconds.to_string()))
+fn fuzz_all(seconds: u32) -> Result<()> {
+    packages::install()?;
+    fuzz::run(&root(), seconds)
 }
 
 fn bench(arguments: &[String]) -> Result<()> {
@@ -110,6 +112,13 @@ fn bench(arguments: &[String]) -> Result<()> {
 fn build_release() -> Result<()> {
     eprintln!("building (the first time takes a few minutes) …");
     run(&mut cargo(&["build", "--release", "--quiet", "--workspace"]))
+}
+
+/// A program of the release build.
+fn built(name: &str) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR");
+    let target = target.map_or_else(|| root().join("target"), |target| root().join(target));
+    target.join("release").join(name)
 }
 
 fn cargo(arguments: &[&str]) -> Command {

@@ -23,6 +23,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("wrk", "wrk"),
     ("cc", "gcc"),
+    ("c++", "g++"),
 ];
 
 /// Where Debian's packages ask whether their service may be started.
