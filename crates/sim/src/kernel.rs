@@ -99,6 +99,11 @@ impl Scene {
         let life = host.life;
         for (vip, slot) in (0_u8..).zip(&mut host.kernel) {
             slot.token += 1;
+            if slot.present && !slot.wanted && slot.pending == 0 {
+                // A leftover, whose removal had begun.
+                let due = Due::Expire { machine, vip, token: slot.token };
+                self.queue.push(self.now + MILLISECOND, due);
+            }
             if slot.wanted && !slot.present && slot.pending == 0 {
                 let wait = self.random.within(PUT_BACK.0, PUT_BACK.1);
                 self.queue.push(self.now + wait, Due::PutBack { machine, life, vip });
