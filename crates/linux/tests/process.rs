@@ -63,7 +63,9 @@ fn a_name_with_parentheses_and_blanks_hides_no_field() {
     let directory = std::env::temp_dir().join(format!("standin-process-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let program = directory.join("a) R 1 (b");
-    std::fs::copy("/bin/sleep", &program).unwrap();
+    // Not std::fs::copy: a child that another test forks meanwhile would hold the file open for
+    // writing until it executes, and a file that is written to can't be executed.
+    assert!(Command::new("cp").arg("/bin/sleep").arg(&program).status().unwrap().success());
     let child = Waiting::begin(program.to_str().unwrap(), "sleep", &["600"]);
     assert_eq!(process::name(child.0.id()).unwrap(), "a) R 1 (b");
     assert_eq!(process::parent(child.0.id()), Some(std::process::id()));

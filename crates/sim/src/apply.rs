@@ -67,6 +67,7 @@ impl Scene {
             Fault::PowerOff { machine } => self.power_off(machine),
             Fault::Start { machine } => self.start(machine),
             Fault::Quit { machine } => {
+                self.leftovers_gone(machine);
                 self.machines[usize::from(machine)].stopping = true;
                 self.command(machine, Command::Stop);
             }

@@ -128,6 +128,16 @@ impl Scene {
         }
     }
 
+    /// A daemon listens to nobody before its leftovers are gone.
+    pub fn leftovers_gone(&mut self, machine: u8) {
+        for vip in self.vips() {
+            let slot = &self.machines[usize::from(machine)].kernel[usize::from(vip)];
+            if slot.present && !slot.wanted && slot.pending == 0 {
+                self.expire(machine, vip, slot.token);
+            }
+        }
+    }
+
     pub fn expire(&mut self, machine: u8, vip: u8, token: u32) {
         let slot = &mut self.machines[usize::from(machine)].kernel[usize::from(vip)];
         if slot.token == token && slot.present {

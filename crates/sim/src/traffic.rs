@@ -108,9 +108,10 @@ impl Scene {
         }
     }
 
-    /// A holder didn't get something that would have told it of a rival.
+    /// A holder, or who is about to be one, didn't get something that would have told it of a rival.
     fn missed(&mut self, to: u8, vip: u8) {
-        if self.machines[usize::from(to)].kernel[usize::from(vip)].present {
+        let slot = &self.machines[usize::from(to)].kernel[usize::from(vip)];
+        if slot.present || slot.wanted {
             self.missed_at[usize::from(vip)] = self.now;
         }
     }
