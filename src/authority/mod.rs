@@ -65,6 +65,11 @@ impl NodeKey {
         Ok(Self(KeyPair::generate_for(&PKCS_ED25519)?))
     }
 
+    /// The secret half, as a file has it.
+    pub(crate) fn pem(&self) -> String {
+        self.0.serialize_pem()
+    }
+
     /// # Errors
     /// None that is known: a key of this kind has 32 bytes.
     pub(crate) fn public(&self) -> Result<PublicKey> {
@@ -182,7 +187,7 @@ impl Keys {
         }
         files::private_dir(&beside)?;
         let (key, authority_certificate) = authority;
-        let node_key = node.0.serialize_pem();
+        let node_key = node.pem();
         for (name, text) in [
             ("authority.key", key),
             ("authority.pem", authority_certificate),

@@ -1,8 +1,12 @@
 //! The control plane's side of the peer link: starts it, tells it of each file, logs what it tells.
 
 use super::log::Severity;
-use super::{Control, Record, SystemTime, time};
+use super::{Control, Duration, Record, SystemTime, time};
+use crate::engine::messages::Handover;
 use crate::link::{Around, Directory, Link, Told};
+
+/// A handover is void after this anyway.
+const TELLING: Duration = standin_core::election::handover::VOID_AFTER;
 
 impl Control {
     /// Makes the link fit the file that is in force; without keys there is none.
@@ -21,6 +25,7 @@ impl Control {
             run_dir: self.paths.run_dir.clone(),
             told: self.told.clone(),
             requests,
+            engine: self.engine.clone(),
         };
         match Link::start(directory, around) {
             Ok(link) => self.link = link,
@@ -33,6 +38,28 @@ impl Control {
                     text,
                 });
             }
+        }
+    }
+
+    /// A VIP was released: who is to take it hears so at once.
+    pub(super) fn hand_over(&mut self, handover: Handover) {
+        if let Some(link) = &mut self.link {
+            link.hand_over(handover);
+        }
+    }
+
+    /// How this node stands has changed: that is what its peers choose by.
+    pub(super) fn stands_anew(&self) {
+        if let Some(link) = &self.link {
+            link.poke();
+        }
+    }
+
+    /// What the peers are being told is told before the program ends.
+    pub(super) async fn finish_telling(&mut self) {
+        if let Some(link) = &mut self.link {
+            // A peer that doesn't take it will find out by silence.
+            let _ = tokio::time::timeout(TELLING, link.finish()).await;
         }
     }
 

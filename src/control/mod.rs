@@ -12,6 +12,7 @@ mod records;
 mod startup;
 pub(crate) mod time;
 mod upgrade;
+mod watched;
 
 use std::io;
 use std::net::SocketAddr;
@@ -40,6 +41,7 @@ use history::{History, Record};
 use log::{Log, Severity};
 use notify::{Call, Notifier, State};
 pub(crate) use startup::{Refusal, read_file};
+use watched::Watched;
 
 /// Events that a slow follower of the API may be behind; more and it is told that it missed some.
 const FOLLOWERS_BEHIND: usize = 1024;
@@ -228,6 +230,7 @@ async fn serve(
     while let Some(FromEngine::Event(happened)) = events.try_next() {
         this.happened(*happened);
     }
+    this.finish_telling().await;
     this.wind_down(&mut ran).await;
     // It puts the host's settings back before it goes.
     let deadline = tokio::time::Instant::now() + STOP_TAKES;
@@ -271,6 +274,7 @@ async fn attend(
                 FromEngine::Event(happened) => this.happened(*happened),
                 FromEngine::Record(entries) => this.keep_record(entries),
                 FromEngine::Complaint(text) => this.log.line(Severity::Warning, None, &text),
+                FromEngine::Handover(handover) => this.hand_over(handover),
                 FromEngine::Stopped => break,
             },
             Some(request) = requests.recv() => {
@@ -302,97 +306,7 @@ async fn attend(
     Ok(())
 }
 
-/// The guard as the daemon sees it.
-struct Watched {
-    guarded: Option<guard::Daemon>,
-    readable: Option<AsyncFd<OwnedFd>>,
-}
-
-impl Watched {
-    fn new(guarded: Option<guard::Daemon>) -> io::Result<Self> {
-        let mut watched = Self { guarded, readable: None };
-        watched.listen()?;
-        Ok(watched)
-    }
-
-    fn listen(&mut self) -> io::Result<()> {
-        self.readable = None;
-        if let Some(guarded) = &self.guarded {
-            let fd = guarded.guard.as_fd().try_clone_to_owned()?;
-            self.readable = Some(crate::readable::readable(fd)?);
-        }
-        Ok(())
-    }
-
-    async fn guard_died(&self) {
-        match &self.readable {
-            // A pidfd is readable once its process has gone.
-            Some(readable) => drop(readable.readable().await),
-            None => std::future::pending().await,
-        }
-    }
-
-    fn renew_guard(&self) {
-        if let Some(guarded) = &self.guarded {
-            // If it has died, another one is started with the new program anyway.
-            let _ = guarded.renew_guard();
-        }
-    }
-
-    /// Starts another guard.
-    fn replace(&mut self) -> io::Result<()> {
-        let Some(guarded) = &mut self.guarded else { return Ok(()) };
-        (guarded.guard, guarded.guard_pid) = guard::replace(&guarded.ledger)?;
-        self.listen()
-    }
-
-    /// The guard isn't to start this daemon again.
-    fn ended(&self) {
-        if let Some(guarded) = &self.guarded {
-            guarded.ledger.set_ended(Exit::Done as u8);
-        }
-    }
-}
-
 impl Control {
-    /// If the program on disk is another one than this, goes on as that one.
-    async fn upgrade(&mut self, watched: &Watched) {
-        let (Some(path), Some(guarded)) = (self.program.newer(), &watched.guarded) else { return };
-        if let Err(why) = upgrade::trial(&path).await {
-            let text = format!("{} was not taken up: {why}", path.display());
-            self.note(Severity::Error, "upgrade_refused", None, &text);
-            return;
-        }
-        // The answer to who asked for the reload is on its way.
-        tokio::time::sleep(upgrade::ANSWERS_GO_OUT).await;
-        let (sender, receiver) = sync_channel(1);
-        if !self.engine.offer(ToEngine::Resume(sender)) {
-            return;
-        }
-        // The engine answers between two packets; this thread has nothing better to do.
-        let Ok(resume) = receiver.recv_timeout(ENGINE_ANSWERS) else { return };
-        let error = guard::exec(guarded, &path, &resume.to_text());
-        let text = format!("{} couldn't be taken up: {error}", path.display());
-        self.note(Severity::Error, "upgrade_refused", None, &text);
-    }
-
-    fn guard_died(&mut self, watched: &mut Watched, stop_by: &mut Option<tokio::time::Instant>) {
-        match watched.replace() {
-            Ok(()) => self.note(
-                Severity::Warning,
-                "guard_replaced",
-                None,
-                "the guard process died; another one is in its place",
-            ),
-            Err(error) => {
-                watched.readable = None;
-                let text = format!("the guard died and can't be replaced ({error})");
-                self.note(Severity::Error, "guard_lost", None, &text);
-                self.stop("no guard", stop_by);
-            }
-        }
-    }
-
     fn start_checks(&mut self, plan: &standin_core::plan::Plan) {
         let (engine, generation) = (self.engine.clone(), self.generation);
         let sink = move |report: checks::Report| {
@@ -555,6 +469,9 @@ impl Control {
             self.log.line(severity, happened.vip.as_deref(), &happened.words);
         }
         self.keep(record::of(&happened));
+        if matches!(happened.event.kind, Kind::Standing { .. } | Kind::Transition { .. }) {
+            self.stands_anew();
+        }
         self.notify(&happened);
     }
 

@@ -68,6 +68,18 @@ pub(crate) enum ToEngine {
         verdict: Verdict,
         detail: String,
     },
+    /// What a peer says of itself over the link, by names of VIPs; `None`: the link has ended.
+    Peer {
+        name: String,
+        standings: Vec<(String, Option<Standing>)>,
+    },
+    /// A peer says that it has released a VIP, and that it is this node's.
+    TakeOver {
+        from: String,
+        vip: String,
+        epoch: u64,
+        released: Instant,
+    },
     Command(Command),
     Plan {
         generation: u64,
@@ -127,10 +139,21 @@ pub(crate) enum FromEngine {
     Event(Box<Happened>),
     /// What the engine was told around a transition.
     Record(Vec<Entry>),
+    /// To be told to `to` over the peer link, at once.
+    Handover(Handover),
     /// Everything has been given up.
     Stopped,
     /// A message of the engine itself, for the log.
     Complaint(String),
+}
+
+/// A VIP that has been released, and the peer that is to take it.
+#[derive(Clone, Debug)]
+pub(crate) struct Handover {
+    pub(crate) vip: String,
+    pub(crate) to: String,
+    pub(crate) epoch: u64,
+    pub(crate) released: Instant,
 }
 
 /// An event with its words, which only the engine's plan can give.

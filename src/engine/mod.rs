@@ -13,6 +13,7 @@
 
 pub(crate) mod messages;
 mod outbox;
+mod peers;
 mod ports;
 mod recorder;
 
@@ -161,9 +162,13 @@ impl Engine {
             for token in &ready {
                 match *token {
                     TOKEN_TIMER => self.timer.clear(),
-                    TOKEN_MESSAGES => self.messages(),
+                    TOKEN_MESSAGES => {}
                     socket => self.receive(socket - TOKEN_PORTS),
                 }
+            }
+            // A message may be void because of an advert that came before it.
+            if ready.contains(&TOKEN_MESSAGES) {
+                self.messages();
             }
             let time = now();
             if self.armed <= time {
@@ -236,6 +241,12 @@ impl Engine {
                 if generation == self.generation {
                     node.step(time, Input::Check { check, verdict, detail: &detail }, effects);
                 }
+            }
+            ToEngine::Peer { name, standings } => {
+                peers::says(node, time, &name, &standings, effects)
+            }
+            ToEngine::TakeOver { from, vip, epoch, released } => {
+                peers::take_over(node, time, (&from, &vip), (epoch, released), effects);
             }
             ToEngine::Command(command) => node.step(time, Input::Command(command), effects),
             ToEngine::Plan { generation, plan } => {
@@ -370,6 +381,11 @@ impl Engine {
                 Effect::Identify { interface, address } => {
                     self.ports.identify(&self.node, interface, address);
                 }
+                Effect::Handover { vip, to, epoch } => {
+                    if let Some(handover) = peers::handover(&self.node, vip, to, epoch) {
+                        self.tell(FromEngine::Handover(handover));
+                    }
+                }
                 Effect::Event(event) => self.happened(event),
                 Effect::Stopped => {
                     self.stopped = true;
@@ -445,6 +461,7 @@ const fn party(kind: &Kind) -> Option<Party> {
             reason:
                 Reason::Silence { who, .. }
                 | Reason::Released { who }
+                | Reason::HandedOver { who }
                 | Reason::LastResortOver { who }
                 | Reason::Failback { from: who }
                 | Reason::Outranked { by: who, .. }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use standin_core::node::Node;
 use standin_core::plan::Plan;
 use standin_core::record::{Entry, Recorded};
-use standin_core::types::{CheckId, Instant, InterfaceId};
+use standin_core::types::{CheckId, Instant, InterfaceId, NodeId, VipId};
 use standin_core::{Effects, Input};
 
 /// Inputs that are remembered: at 100 ms adverts nearly a minute, at 10 ms some seconds.
@@ -38,16 +38,18 @@ struct Base {
     interfaces: BTreeMap<InterfaceId, Recorded>,
     own: Option<Recorded>,
     results: BTreeMap<CheckId, Recorded>,
+    peers: BTreeMap<(VipId, NodeId), Recorded>,
 }
 
 impl Recorder {
     /// Remembers what `node`, which has `plan`, is told from now on.
     pub(super) fn new(now: Instant, node: Node, plan: Plan) -> Self {
         let (interfaces, own, results) = (BTreeMap::new(), None, BTreeMap::new());
+        let peers = BTreeMap::new();
         Self {
             node,
             ring: VecDeque::with_capacity(REMEMBERED),
-            base: Base { at: now, plan, interfaces, own, results },
+            base: Base { at: now, plan, interfaces, own, results, peers },
             due: None,
             last: None,
         }
@@ -108,13 +110,17 @@ impl Base {
             Recorded::Advert { payload, .. } => return payload,
             Recorded::Plan(plan) => {
                 self.plan = *plan;
-                // Ids of health results are those of the new plan; the shell reports them anew.
+                // Ids of results and nodes are those of the new plan; the shell reports them anew.
                 self.results.clear();
+                self.peers.clear();
             }
             Recorded::Interface { interface, .. } => {
                 self.interfaces.insert(interface, entry.input);
             }
             Recorded::OwnAddresses(_) => self.own = Some(entry.input),
+            Recorded::Peer { vip, node, .. } => {
+                self.peers.insert((vip, node), entry.input);
+            }
             Recorded::Check { check, .. } => {
                 self.results.insert(check, entry.input);
             }
@@ -122,6 +128,7 @@ impl Base {
             | Recorded::Sighting { .. }
             | Recorded::Settled { .. }
             | Recorded::Restored { .. }
+            | Recorded::TakeOver { .. }
             | Recorded::Command(_) => {}
         }
         Vec::new()
@@ -133,6 +140,7 @@ impl Base {
             .chain(self.interfaces.values().cloned())
             .chain(self.own.clone())
             .chain(self.results.values().cloned())
+            .chain(self.peers.values().cloned())
             .map(|input| Entry { at: self.at, input })
     }
 }

@@ -10,6 +10,7 @@ use standin_config::model::Cluster;
 use super::holders::Holders;
 use super::hosts::Host;
 use super::layout::{CLIENT, Layout};
+use super::membership::Membership;
 use super::network::{self, Switch};
 use super::nginx::{self, Nginx};
 use super::{daemon, keepalived};
@@ -63,7 +64,7 @@ pub(super) struct NodeState {
 
 pub(super) struct Lab {
     pub(super) cluster: Cluster,
-    text: String,
+    membership: Membership,
     manner: Manner,
     layout: Layout,
     nginx: Nginx,
@@ -84,6 +85,14 @@ impl Lab {
     ) -> Result<Self> {
         let layout = Layout::of(&cluster)?;
         let nginx = Nginx::find(&cluster, manner.bind_vip)?;
+        let membership = if manner.keepalived {
+            Membership::none(&cluster, text)
+        } else {
+            Membership::found(&cluster, text.clone()).unwrap_or_else(|why| {
+                tell(&format!("no peer link, VRRP decides alone: {why:#}"));
+                Membership::none(&cluster, text)
+            })
+        };
         tell("switch and client");
         let switch = Switch::new(layout.interfaces.len())?;
         let mut client = Host::start(CLIENT)?;
@@ -97,7 +106,7 @@ impl Lab {
         let count = layout.nodes.len();
         let mut lab = Self {
             cluster,
-            text,
+            membership,
             manner,
             layout,
             nginx,
@@ -171,6 +180,7 @@ impl Lab {
         let promote = self.manner.promote_secondaries;
         network::address_node(&mut host, node, layout, &self.layout.interfaces, promote)?;
         self.nginx.configure(&mut host)?;
+        self.membership.furnish(&mut host, node)?;
         if self.manner.bind_vip && self.is_keepalived(node) {
             for family in ["ipv4", "ipv6"] {
                 host.write(&format!("/proc/sys/net/{family}/ip_nonlocal_bind"), "1")?;
@@ -207,7 +217,7 @@ impl Lab {
     }
 
     pub(super) fn start_daemon(&mut self, node: usize) -> Result<()> {
-        let (keepalived, text) = (self.is_keepalived(node), self.text.clone());
+        let (keepalived, text) = (self.is_keepalived(node), self.membership.text.clone());
         let bind_vip = self.manner.bind_vip;
         let cluster = self.cluster.clone();
         let interface = self.layout.interfaces.first().cloned().unwrap_or_default();

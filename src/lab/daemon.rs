@@ -30,6 +30,13 @@ pub(super) fn readiness(host: &mut Host) -> Result<Option<String>> {
             return Ok(Some(format!("not eligible for VIP {name}")));
         }
     }
+    let peers = status.get("peers").and_then(Value::as_array).into_iter().flatten();
+    for peer in peers.filter(|peer| peer.get("link").is_some_and(Value::is_object)) {
+        if peer.pointer("/link/state").and_then(Value::as_str) != Some("connected") {
+            let name = peer.get("name").and_then(Value::as_str).unwrap_or("?");
+            return Ok(Some(format!("no peer link with {name}")));
+        }
+    }
     Ok(None)
 }
 

@@ -23,6 +23,7 @@ mod holders;
 mod hosts;
 mod keepalived;
 mod layout;
+mod membership;
 mod network;
 mod nginx;
 mod progress;

@@ -5,11 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::Directory;
 use super::complaints::Complaints;
-use super::message::Summary;
+use super::message::{Message, Summary};
+
+/// Words to one peer that may wait: each VIP's handover, twice.
+const TO_SAY: usize = 2 * standin_core::plan::MAX_VIPS;
 
 /// Reasons that are logged while a peer is down; status always shows the latest.
 const REASONS: u32 = 3;
@@ -32,10 +35,29 @@ struct Inner {
     complaints: Complaints,
 }
 
+/// What a session is reached by; dropping it ends that session.
+struct Ends {
+    _replaced: oneshot::Sender<()>,
+    say: mpsc::Sender<ToSay>,
+}
+
+/// A session's other ends.
+pub(super) struct Begun {
+    pub(super) id: u64,
+    pub(super) replaced: oneshot::Receiver<()>,
+    pub(super) to_say: mpsc::Receiver<ToSay>,
+}
+
+/// To be said to a peer, and told once it is with the kernel.
+pub(super) struct ToSay {
+    pub(super) message: Message,
+    pub(super) said: oneshot::Sender<()>,
+}
+
 #[derive(Default)]
 struct Entry {
-    /// The session that counts; dropping it ends that session.
-    session: Option<(u64, oneshot::Sender<()>)>,
+    /// The session that counts.
+    session: Option<(u64, Ends)>,
     since: Option<Instant>,
     problem: Option<String>,
     version: Option<String>,
@@ -82,23 +104,37 @@ impl Board {
         self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A session with the peer begins and takes the place of an earlier one; it is over when the
-    /// receiver says so.
-    pub(super) fn begin(&self, peer: &str, version: &str) -> (u64, oneshot::Receiver<()>) {
-        let (sender, receiver) = oneshot::channel();
+    /// A session with the peer begins and takes the place of an earlier one.
+    pub(super) fn begin(&self, peer: &str, version: &str) -> Begun {
+        let (sender, replaced) = oneshot::channel();
+        let (say, to_say) = mpsc::channel(TO_SAY);
         let mut inner = self.lock();
         inner.sessions += 1;
         let id = inner.sessions;
         let entry = Entry {
-            session: Some((id, sender)),
+            session: Some((id, Ends { _replaced: sender, say })),
             since: Some(Instant::now()),
             version: Some(version.to_owned()),
             ..Entry::default()
         };
         inner.peers.insert(peer.to_owned(), entry);
         drop(inner);
+        self.poke();
+        Begun { id, replaced, to_say }
+    }
+
+    /// Has the session with the peer say something; `None`: there is no session, or it is stuck.
+    pub(super) fn say(&self, peer: &str, message: Message) -> Option<oneshot::Receiver<()>> {
+        let (said, receiver) = oneshot::channel();
+        let inner = self.lock();
+        let (_, ends) = inner.peers.get(peer)?.session.as_ref()?;
+        ends.say.try_send(ToSay { message, said }).ok()?;
+        Some(receiver)
+    }
+
+    /// Something changed that the peers should hear soon.
+    pub(super) fn poke(&self) {
         self.0.changed.notify_one();
-        (id, receiver)
     }
 
     /// Whether the session was the one that counts.
@@ -165,7 +201,7 @@ impl Board {
         self.lock().peers.values().any(|entry| entry.session.is_some())
     }
 
-    /// Waits until a session has begun.
+    /// Waits for [`Board::poke`].
     pub(super) async fn changed(&self) {
         self.0.changed.notified().await;
     }

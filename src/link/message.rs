@@ -30,6 +30,16 @@ pub(crate) enum Message {
         id: u64,
         /// The answering node's clock.
         unix_us: i64,
+        /// Its CLOCK_BOOTTIME, by which a [`Message::Released`] is dated.
+        #[serde(default)]
+        boot_ns: Option<u64>,
+    },
+    /// The sending node has released a VIP, and the receiving one is to take it.
+    Released {
+        vip: String,
+        epoch: u64,
+        /// When, by the sender's CLOCK_BOOTTIME.
+        boot_ns: u64,
     },
     Summary(Summary),
     /// Why the connection ends.

@@ -29,18 +29,23 @@ use anyhow::{Context, Result};
 use rustls::ServerConfig;
 use standin_config::Cluster;
 use standin_config::fingerprint::Fingerprint;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::authority::{Identity, Keys, crypto};
 use crate::control::Request;
 use crate::control::log::Severity;
+use crate::engine::messages::{Handover, Post, ToEngine};
 
 pub(crate) use board::{Board, LinkView, PeerLinkView};
 use message::{Summary, VipSummary};
 
 /// How often each node tells the others of itself.
 const SUMMARY_EVERY: Duration = Duration::from_secs(1);
+
+/// Changes within this are told together.
+const SWARM: Duration = Duration::from_millis(5);
 
 /// Things to log that may wait; more are lost, and status shows the state anyway.
 const TOLD: usize = 64;
@@ -123,6 +128,7 @@ struct Common {
     summary: watch::Receiver<Arc<Summary>>,
     board: Board,
     told: mpsc::Sender<Told>,
+    engine: Post<ToEngine>,
     /// What is needed to let machines in.
     places: admit::Places,
 }
@@ -141,6 +147,8 @@ pub(crate) struct Link {
     listeners: BTreeMap<SocketAddr, JoinHandle<()>>,
     dialers: BTreeMap<String, JoinHandle<()>>,
     _summaries: JoinSet<()>,
+    /// Words that may not have been said yet.
+    saying: Vec<oneshot::Receiver<()>>,
 }
 
 /// Where the pieces of the control plane are that the link talks to.
@@ -150,6 +158,7 @@ pub(crate) struct Around {
     pub(crate) run_dir: PathBuf,
     pub(crate) told: mpsc::Sender<Told>,
     pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) engine: Post<ToEngine>,
 }
 
 /// The way by which the link tells what is to be logged.
@@ -178,6 +187,7 @@ impl Link {
             summary,
             board: Board::default(),
             told: around.told,
+            engine: around.engine,
             places: admit::Places {
                 file: around.file,
                 state_dir: around.state_dir,
@@ -193,6 +203,7 @@ impl Link {
             listeners: BTreeMap::new(),
             dialers: BTreeMap::new(),
             _summaries: summaries,
+            saying: Vec::new(),
         };
         this.arrange();
         Ok(Some(this))
@@ -202,6 +213,27 @@ impl Link {
     pub(crate) fn replace(&mut self, directory: Directory) {
         self.directory.send_replace(Arc::new(directory));
         self.arrange();
+    }
+
+    /// Tells a peer that a VIP is its own now.
+    pub(crate) fn hand_over(&mut self, handover: Handover) {
+        let Handover { vip, to, epoch, released } = handover;
+        let message = message::Message::Released { vip, epoch, boot_ns: released.as_nanos() };
+        self.saying.extend(self.common.board.say(&to, message));
+        self.saying.retain_mut(|said| matches!(said.try_recv(), Err(TryRecvError::Empty)));
+    }
+
+    /// Waits for what is being said, before the program ends.
+    pub(crate) async fn finish(&mut self) {
+        for said in self.saying.drain(..) {
+            // A session that ended says nothing any more.
+            let _ = said.await;
+        }
+    }
+
+    /// Something changed that the peers should hear soon.
+    pub(crate) fn poke(&self) {
+        self.common.board.poke();
     }
 
     pub(crate) fn view(&self) -> LinkView {
@@ -264,7 +296,9 @@ async fn summarize(
         if !board.anybody() {
             continue;
         }
-        let (sender, receiver) = tokio::sync::oneshot::channel();
+        // Changes come in swarms.
+        tokio::time::sleep(SWARM).await;
+        let (sender, receiver) = oneshot::channel();
         if requests.send(Request::Status(sender)).await.is_err() {
             return;
         }

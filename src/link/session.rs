@@ -1,17 +1,22 @@
 //! One connection between two nodes that have proved who they are: greeting, pings, summaries.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use standin_config::fingerprint::Fingerprint;
+use standin_core::event::Standing;
+use standin_core::types::Instant as BootTime;
+use standin_linux::clock::now;
 use tokio::io::{AsyncRead, AsyncWrite, WriteHalf};
+use tokio::sync::mpsc;
 
 use super::Common;
-use super::board::Measured;
+use super::board::{Begun, Measured, ToSay};
 use super::frame::{self, PEER_BYTES, Reader};
-use super::message::{Hello, Message, OLDEST, PROTOCOL, plain};
+use super::message::{Hello, Message, OLDEST, PROTOCOL, Summary, VipSummary, plain};
 use crate::control::log::Severity;
+use crate::engine::messages::ToEngine;
 
 /// A node that is well greets within milliseconds.
 const GREETING: Duration = Duration::from_secs(5);
@@ -26,6 +31,9 @@ const SENDING: Duration = Duration::from_secs(4);
 
 /// Pings of which the quickest counts.
 const PINGS: usize = 8;
+
+/// Clocks drift apart by less than this between two pings, also bad ones.
+const DRIFT: Duration = Duration::from_millis(1);
 
 /// Who is at the other end, as its certificate proves.
 pub(super) struct Proven {
@@ -85,14 +93,18 @@ async fn established<S: AsyncRead + AsyncWrite>(
     common: &Common,
 ) -> String {
     let version = plain(&hello.version);
-    let (id, mut replaced) = common.board.begin(&peer.name, &version);
+    let Begun { id, mut replaced, mut to_say } = common.board.begin(&peer.name, &version);
     let text = format!("peer link with {} is up (standin {version})", peer.name);
     common.tell(Severity::Notice, "link_up", Some(&peer.name), text);
+    let mut known = Known::default();
     let why = tokio::select! {
         _ = &mut replaced => "a newer connection took its place".to_owned(),
-        why = talk(&mut reader, &mut writer, peer, common) => why.to_string(),
+        why = talk(&mut reader, &mut writer, &mut to_say, (peer, &mut known), common) => {
+            why.to_string()
+        }
     };
     if common.board.end(&peer.name, id, &why) {
+        known.forget(&peer.name, common);
         let text = format!("peer link with {} is down: {why}", peer.name);
         common.tell(Severity::Warning, "link_down", Some(&peer.name), text);
     }
@@ -103,21 +115,29 @@ async fn established<S: AsyncRead + AsyncWrite>(
 async fn talk<S: AsyncRead + AsyncWrite>(
     reader: &mut Reader<tokio::io::ReadHalf<S>>,
     writer: &mut WriteHalf<S>,
-    peer: &Proven,
+    to_say: &mut mpsc::Receiver<ToSay>,
+    (peer, known): (&Proven, &mut Known),
     common: &Common,
 ) -> io::Error {
     let mut directory = common.directory.clone();
     let mut summary = common.summary.clone();
     summary.mark_changed();
     let mut tick = tokio::time::interval(PING_EVERY);
-    let mut pings = Pings::default();
     let mut heard = Instant::now();
     loop {
         let done = tokio::select! {
+            // Somebody waits for an answer of this VIP; the rest has time.
+            biased;
+            Some(ToSay { message, said }) = to_say.recv() => {
+                let sent = send(writer, &message).await;
+                // Who asked may not wait for it.
+                let _ = said.send(());
+                sent
+            }
             message = reader.next() => match message {
                 Ok(message) => {
                     heard = Instant::now();
-                    answer(message, writer, peer, common, &mut pings).await
+                    answer(message, writer, peer, common, known).await
                 }
                 Err(error) => Err(error),
             },
@@ -125,7 +145,7 @@ async fn talk<S: AsyncRead + AsyncWrite>(
                 if heard.elapsed() > SILENCE {
                     return io::Error::other(format!("nothing was heard for {SILENCE:?}"));
                 }
-                send(writer, &Message::Ping { id: pings.next() }).await
+                send(writer, &Message::Ping { id: known.pings.next() }).await
             }
             changed = summary.changed() => match changed {
                 Ok(()) => {
@@ -138,8 +158,10 @@ async fn talk<S: AsyncRead + AsyncWrite>(
                 if changed.is_err() {
                     return io::Error::other("this node stops");
                 }
-                let known = directory.borrow_and_update().knows(&peer.name, peer.fingerprint);
-                if known { Ok(()) } else {
+                // Another file may have VIPs of which the engine was told in vain.
+                known.tell_again(&peer.name, common);
+                let here = directory.borrow_and_update().knows(&peer.name, peer.fingerprint);
+                if here { Ok(()) } else {
                     let why = format!("{} isn't in the cluster file any more", peer.name);
                     // The connection ends anyway.
                     let _ = send(writer, &Message::Refused { why: why.clone() }).await;
@@ -161,18 +183,31 @@ async fn answer<W: AsyncWrite + Unpin>(
     writer: &mut W,
     peer: &Proven,
     common: &Common,
-    pings: &mut Pings,
+    known: &mut Known,
 ) -> io::Result<()> {
     match message {
-        Message::Ping { id } => send(writer, &Message::Pong { id, unix_us: unix_us() }).await,
-        Message::Pong { id, unix_us } => {
-            if let Some(measured) = pings.answered(id, unix_us) {
+        Message::Ping { id } => {
+            let boot_ns = Some(now().as_nanos());
+            send(writer, &Message::Pong { id, unix_us: unix_us(), boot_ns }).await
+        }
+        Message::Pong { id, unix_us, boot_ns } => {
+            if let Some(measured) = known.pings.answered(id, unix_us, boot_ns) {
                 common.board.measured(&peer.name, measured);
             }
             Ok(())
         }
+        Message::Released { vip, epoch, boot_ns } => {
+            if let Some(released) = known.pings.boot.and_then(|boot| boot.ours(boot_ns, now())) {
+                let from = peer.name.clone();
+                // An engine that is stuck can't take over.
+                let _ = common.engine.offer(ToEngine::TakeOver { from, vip, epoch, released });
+            }
+            Ok(())
+        }
         Message::Summary(summary) => {
-            common.board.summary(&peer.name, summary.plain());
+            let summary = summary.plain();
+            known.hear(&peer.name, &summary, common);
+            common.board.summary(&peer.name, summary);
             Ok(())
         }
         Message::Refused { why } => Err(io::Error::other(format!("it refuses: {}", plain(&why)))),
@@ -193,27 +228,100 @@ fn unix_us() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
+/// What a session knows of its peer.
+#[derive(Default)]
+struct Known {
+    pings: Pings,
+    /// What the engine was told of each of its VIPs.
+    standings: BTreeMap<String, Standing>,
+}
+
+impl Known {
+    /// Tells the engine what is new.
+    fn hear(&mut self, peer: &str, summary: &Summary, common: &Common) {
+        let says = |vip: &VipSummary| Some((vip.name.clone(), standing(&vip.standing)?));
+        let new: BTreeMap<_, _> = summary.vips.iter().filter_map(says).collect();
+        let gone = self.standings.keys().filter(|vip| !new.contains_key(*vip));
+        let changed =
+            new.iter().filter(|(vip, standing)| self.standings.get(*vip) != Some(standing));
+        let news: Vec<_> = gone
+            .map(|vip| (vip.clone(), None))
+            .chain(changed.map(|(vip, standing)| (vip.clone(), Some(*standing))))
+            .collect();
+        self.standings = new;
+        tell(peer, news, common);
+    }
+
+    fn tell_again(&self, peer: &str, common: &Common) {
+        let all = self.standings.iter().map(|(vip, standing)| (vip.clone(), Some(*standing)));
+        tell(peer, all.collect(), common);
+    }
+
+    fn forget(&self, peer: &str, common: &Common) {
+        tell(peer, self.standings.keys().map(|vip| (vip.clone(), None)).collect(), common);
+    }
+}
+
+fn tell(peer: &str, standings: Vec<(String, Option<Standing>)>, common: &Common) {
+    if !standings.is_empty() {
+        let name = peer.to_owned();
+        // Dropped only when the engine is stuck; it decides without the link then.
+        let _ = common.engine.offer(ToEngine::Peer { name, standings });
+    }
+}
+
+/// As the core says it.
+fn standing(word: &str) -> Option<Standing> {
+    [Standing::Eligible, Standing::Pending, Standing::HeldDown, Standing::Ineligible]
+        .into_iter()
+        .find(|standing| standing.to_string() == word)
+}
+
+/// What a peer's CLOCK_BOOTTIME says when this node's says something else.
+#[derive(Clone, Copy, Debug)]
+struct Boot {
+    theirs_ns: u64,
+    ours_ns: u64,
+    unsure: Duration,
+}
+
+impl Boot {
+    /// A time of the peer's by this node's clock, too early rather than too late; `None` for one that
+    /// is still to come: one of the clocks has stood still, and nothing is known.
+    fn ours(self, theirs_ns: u64, now: BootTime) -> Option<BootTime> {
+        let since = i128::from(theirs_ns) - i128::from(self.theirs_ns);
+        let ours =
+            u64::try_from(i128::from(self.ours_ns) + since).ok().map(BootTime::from_nanos)?;
+        (ours <= now + self.unsure).then(|| ours - self.unsure)
+    }
+}
+
 /// The ping under way and the last answers.
 #[derive(Default)]
 struct Pings {
     id: u64,
-    sent: Option<(Instant, i64)>,
+    sent: Option<(Instant, i64, BootTime)>,
     last: VecDeque<Measured>,
+    boot: Option<Boot>,
 }
 
 impl Pings {
     fn next(&mut self) -> u64 {
         self.id += 1;
-        self.sent = Some((Instant::now(), unix_us()));
+        self.sent = Some((Instant::now(), unix_us(), now()));
         self.id
     }
 
-    fn answered(&mut self, id: u64, theirs_us: i64) -> Option<Measured> {
+    fn answered(&mut self, id: u64, theirs_us: i64, theirs_ns: Option<u64>) -> Option<Measured> {
         if id != self.id {
             return None;
         }
-        let (sent, ours_us) = self.sent.take()?;
+        let (sent, ours_us, ours) = self.sent.take()?;
         let round_trip = sent.elapsed();
+        if let Some(theirs_ns) = theirs_ns {
+            let ours_ns = (ours + round_trip / 2).as_nanos();
+            self.boot = Some(Boot { theirs_ns, ours_ns, unsure: round_trip / 2 + DRIFT });
+        }
         let half = i64::try_from(round_trip.as_micros() / 2).unwrap_or(i64::MAX);
         let clock_us = theirs_us.saturating_sub(ours_us.saturating_add(half));
         if self.last.len() == PINGS {
@@ -232,14 +340,27 @@ mod tests {
     fn the_quickest_ping_tells_the_clocks() {
         let mut pings = Pings::default();
         let id = pings.next();
-        let measured = pings.answered(id, unix_us() + 5_000_000).unwrap();
+        let measured = pings.answered(id, unix_us() + 5_000_000, None).unwrap();
         assert!((measured.clock_us - 5_000_000).abs() < 100_000, "{measured:?}");
-        assert_eq!(pings.answered(id, 0), None, "an answer counts once");
-        assert_eq!(pings.answered(id + 7, 0), None, "nobody asked that");
+        assert_eq!(pings.answered(id, 0, None), None, "an answer counts once");
+        assert_eq!(pings.answered(id + 7, 0, None), None, "nobody asked that");
         for _ in 0..20 {
             let id = pings.next();
-            pings.answered(id, unix_us());
+            pings.answered(id, unix_us(), None);
         }
         assert_eq!(pings.last.len(), PINGS);
+    }
+
+    #[test]
+    fn a_peers_clock_is_read_as_ours_too_early_rather_than_too_late() {
+        let boot =
+            Boot { theirs_ns: 900, ours_ns: 5_000_000_000, unsure: Duration::from_nanos(50) };
+        let now = BootTime::from_nanos(5_000_001_000);
+        assert_eq!(boot.ours(1_400, now), Some(BootTime::from_nanos(5_000_000_450)));
+        assert_eq!(boot.ours(1_950, now), Some(BootTime::from_nanos(5_000_001_000)));
+        assert_eq!(boot.ours(1_951, now), None, "it is still to come");
+        assert_eq!(boot.ours(u64::MAX, now), None);
+        let young = Boot { theirs_ns: u64::MAX, ours_ns: 10, unsure: Duration::ZERO };
+        assert_eq!(young.ours(0, now), None, "before this machine was there");
     }
 }

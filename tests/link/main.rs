@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
 
 mod flood;
+mod handover;
 #[path = "../hosts/mod.rs"]
 mod hosts;
 

@@ -170,6 +170,10 @@ pub enum Reason {
     Released {
         who: Party,
     },
+    /// The active said over the peer link that it has released it and that it is this node's.
+    HandedOver {
+        who: Party,
+    },
     /// The active held it as a last resort only, and this node is eligible.
     LastResortOver {
         who: Party,
@@ -234,6 +238,9 @@ impl Reason {
             }
             Self::Released { who } => {
                 write!(out, "{} gave it up (priority 0)", who.words(plan))
+            }
+            Self::HandedOver { who } => {
+                write!(out, "{} gave it up and handed it over by the peer link", who.words(plan))
             }
             Self::LastResortOver { who } => write!(
                 out,

@@ -29,9 +29,10 @@ pub mod wire;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use event::Event;
+use election::handover::Handover;
+use event::{Event, Standing};
 use plan::Plan;
-use types::{CheckId, Family, InterfaceId, Mac, Priority, VipId};
+use types::{CheckId, Family, InterfaceId, Mac, NodeId, Priority, VipId};
 use wire::vrrp::Envelope;
 
 /// What the shell tells the core.
@@ -73,6 +74,17 @@ pub enum Input<'a> {
     Restored {
         vip: VipId,
         address: IpAddr,
+    },
+    /// What another node says of itself over the peer link; `None`: there is no link to it.
+    Peer {
+        vip: VipId,
+        node: NodeId,
+        standing: Option<Standing>,
+    },
+    /// Another node says over the peer link that it has released `vip` and that it is this node's.
+    TakeOver {
+        vip: VipId,
+        handover: Handover,
     },
     Command(Command),
     /// The cluster file was read again.
@@ -136,6 +148,8 @@ pub enum Effect {
     Probe { vip: VipId },
     /// Ask the network which MAC has `address`; an answer comes as [`Input::Sighting`].
     Identify { interface: InterfaceId, address: IpAddr },
+    /// Tell `to` over the peer link that `vip` has been released and is its own now.
+    Handover { vip: VipId, to: NodeId, epoch: u64 },
     /// Something a person may want to know.
     Event(Event),
     /// The [`Command::Stop`] is complete.

@@ -180,6 +180,15 @@ impl Node {
             Input::Restored { vip, address } => {
                 self.with(now, vip, effects, |router, step, _, _| router.restored(step, address));
             }
+            Input::Peer { vip, node, standing } => {
+                // Nobody else speaks for this node.
+                if node != self.plan.me {
+                    self.with(now, vip, effects, |router, _, _, _| router.peer(node, standing));
+                }
+            }
+            Input::TakeOver { vip, handover } => {
+                self.with(now, vip, effects, |router, step, _, _| router.take_over(step, handover));
+            }
             Input::Command(command) => self.command(now, command, effects),
             Input::Plan(plan) => {
                 self.take_plan(now, *plan, effects);
@@ -349,6 +358,9 @@ impl Node {
         self.with(now, vip, effects, |router, step, health, maintenance| {
             router.settled(step, outcome, health, maintenance);
         });
+        if let Some(Some(router)) = self.routers.get_mut(vip.index()) {
+            router.hand_over(&mut Step { now, vip, effects }, &self.plan);
+        }
         // A VIP that left the file has gone when its addresses have.
         let named = |router: &VirtualRouter| {
             self.plan.vips.iter().any(|plan| plan.name == router.plan().name)

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::InterfaceState;
 use crate::event::Party;
-use crate::plan::{Mode, Plan, Version, VipPlan};
+use crate::plan::{Mode, NodePlan, Plan, Version, VipPlan};
 use crate::types::{Family, NodeId};
 use crate::wire::vrrp::{self, Envelope, Malformed};
 
@@ -90,10 +90,7 @@ pub(crate) fn ties_to(
         && let (Some(them), Some(me)) = (node(id), me)
         && !them.vrrp_only
     {
-        let shared = Family::BOTH
-            .into_iter()
-            .find_map(|family| Some((them.address(family)?, me.address(family)?)));
-        return shared.map_or(id > plan.me, |(theirs, ours)| theirs > ours);
+        return higher(them, me).unwrap_or(id > plan.me);
     }
     let family = Family::of(source);
     let link_local = interfaces.get(vip.interface.index()).and_then(|(_, state)| state.link_local);
@@ -102,4 +99,15 @@ pub(crate) fn ties_to(
         _ => me.and_then(|me| me.address(family)),
     };
     ours.is_some_and(|ours| source > ours)
+}
+
+/// Whether node `a` wins against node `b` at equal priority, both being standins.
+pub(crate) fn outranks(plan: &Plan, a: NodeId, b: NodeId) -> bool {
+    let node = |id: NodeId| plan.nodes.get(id.index());
+    node(a).zip(node(b)).and_then(|(one, other)| higher(one, other)).unwrap_or(a > b)
+}
+
+/// Whether the first node's address is the higher one, in the first family that both have.
+fn higher(one: &NodePlan, other: &NodePlan) -> Option<bool> {
+    Family::BOTH.into_iter().find_map(|family| Some(one.address(family)? > other.address(family)?))
 }

@@ -21,8 +21,10 @@ use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::election::handover::Handover;
+use crate::event::Standing;
 use crate::plan::Plan;
-use crate::types::{CheckId, Instant, InterfaceId, Mac, VipId};
+use crate::types::{CheckId, Instant, InterfaceId, Mac, NodeId, VipId};
 use crate::wire::vrrp::Envelope;
 use crate::{Command, Input, InterfaceState, Outcome, Verdict};
 
@@ -49,6 +51,8 @@ pub enum Recorded {
     Check { check: CheckId, verdict: Verdict, detail: String },
     Settled { vip: VipId, outcome: Outcome },
     Restored { vip: VipId, address: IpAddr },
+    Peer { vip: VipId, node: NodeId, standing: Option<Standing> },
+    TakeOver { vip: VipId, handover: Handover },
     Command(Command),
     Plan(Box<Plan>),
 }
@@ -75,6 +79,10 @@ impl Recorded {
             }
             Input::Settled { vip, outcome } => Self::Settled { vip: *vip, outcome: *outcome },
             Input::Restored { vip, address } => Self::Restored { vip: *vip, address: *address },
+            Input::Peer { vip, node, standing } => {
+                Self::Peer { vip: *vip, node: *node, standing: *standing }
+            }
+            Input::TakeOver { vip, handover } => Self::TakeOver { vip: *vip, handover: *handover },
             Input::Command(command) => Self::Command(*command),
             Input::Plan(plan) => Self::Plan(plan.clone()),
         }
@@ -100,6 +108,10 @@ impl Recorded {
             }
             Self::Settled { vip, outcome } => Input::Settled { vip: *vip, outcome: *outcome },
             Self::Restored { vip, address } => Input::Restored { vip: *vip, address: *address },
+            Self::Peer { vip, node, standing } => {
+                Input::Peer { vip: *vip, node: *node, standing: *standing }
+            }
+            Self::TakeOver { vip, handover } => Input::TakeOver { vip: *vip, handover: *handover },
             Self::Command(command) => Input::Command(*command),
             Self::Plan(plan) => Input::Plan(plan.clone()),
         }
@@ -160,6 +172,12 @@ fn write_input(input: &Recorded, out: &mut String) {
             Outcome::Refused { errno } => write!(out, "settled {} refused {errno}", vip.0),
         },
         Recorded::Restored { vip, address } => write!(out, "restored {} {address}", vip.0),
+        Recorded::Peer { vip, node, standing } => {
+            write!(out, "peer {} {} {}", vip.0, node.0, standing_word(*standing))
+        }
+        Recorded::TakeOver { vip, handover: Handover { from, epoch, released } } => {
+            write!(out, "takeover {} {} {epoch} {}", vip.0, from.0, released.as_nanos())
+        }
         Recorded::Command(Command::MaintenanceOn { lasting: None }) => {
             write!(out, "maintenance on")
         }
@@ -174,6 +192,28 @@ fn write_input(input: &Recorded, out: &mut String) {
             Ok(())
         }
     };
+}
+
+/// One word each, unlike what people are shown.
+const STANDINGS: [(&str, Standing); 4] = [
+    ("eligible", Standing::Eligible),
+    ("pending", Standing::Pending),
+    ("held_down", Standing::HeldDown),
+    ("ineligible", Standing::Ineligible),
+];
+
+fn standing_word(standing: Option<Standing>) -> &'static str {
+    let known = STANDINGS.iter().find(|(_, known)| Some(*known) == standing);
+    known.map_or("-", |(word, _)| word)
+}
+
+fn standing(word: &str) -> Result<Option<Standing>, String> {
+    let known = STANDINGS.iter().find(|(known, _)| *known == word);
+    match known {
+        Some((_, standing)) => Ok(Some(*standing)),
+        None if word == "-" => Ok(None),
+        None => Err(format!("{word} is no standing")),
+    }
 }
 
 fn write_interface(id: InterfaceId, state: &InterfaceState, out: &mut String) -> fmt::Result {
@@ -232,6 +272,19 @@ fn entry(line: &str) -> Result<Entry, String> {
         "restored" => Recorded::Restored {
             vip: VipId(words.number("a VIP")?),
             address: words.number("an address")?,
+        },
+        "peer" => Recorded::Peer {
+            vip: VipId(words.number("a VIP")?),
+            node: NodeId(words.number("a node")?),
+            standing: standing(words.next("a standing")?)?,
+        },
+        "takeover" => Recorded::TakeOver {
+            vip: VipId(words.number("a VIP")?),
+            handover: Handover {
+                from: NodeId(words.number("a node")?),
+                epoch: words.number("an epoch")?,
+                released: Instant::from_nanos(words.number("a time")?),
+            },
         },
         "maintenance" => Recorded::Command(match words.next("on or off")? {
             "on" => {

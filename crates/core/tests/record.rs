@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use standin_core::election::handover::Handover;
+use standin_core::event::Standing;
 use standin_core::plan::{
     AllIneligible, Announce, CheckPlan, ChecksumStyle, Failback, Member, Mode, NodePlan, Plan,
     Version, VipPlan,
@@ -112,6 +114,12 @@ fn recorded() -> impl Strategy<Value = Recorded> {
         Just(Command::Stop),
         proptest::option::of(wait()).prop_map(|lasting| Command::MaintenanceOn { lasting })
     ];
+    let standing = proptest::option::of(prop_oneof![
+        Just(Standing::Eligible),
+        Just(Standing::Pending),
+        Just(Standing::HeldDown),
+        Just(Standing::Ineligible)
+    ]);
     let payload = proptest::collection::vec(any::<u8>(), 0..64);
     prop_oneof![
         Just(Recorded::Tick),
@@ -136,6 +144,18 @@ fn recorded() -> impl Strategy<Value = Recorded> {
             .prop_map(|(vip, outcome)| Recorded::Settled { vip: VipId(vip), outcome }),
         (any::<u16>(), address())
             .prop_map(|(vip, address)| Recorded::Restored { vip: VipId(vip), address }),
+        (any::<u16>(), any::<u8>(), standing).prop_map(|(vip, node, standing)| Recorded::Peer {
+            vip: VipId(vip),
+            node: NodeId(node),
+            standing
+        }),
+        (any::<u16>(), any::<u8>(), any::<u64>(), any::<u64>()).prop_map(
+            |(vip, from, epoch, released)| {
+                let released = Instant::from_nanos(released);
+                let handover = Handover { from: NodeId(from), epoch, released };
+                Recorded::TakeOver { vip: VipId(vip), handover }
+            }
+        ),
         command.prop_map(Recorded::Command),
         plan().prop_map(|plan| Recorded::Plan(Box::new(plan))),
     ]

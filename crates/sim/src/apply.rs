@@ -199,6 +199,7 @@ impl Scene {
                 Mail::Advert(packet) => self.hear(machine, &packet),
                 Mail::Sighting { from, what } => self.look(machine, from, what),
                 Mail::Kernel(request) => self.kernel_done(machine, request),
+                Mail::Word { from, word } => self.listen(machine, from, word),
             }
         }
         self.say_interface(machine);
@@ -240,6 +241,7 @@ impl Scene {
         }
         self.seen.push(Observation::Gone { machine });
         self.learn_places(machine);
+        self.greet();
         self.say_interface(machine);
         self.say_own(machine);
         // What the successor doesn't hold any more, its file having changed, is a leftover.
@@ -256,12 +258,14 @@ impl Scene {
         }
         self.lifetimes_run(machine);
         self.machines[usize::from(machine)].forget();
+        self.hang_up(machine);
         self.seen.push(Observation::Gone { machine });
     }
 
     fn power_off(&mut self, machine: u8) {
         self.machines[usize::from(machine)].forget();
         self.machines[usize::from(machine)].powered = false;
+        self.hang_up(machine);
         self.seen.push(Observation::Gone { machine });
         for vip in 0..self.file.names.len() {
             self.machines[usize::from(machine)].kernel[vip].present = false;
@@ -283,6 +287,7 @@ impl Scene {
             self.seen.push(Observation::Broken(what));
         }
         host.forget();
+        self.hang_up(machine);
         self.seen.push(Observation::Gone { machine });
     }
 
@@ -310,6 +315,7 @@ impl Scene {
         }
         host.node = Some(Node::new(host.clock.read(self.now), plan));
         self.learn_places(machine);
+        self.greet();
         self.say_interface(machine);
         self.say_own(machine);
         self.arm(machine);
@@ -405,6 +411,7 @@ impl Scene {
             self.step(machine, Cause::Plan, Input::Plan(Box::new(plan)));
             // A reload without effects changes what a packet says all the same.
             self.learn_places(machine);
+            self.greet();
             self.arm(machine);
         }
     }

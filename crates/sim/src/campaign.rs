@@ -80,7 +80,13 @@ impl Campaign {
     pub fn world(&self, case: u64) -> World {
         let mut random = Random::of_case(self.seed, case);
         let nodes = random.within(self.fewest_nodes as u64, self.most_nodes as u64);
-        World::new(draw::scene(random, usize::try_from(nodes).unwrap_or(2)))
+        let mut scene = draw::scene(random, usize::try_from(nodes).unwrap_or(2));
+        // Every other cluster has a peer link; the rest of its story is drawn as before.
+        let mut of_link = Random::of_case(!self.seed, case);
+        if of_link.chance(500) {
+            scene.link_up(of_link);
+        }
+        World::new(scene)
     }
 
     /// Runs one case and writes down what `machine` was told in its last life.

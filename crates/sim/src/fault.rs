@@ -202,7 +202,7 @@ impl Fault {
     }
 
     /// Every kind that a long run has to have seen.
-    pub const KINDS: [&'static str; 30] = [
+    pub const KINDS: [&'static str; 31] = [
         "cut of a machine",
         "one-way cut",
         "partial cut",
@@ -233,5 +233,6 @@ impl Fault {
         "clock drift",
         "foreign owner",
         "stranger with 255",
+        "lie over the peer link",
     ];
 }

@@ -16,6 +16,7 @@ pub mod cluster;
 pub mod draw;
 pub mod fault;
 mod kernel;
+pub mod link;
 pub mod machine;
 pub mod network;
 pub mod queue;

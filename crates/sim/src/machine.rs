@@ -14,6 +14,7 @@ use standin_core::{InterfaceState, Verdict};
 
 use crate::clock::{Clock, Nanos};
 use crate::cluster::spoken;
+use crate::link::Word;
 use crate::network::MAX_MACHINES;
 use crate::queue::Seen;
 use crate::scene::Packet;
@@ -69,6 +70,8 @@ pub enum Sabotage {
     LosesAdverts,
     /// Tells the core that the file allows a failback.
     FailsBack,
+    /// Takes every message of the peer link for a new one.
+    ObeysLate,
     /// Adverts never leave.
     NeverAdvertises,
 }
@@ -102,6 +105,7 @@ pub enum Mail {
     Advert(Rc<Packet>),
     Sighting { from: u8, what: Seen },
     Kernel(Request),
+    Word { from: u8, word: Word },
 }
 
 /// Rise and fall, counted a second time: what the core should believe.

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use crate::clock::Nanos;
 use crate::fault::Fault;
+use crate::link::Word;
 use crate::machine::Request;
 use crate::scene::Packet;
 
@@ -45,6 +46,15 @@ pub enum Due {
         life: u32,
         vip: u8,
     },
+    /// Something said over the peer link arrives.
+    Word {
+        to: u8,
+        from: u8,
+        life: u32,
+        word: Word,
+    },
+    /// Somebody says something untrue over the peer link.
+    Lie,
     Fault(Fault),
     /// Draw the next fault.
     NextFault,

@@ -16,6 +16,7 @@ use standin_core::{Effect, Effects, Input};
 
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::cluster::ClusterFile;
+use crate::link::Link;
 use crate::machine::{BySender, Machine, Mail, Run, SOCKET_BUFFER, Sabotage};
 use crate::network::{MAX_MACHINES, Network, Weather};
 use crate::queue::{Due, Queue};
@@ -49,7 +50,11 @@ pub struct Packet {
 pub enum Cause {
     Start,
     Tick,
-    Advert { from: u8, vip: u8, priority: u8 },
+    Advert {
+        from: u8,
+        vip: u8,
+        priority: u8,
+    },
     Sighting,
     Interface,
     OwnAddresses,
@@ -58,6 +63,14 @@ pub enum Cause {
     Restored,
     Command,
     Plan,
+    /// What a peer says of itself.
+    Peer,
+    /// A peer says that it has released a VIP at a time.
+    TakeOver {
+        from: u8,
+        vip: u8,
+        released: Nanos,
+    },
 }
 
 /// A transition as the event stream tells it, with what was known at that time.
@@ -118,6 +131,8 @@ pub struct Scene {
     pub random: Random,
     pub queue: Queue,
     pub network: Network,
+    /// `None`: VRRP decides alone.
+    pub link: Option<Link>,
     pub machines: Vec<Machine>,
     pub file: ClusterFile,
     /// The client's neighbour cache: which host it sends to, by VIP.
@@ -153,6 +168,7 @@ impl Scene {
             random,
             queue: Queue::default(),
             network: Network::new(weather),
+            link: None,
             machines,
             file,
             cache: vec![None; vips],
@@ -277,6 +293,8 @@ impl Scene {
             Due::Fault(fault) => self.apply(fault),
             Due::Disturb => self.seen.push(Observation::Disturbed),
             Due::NextFault => self.next_fault(),
+            Due::Word { to, from, life, word } => self.word(to, from, life, word),
+            Due::Lie => self.lie(),
             // Scenarios step their own lines.
             Due::Line(_) => {}
         }
@@ -436,6 +454,7 @@ impl Scene {
                         self.probe(machine, vip);
                     }
                 }
+                Effect::Handover { vip, to, epoch } => self.hand_over(machine, *vip, *to, *epoch),
                 Effect::Identify { address, .. } => self.identify(machine, *address),
                 Effect::Event(event) => {
                     let vip = event.vip.and_then(|vip| self.place_of(machine, vip));
@@ -496,6 +515,7 @@ impl Scene {
             }
             (Kind::Standing { .. }, Some(vip)) => {
                 self.seen.push(Observation::Standing { machine, vip });
+                self.tell_standing(machine, vip);
             }
             (Kind::ForeignOwner { .. }, Some(vip)) => {
                 self.machines[usize::from(machine)].saw_foreign[usize::from(vip)] = true;
@@ -519,6 +539,7 @@ pub const fn reason_name(reason: &Reason) -> &'static str {
         Reason::NobodyThere => "nobody there",
         Reason::Silence { .. } => "silence",
         Reason::Released { .. } => "released",
+        Reason::HandedOver { .. } => "handed over",
         Reason::LastResortOver { .. } => "last resort over",
         Reason::Failback { .. } => "failback",
         Reason::NobodyEligible => "nobody eligible",
@@ -534,12 +555,13 @@ pub const fn reason_name(reason: &Reason) -> &'static str {
 }
 
 /// Every reason that a long run has to have seen.
-pub const REASONS: [&str; 16] = [
+pub const REASONS: [&str; 17] = [
     "usable",
     "resumed",
     "nobody there",
     "silence",
     "released",
+    "handed over",
     "last resort over",
     "failback",
     "nobody eligible",

@@ -104,6 +104,11 @@ fn promise_7_sees_adverts_that_are_lost_in_the_shell() {
 }
 
 #[test]
+fn promise_7_sees_a_late_handover_that_is_obeyed() {
+    is_caught(Sabotage::ObeysLate, "it said so too long ago");
+}
+
+#[test]
 fn a_robbed_foreign_owner_is_seen() {
     is_caught(Sabotage::LooksAway, "a foreign host answered");
 }

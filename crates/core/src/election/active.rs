@@ -200,7 +200,7 @@ impl VirtualRouter {
     pub(super) fn active_judged(&mut self, step: &mut Step<'_>, was: Standing) {
         if self.standing == Standing::Ineligible && was != Standing::Ineligible {
             let refused = self.refused.map(|(_, errno)| errno);
-            let alone = self.plan.members.len() <= 1;
+            let alone = self.nobody_else();
             let keeps = self.wait(false).is_some();
             if alone && keeps {
                 // There is no peer that could take it: a gap would serve nobody.

@@ -114,6 +114,16 @@ impl Backup {
         }
     }
 
+    /// Whether `who` is the one whose leaving moves the VIP here, and has not been heard to be
+    /// active since it `released` the VIP.
+    pub(super) fn awaits(&self, who: Party, released: Instant) -> bool {
+        match self.cause {
+            Cause::Released { who: known } => known == who,
+            Cause::Following { who: known, .. } => known == who && self.base < released,
+            Cause::Nobody | Cause::LastResort { .. } => false,
+        }
+    }
+
     /// Of an active that left the file it isn't known any more who it is: its next advert says.
     pub(super) fn renumber(&mut self, moved: impl Fn(NodeId) -> Option<NodeId>) {
         let who = match &mut self.cause {
@@ -357,6 +367,7 @@ impl VirtualRouter {
         }
         self.introduced = true;
         self.holding = true;
+        self.handovers.leaves(false);
         self.counters.takeovers += 1;
         self.interval = timers::spoken(self.plan.version, self.plan.advert_interval);
         self.enter(step, State::Active(Active::new(step.now)), reason);

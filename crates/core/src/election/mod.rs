@@ -8,11 +8,12 @@
 //!    └────── address gone ──┴──────── eligible any more ──────┘
 //! ```
 //!
-//! What follows from an input in one of the states stands in `backup.rs` and `active.rs`; this file
-//! has what all states share: standing, usability, and the way in from [`crate::node::Node`].
+//! What follows from an input in one of the states stands in `backup.rs` and `active.rs`, what the peer link adds in
+//! `handover.rs`; this file has what all states share: standing, usability, and the way in from [`crate::node::Node`].
 
 mod active;
 mod backup;
+pub mod handover;
 pub mod timers;
 
 use std::net::IpAddr;
@@ -27,6 +28,7 @@ use crate::{Effect, Effects, Outcome};
 
 use active::Active;
 use backup::Backup;
+use handover::Handovers;
 
 /// A VIP whose address the kernel refused is not claimed again before this.
 const REFUSED_RETRY: Duration = Duration::from_secs(5);
@@ -130,6 +132,7 @@ pub struct VirtualRouter {
     resumes: bool,
     /// The shell may still have addresses of this VIP on the host.
     holding: bool,
+    handovers: Handovers,
     counters: Counters,
     rival_said: Rated,
     conflict_said: Rated,
@@ -159,6 +162,7 @@ impl VirtualRouter {
             stopping: false,
             resumes: false,
             holding: false,
+            handovers: Handovers::default(),
             counters: Counters::default(),
             rival_said: Rated::default(),
             conflict_said: Rated::default(),
@@ -386,6 +390,7 @@ impl VirtualRouter {
 
     /// The numbers of the nodes have changed; a node without one has left the file.
     pub fn renumber(&mut self, moved: impl Fn(NodeId) -> Option<NodeId>) {
+        self.handovers.renumber(&moved);
         if let State::Backup(backup) = &mut self.state {
             backup.renumber(moved);
         }
@@ -533,6 +538,7 @@ impl VirtualRouter {
         if matches!(self.state, State::Active(_)) {
             if !matches!(reason, Reason::Outranked { .. } | Reason::TakenWhileStalled { .. }) {
                 self.send(step, Priority::RELEASE);
+                self.handovers.leaves(true);
             }
             step.effects.push(Effect::Release { vip: step.vip });
         }

@@ -1,5 +1,6 @@
 //! Promise 7: each transition has one reason, a true one, and the events tell the roles' history.
 
+use standin_core::election::handover::VOID_AFTER;
 use standin_core::event::{Party, Reason, Role, Standing};
 use standin_core::plan::Failback;
 use standin_core::types::{NodeId, Priority};
@@ -89,6 +90,7 @@ impl Claim<'_> {
             Reason::NobodyThere
             | Reason::Silence { .. }
             | Reason::Released { .. }
+            | Reason::HandedOver { .. }
             | Reason::LastResortOver { .. }
             | Reason::Failback { .. }
             | Reason::NobodyEligible => (from, to) == (Role::Backup, Role::Active),
@@ -137,6 +139,7 @@ impl Claim<'_> {
             Reason::TakenWhileStalled { by, .. } => {
                 (self.is_advert_of(*by, None), "no advert of it was heard")
             }
+            Reason::HandedOver { who } => return self.doubt_handover(*who),
             _ if cause != Cause::Tick => (false, "no wait was over"),
             Reason::Silence { who, lasted } => {
                 return self.doubt_silence(*who, super::nanos(*lasted));
@@ -206,6 +209,24 @@ impl Claim<'_> {
         let silent = self.scene.now - at;
         // Told by a clock that may be 2 % fast.
         (silent + silent / 40 + MILLISECOND < lasted).then_some("it was heard since")
+    }
+
+    fn doubt_handover(&self, who: Party) -> Option<&'static str> {
+        let Cause::TakeOver { from, vip, released } = self.told.cause else {
+            return Some("nobody said so");
+        };
+        if vip != self.told.vip || who != Party::Node(NodeId(from)) {
+            return Some("somebody else said so");
+        }
+        if self.last(who).is_none() {
+            return Some("it was never heard");
+        }
+        if released + super::nanos(VOID_AFTER) < self.scene.now {
+            return Some("it said so too long ago");
+        }
+        let since = |(at, priority)| priority > 0 && at > released;
+        let denied = self.told.heard.get(from).is_some_and(since);
+        denied.then_some("it was heard to be active since")
     }
 
     fn doubt_failback(&self, from: Party) -> Option<&'static str> {

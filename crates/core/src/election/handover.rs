@@ -1,0 +1,113 @@
+//! Handing a VIP over by the peer link: whom it is given to, and which message is obeyed.
+//!
+//! ```text
+//!   old active                                       chosen peer
+//!   leaves: priority 0, Release ──── advert ───────▶ waits its skew
+//!   Settled Released: Handover ──── peer link ─────▶ TakeOver: claims at once
+//! ```
+//! Nothing depends on the message. One that is late, repeated or untrue is no worse than none: it is
+//! obeyed only in the name of the node that this one follows, and only as long as that node has said
+//! nothing since that contradicts it.
+
+use std::time::Duration;
+
+use super::{State, Step, VirtualRouter};
+use crate::Effect;
+use crate::event::{Party, Reason, Standing};
+use crate::plan::Plan;
+use crate::receive::outranks;
+use crate::types::{Instant, NodeId};
+
+/// Later than this the adverts have decided already.
+pub const VOID_AFTER: Duration = Duration::from_millis(200);
+
+/// "I have released the VIP, it is yours", of a node that is known for sure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handover {
+    pub from: NodeId,
+    /// Tells the releases of one node apart.
+    pub epoch: u64,
+    /// By this node's clock; too early rather than too late.
+    pub released: Instant,
+}
+
+/// What the peer link is used for, on either side.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Handovers {
+    /// What each peer says of itself; without a link there is no entry.
+    peers: Vec<(NodeId, Standing)>,
+    /// This node leaves, and its addresses aren't gone yet.
+    leaving: bool,
+    /// The last message that was obeyed: from whom, and its epoch.
+    obeyed: Option<(NodeId, u64)>,
+}
+
+impl Handovers {
+    pub(super) const fn leaves(&mut self, leaving: bool) {
+        self.leaving = leaving;
+    }
+
+    fn says(&self, node: NodeId) -> Option<Standing> {
+        self.peers.iter().find(|(peer, _)| *peer == node).map(|(_, standing)| *standing)
+    }
+
+    pub(super) fn renumber(&mut self, moved: impl Fn(NodeId) -> Option<NodeId>) {
+        let peers = std::mem::take(&mut self.peers).into_iter();
+        self.peers = peers.filter_map(|(node, standing)| Some((moved(node)?, standing))).collect();
+        self.obeyed = self.obeyed.and_then(|(node, epoch)| Some((moved(node)?, epoch)));
+    }
+}
+
+impl VirtualRouter {
+    /// What a peer says of itself over the link; `None`: there is no link to it.
+    pub fn peer(&mut self, node: NodeId, standing: Option<Standing>) {
+        let peers = &mut self.handovers.peers;
+        peers.retain(|(known, _)| *known != node);
+        peers.extend(standing.map(|standing| (node, standing)));
+    }
+
+    /// Whether every other node of the VIP says that it can't have it.
+    pub(super) fn nobody_else(&self) -> bool {
+        let unable = |node| self.handovers.says(node) == Some(Standing::Ineligible);
+        let others = self.plan.members.len().saturating_sub(1);
+        // Of itself a node says nothing.
+        self.plan.members.iter().filter(|member| unable(member.node)).count() >= others
+    }
+
+    /// The addresses are gone: tells the best peer, if this node gave the VIP up.
+    pub fn hand_over(&mut self, step: &mut Step<'_>, plan: &Plan) {
+        if self.holding || !std::mem::take(&mut self.handovers.leaving) {
+            return;
+        }
+        if let Some(to) = self.successor(plan) {
+            let epoch = step.now.as_nanos();
+            step.effects.push(Effect::Handover { vip: step.vip, to, epoch });
+        }
+    }
+
+    /// The eligible peer that would win the election.
+    fn successor(&self, plan: &Plan) -> Option<NodeId> {
+        let able = |node| self.handovers.says(node) == Some(Standing::Eligible);
+        let members = self.plan.members.iter().filter(|member| able(member.node));
+        let best = members.reduce(|best, member| {
+            let ties = outranks(plan, member.node, best.node);
+            let better = (member.priority, ties) > (best.priority, false);
+            if better { member } else { best }
+        });
+        best.map(|member| member.node)
+    }
+
+    /// The active says that it has left and that this node is to take over.
+    pub fn take_over(&mut self, step: &mut Step<'_>, handover: Handover) {
+        let Handover { from, epoch, released } = handover;
+        let void = step.now.since(released) > VOID_AFTER
+            || self.handovers.obeyed == Some((from, epoch))
+            || self.standing != Standing::Eligible;
+        let State::Backup(backup) = &self.state else { return };
+        if void || !backup.awaits(Party::Node(from), released) {
+            return;
+        }
+        self.handovers.obeyed = Some((from, epoch));
+        self.claim(step, Reason::HandedOver { who: Party::Node(from) });
+    }
+}

@@ -1,0 +1,109 @@
+//! The guard as the daemon sees it, and the daemon's replacement by a newer program.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::sync_channel;
+
+use tokio::io::unix::AsyncFd;
+
+use super::log::Severity;
+use super::{Control, ENGINE_ANSWERS, upgrade};
+use crate::engine::messages::ToEngine;
+use crate::exit::Exit;
+use crate::guard;
+
+/// The guard as the daemon sees it.
+pub(super) struct Watched {
+    guarded: Option<guard::Daemon>,
+    readable: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Watched {
+    pub(super) fn new(guarded: Option<guard::Daemon>) -> io::Result<Self> {
+        let mut watched = Self { guarded, readable: None };
+        watched.listen()?;
+        Ok(watched)
+    }
+
+    fn listen(&mut self) -> io::Result<()> {
+        self.readable = None;
+        if let Some(guarded) = &self.guarded {
+            let fd = guarded.guard.as_fd().try_clone_to_owned()?;
+            self.readable = Some(crate::readable::readable(fd)?);
+        }
+        Ok(())
+    }
+
+    pub(super) async fn guard_died(&self) {
+        match &self.readable {
+            // A pidfd is readable once its process has gone.
+            Some(readable) => drop(readable.readable().await),
+            None => std::future::pending().await,
+        }
+    }
+
+    pub(super) fn renew_guard(&self) {
+        if let Some(guarded) = &self.guarded {
+            // If it has died, another one is started with the new program anyway.
+            let _ = guarded.renew_guard();
+        }
+    }
+
+    /// Starts another guard.
+    fn replace(&mut self) -> io::Result<()> {
+        let Some(guarded) = &mut self.guarded else { return Ok(()) };
+        (guarded.guard, guarded.guard_pid) = guard::replace(&guarded.ledger)?;
+        self.listen()
+    }
+
+    /// The guard isn't to start this daemon again.
+    pub(super) fn ended(&self) {
+        if let Some(guarded) = &self.guarded {
+            guarded.ledger.set_ended(Exit::Done as u8);
+        }
+    }
+}
+
+impl Control {
+    /// If the program on disk is another one than this, goes on as that one.
+    pub(super) async fn upgrade(&mut self, watched: &Watched) {
+        let (Some(path), Some(guarded)) = (self.program.newer(), &watched.guarded) else { return };
+        if let Err(why) = upgrade::trial(&path).await {
+            let text = format!("{} was not taken up: {why}", path.display());
+            self.note(Severity::Error, "upgrade_refused", None, &text);
+            return;
+        }
+        // The answer to who asked for the reload is on its way.
+        tokio::time::sleep(upgrade::ANSWERS_GO_OUT).await;
+        let (sender, receiver) = sync_channel(1);
+        if !self.engine.offer(ToEngine::Resume(sender)) {
+            return;
+        }
+        // The engine answers between two packets; this thread has nothing better to do.
+        let Ok(resume) = receiver.recv_timeout(ENGINE_ANSWERS) else { return };
+        let error = guard::exec(guarded, &path, &resume.to_text());
+        let text = format!("{} couldn't be taken up: {error}", path.display());
+        self.note(Severity::Error, "upgrade_refused", None, &text);
+    }
+
+    pub(super) fn guard_died(
+        &mut self,
+        watched: &mut Watched,
+        stop_by: &mut Option<tokio::time::Instant>,
+    ) {
+        match watched.replace() {
+            Ok(()) => self.note(
+                Severity::Warning,
+                "guard_replaced",
+                None,
+                "the guard process died; another one is in its place",
+            ),
+            Err(error) => {
+                watched.readable = None;
+                let text = format!("the guard died and can't be replaced ({error})");
+                self.note(Severity::Error, "guard_lost", None, &text);
+                self.stop("no guard", stop_by);
+            }
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The peer link's words, from names to the core's numbers and back.
+
+use std::collections::BTreeMap;
+
+use standin_core::election::handover;
+use standin_core::event::Standing;
+use standin_core::node::Node;
+use standin_core::types::{Instant, NodeId, VipId};
+use standin_core::{Effects, Input};
+use standin_linux::clock::now;
+
+use super::messages::Handover;
+use super::recorder::Recorder;
+
+fn node(known: &Node, name: &str) -> Option<NodeId> {
+    let place = known.plan().nodes.iter().position(|node| node.name == name)?;
+    u8::try_from(place).ok().map(NodeId)
+}
+
+/// A peer tells how it stands; VIPs that this node doesn't have are passed over.
+pub(super) fn says(
+    known: &mut Recorder,
+    time: Instant,
+    name: &str,
+    standings: &[(String, Option<Standing>)],
+    effects: &mut Effects,
+) {
+    let Some(node) = node(known, name) else { return };
+    let places: BTreeMap<String, VipId> =
+        known.routers().map(|(vip, router)| (router.plan().name.clone(), vip)).collect();
+    for (vip, standing) in standings {
+        if let Some(vip) = places.get(vip) {
+            known.step(time, Input::Peer { vip: *vip, node, standing: *standing }, effects);
+        }
+    }
+}
+
+/// A peer gives a VIP to this node.
+pub(super) fn take_over(
+    known: &mut Recorder,
+    time: Instant,
+    (from, vip): (&str, &str),
+    (epoch, released): (u64, Instant),
+    effects: &mut Effects,
+) {
+    let Some(from) = node(known, from) else { return };
+    let found = known.routers().find(|(_, router)| router.plan().name == vip);
+    let Some((vip, _)) = found else { return };
+    let handover = handover::Handover { from, epoch, released };
+    known.step(time, Input::TakeOver { vip, handover }, effects);
+}
+
+/// What is to be told to a peer.
+pub(super) fn handover(known: &Node, vip: VipId, to: NodeId, epoch: u64) -> Option<Handover> {
+    let name = known.router(vip)?.plan().name.clone();
+    let to = known.plan().nodes.get(to.index())?.name.clone();
+    Some(Handover { vip: name, to, epoch, released: now() })
+}
