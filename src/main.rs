@@ -1,6 +1,7 @@
 //! standin: keeps an nginx reachable when the machine under it dies.
 
 mod addresses;
+mod adopt;
 mod api;
 mod authority;
 mod checks;

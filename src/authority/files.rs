@@ -10,6 +10,19 @@ use std::path::Path;
 /// # Errors
 /// The folder can't be written to; the old file is as it was.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    write_atomically_as(path, bytes, mode, None)
+}
+
+/// As [`write_atomically`], with an owner and a group.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub(crate) fn write_atomically_as(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    owner: Option<(u32, u32)>,
+) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let mut beside = std::ffi::OsString::from(".");
     beside.push(name);
@@ -18,7 +31,10 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> io::Resu
     let written = (|| {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
-        // Whatever the umask took.
+        if let Some((user, group)) = owner {
+            std::os::unix::fs::fchown(&file, Some(user), Some(group))?;
+        }
+        // Whatever the umask took, and what a change of owner takes.
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(bytes)?;
         file.sync_all()?;

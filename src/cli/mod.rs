@@ -10,12 +10,13 @@ mod release;
 mod status;
 mod token;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::adopt;
 use crate::control::{self, Paths};
 use crate::exit::Exit;
 use crate::lab;
@@ -60,6 +61,10 @@ enum Command {
     /// Remove the addresses that a standin which is gone has left on this host
     #[command(after_help = "Example: systemctl stop standin; standin release")]
     Release(release::ReleaseArgs),
+    /// Make a live machine's own address a VIP, in place, without a packet lost; and back
+    #[command(after_help = "Examples:\n  standin adopt 192.168.1.41 --vip web --new-address \
+                            192.168.1.189/24 --dry-run\n  standin adopt --undo")]
+    Adopt(adopt::AdoptArgs),
     /// Read the cluster file again; a file with errors changes nothing
     #[command(
         after_help = "Example: standin reload\n\nkill -HUP and `systemctl reload standin` do \
@@ -105,6 +110,10 @@ pub(crate) struct Places {
 impl Places {
     pub(crate) fn socket(&self) -> PathBuf {
         self.run_dir.join("standin.sock")
+    }
+
+    pub(crate) fn run_dir(&self) -> &Path {
+        &self.run_dir
     }
 }
 
@@ -153,6 +162,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Events(args) => events::main(&args),
         Command::Maintenance(args) => orders::maintenance(&args),
         Command::Reload(args) => orders::reload(&args),
+        Command::Adopt(args) => adopt::main(&args),
         Command::Release(args) => release::main(&args),
         Command::Init(args) => init::main(&args),
         Command::Token(args) => token::main(&args),

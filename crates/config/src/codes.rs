@@ -53,4 +53,9 @@ codes! {
     UNUSED_CHECK = "W0504", "No VIP uses the check.";
     NO_CHECKS = "W0505", "Nothing is checked: the VIP stays with a node whose nginx is dead.";
     NO_EFFECT = "W0506", "The key has no effect here.";
+    NET_OTHER_INTERFACE = "E0701", "The network configuration gives the address to another interface.";
+    NET_BY_COMMAND = "E0702", "A command in the network configuration handles the address.";
+    NET_FORM = "E0703", "The network configuration names the address in a form that isn't edited.";
+    NET_DYNAMIC = "E0704", "The interface gets its address from elsewhere, by DHCP say.";
+    NET_MENTION = "W0705", "The network configuration names the address for another purpose.";
 }

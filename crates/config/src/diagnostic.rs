@@ -100,6 +100,11 @@ impl Source {
         self.text = secrets::masked(&self.text, &[range]);
     }
 
+    /// The text as it may be shown.
+    pub(crate) fn shown(&self) -> &str {
+        &self.text
+    }
+
     /// Line and column of a byte, both from 1; columns count characters.
     #[must_use]
     pub fn position(&self, byte: usize) -> (usize, usize) {

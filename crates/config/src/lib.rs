@@ -11,6 +11,7 @@ pub mod fingerprint;
 pub mod keys;
 pub mod model;
 mod nearest;
+pub mod network;
 pub mod nginx;
 mod plan;
 mod read;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use standin_config::Diagnostic;
 use standin_config::model::{Mode, Vip};
 use standin_core::types::Family;
-use standin_linux::netlink::{Address, PROTOCOL};
+use standin_linux::netlink::{ADOPTED, Address, PROTOCOL};
 
 use super::{Subject, codes, listed};
 use crate::preflight::facts::{Facts, Port, Promote};
@@ -200,9 +200,10 @@ fn ipv6(subject: &Subject<'_>, vip: &Vip, port: &Port, found: &mut Vec<Diagnosti
     )));
 }
 
-/// An address that standin added is renewed every half second, or carries its mark.
+/// An address that standin added is renewed every half second, or carries its mark; so does one that
+/// `standin adopt` made ready.
 fn is_ours(address: &Address) -> bool {
-    address.protocol == PROTOCOL || address.valid_lft.is_some()
+    matches!(address.protocol, PROTOCOL | ADOPTED) || address.valid_lft.is_some()
 }
 
 fn addresses_here(subject: &Subject<'_>, vip: &Vip, facts: &Facts, found: &mut Vec<Diagnostic>) {
@@ -227,7 +228,12 @@ fn addresses_here(subject: &Subject<'_>, vip: &Vip, facts: &Facts, found: &mut V
                     place.map_or_else(String::new, |place| format!(", and take it out of {place}"));
                 let delete = format!("ip address del {} dev {name}{from}", here.prefix);
                 let first = carries_others(here, name, facts);
-                (Diagnostic::error(codes::STATIC_VIP, message), format!("{first}{delete}"))
+                let vip = &vip.name;
+                let adopt = format!(
+                    "where it serves clients now: standin adopt {address} --vip {vip} --new-address \
+                     ADDRESS/LENGTH\nwhere it is a leftover: "
+                );
+                (Diagnostic::error(codes::STATIC_VIP, message), format!("{adopt}{first}{delete}"))
             }
             (None, Some(place)) => {
                 let message = format!(

@@ -19,8 +19,12 @@ pub(super) const RTM_DELADDR: u16 = 21;
 /// Kernels before 5.18 don't know the attribute and skip it.
 pub const PROTOCOL: u8 = 0x73;
 
-const HEADER_LEN: usize = 8;
-const FOR_EVER: u32 = u32::MAX;
+/// The mark on an address of the host's own that `standin adopt` has made ready to be a VIP: it is
+/// permanent, and no leftover.
+pub const ADOPTED: u8 = 0x74;
+
+pub(super) const HEADER_LEN: usize = 8;
+pub(super) const FOR_EVER: u32 = u32::MAX;
 
 /// An address of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,7 +150,7 @@ fn hold_attributes(prefix: Prefix, valid_s: u32, with_route: bool) -> Vec<Addres
 }
 
 /// The last address of the subnet; `None` for /31 and /32, which have no broadcast (RFC 3021).
-fn broadcast(address: Ipv4Addr, prefix_len: u8) -> Option<Ipv4Addr> {
+pub(super) fn broadcast(address: Ipv4Addr, prefix_len: u8) -> Option<Ipv4Addr> {
     if prefix_len >= 31 {
         return None;
     }

@@ -6,7 +6,9 @@
 mod address;
 mod link;
 mod monitor;
+mod route;
 mod socket;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,10 +19,12 @@ use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::LinkMessage;
 use standin_core::types::{Family, Prefix};
 
-pub use address::{Address, PROTOCOL};
+pub use address::{ADOPTED, Address, PROTOCOL};
 pub use link::Link;
 pub use monitor::{Monitor, Notice};
+pub use route::Route;
 use socket::{Message, Socket};
+pub use whole::Whole;
 
 /// How many changes go into one sendmsg(2).
 ///
@@ -199,6 +203,26 @@ impl Rtnl {
             }
         }
         Ok(())
+    }
+
+    /// Asks for one change and waits for its acknowledgement.
+    fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        let asked = self.socket.next_sequence(1);
+        let mut bytes = Vec::new();
+        socket::append(&mut bytes, message, flags, asked);
+        self.socket.send(&bytes)?;
+        loop {
+            let datagram = self.socket.receive_answer(&mut self.buffer)?;
+            for message in socket::messages(datagram) {
+                match message? {
+                    Message::Answer { sequence, error: 0 } if sequence == asked => return Ok(()),
+                    Message::Answer { sequence, error } if sequence == asked => {
+                        return Err(io::Error::from_raw_os_error(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
     }
 
     fn dump<T>(

@@ -1,0 +1,197 @@
+//! A live machine's own address becomes a VIP and its own again, while clients are served.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
+
+#[path = "../hosts/mod.rs"]
+mod hosts;
+
+use std::fs::File;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use hosts::{Host, Lan, STANDIN, skipped, wait_until};
+
+const FILE: &str = r#"
+cluster = "edge"
+[node.o1]
+address = "192.168.1.189"
+priority = 150
+[node.n1]
+address = "192.168.1.190"
+[vip.web]
+virtual_router_id = 41
+addresses = ["192.168.1.41/24"]
+checks = []
+"#;
+
+const NGINX: &str = "\
+user root;
+daemon off;
+worker_processes 1;
+pid /run/nginx.pid;
+events { worker_connections 512; }
+http {
+  access_log off;
+  keepalive_requests 10000000;
+  server { listen 80; location / { return 200 ok; } }
+}
+";
+
+const INTERFACES: &str = "\
+# production, hands off
+auto lo
+iface lo inet loopback
+source interfaces.d/*
+";
+
+const ETH0: &str = "\
+auto eth0
+iface eth0 inet static
+    address 192.168.1.41   # never read by ifupdown, kept all the same
+    netmask 255.255.255.0
+    gateway 192.168.1.7
+    up ip route add 10.0.0.0/8 via 192.168.1.7 src 192.168.1.41
+";
+
+const NETWORK: &str = "\
+[Match]
+Name=eth0
+[Network]
+# production, hands off
+Address=192.168.1.41/24
+Gateway=192.168.1.7
+[Route]
+Destination=10.0.0.0/8
+Gateway=192.168.1.7
+PreferredSource=192.168.1.41
+";
+
+/// The machine that serves production, and a client.
+struct Live {
+    o1: Host,
+    client: Host,
+    _lan: Lan,
+}
+
+impl Live {
+    fn new() -> Self {
+        let lan = Lan::new();
+        let o1 = lan.host("o1", &["192.168.1.41/24", "192.168.1.42/24"]);
+        let client = lan.host("client", &["192.168.1.7/24"]);
+        o1.sysctl("net/ipv4/conf/eth0/promote_secondaries", "0");
+        o1.ip("route add default via 192.168.1.7");
+        o1.ip("route add 10.0.0.0/8 via 192.168.1.7 src 192.168.1.41");
+        o1.write("/etc/nginx/nginx.conf", NGINX);
+        o1.write("/etc/standin/standin.toml", FILE);
+        Self { o1, client, _lan: lan }
+    }
+}
+
+/// Clients that never rest: keep-alive requests, and a ping each millisecond.
+struct Load {
+    wrk: Child,
+    ping: Child,
+}
+
+impl Load {
+    fn begin(client: &Host, seconds: u64) -> Self {
+        let begin = |program: &str, words: &str| {
+            let mut command = client.command(program);
+            command.args(words.split(' ')).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().unwrap()
+        };
+        let wrk = begin("wrk", &format!("-t1 -c16 -d{seconds}s --timeout 1s http://192.168.1.41/"));
+        let ping = begin("ping", &format!("-i 0.001 -w {seconds} -q 192.168.1.41"));
+        Self { wrk, ping }
+    }
+
+    /// Nothing failed; says how much was asked.
+    fn end(self) -> String {
+        let text = |child: Child| {
+            let output = child.wait_with_output().unwrap();
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        let (wrk, ping) = (text(self.wrk), text(self.ping));
+        assert!(wrk.contains("requests in"), "{wrk}");
+        assert!(!wrk.contains("Socket errors") && !wrk.contains("Non-2xx"), "{wrk}");
+        assert!(ping.contains(" 0% packet loss"), "{ping}");
+        let line = |text: &str, word: &str| {
+            text.lines().find(|line| line.contains(word)).unwrap_or_default().trim().to_owned()
+        };
+        format!("{}; {}", line(&wrk, "requests in"), line(&ping, "packet loss"))
+    }
+}
+
+fn adopt(host: &Host, words: &str) -> String {
+    host.run(&format!("{STANDIN} adopt {words}"))
+}
+
+#[test]
+fn a_live_address_is_adopted_held_and_given_back_without_a_request_lost() {
+    if skipped() {
+        return;
+    }
+    let lock = File::create(std::env::temp_dir().join("standin-timed-tests.lock")).unwrap();
+    lock.lock().unwrap();
+    let live = Live::new();
+    let o1 = &live.o1;
+    o1.write("/etc/network/interfaces", INTERFACES);
+    o1.run("mkdir -p /etc/network/interfaces.d /etc/systemd/network");
+    o1.write("/etc/network/interfaces.d/eth0", ETH0);
+    o1.write("/etc/systemd/network/10-eth0.network", NETWORK);
+    o1.run("chmod 640 /etc/systemd/network/10-eth0.network");
+    o1.run("chown 0:42 /etc/systemd/network/10-eth0.network");
+    let nginx = o1.launch("nginx", "nginx");
+    wait_until("nginx", Duration::from_secs(5), || o1.read("/run/nginx.pid").len() > 1);
+    let state = |host: &Host| {
+        format!(
+            "{}{}",
+            host.ip("-o -4 addr show dev eth0"),
+            host.ip("route show table all type unicast")
+        )
+    };
+    let before = state(o1);
+    let load = Load::begin(&live.client, 8);
+
+    let shown = adopt(o1, "192.168.1.41 --vip web --new-address 192.168.1.189/24 --dry-run");
+    assert!(shown.contains("+    address 192.168.1.189   # never"), "{shown}");
+    assert!(shown.contains("+Address=192.168.1.189/24"), "{shown}");
+    assert!(shown.contains("change  route 10.0.0.0/8 via 192.168.1.7 src"), "{shown}");
+    assert_eq!(state(o1), before, "a dry run");
+    adopt(o1, "192.168.1.41 --vip web --new-address 192.168.1.189/24 --yes");
+    let addresses = o1.ip("-o -4 addr show dev eth0");
+    let order: Vec<&str> =
+        addresses.lines().map(|line| line.split_whitespace().nth(3).unwrap()).collect();
+    assert_eq!(order, ["192.168.1.189/24", "192.168.1.42/24", "192.168.1.41/24"]);
+    let route = o1.ip("route get 10.1.2.3");
+    assert!(route.contains("src 192.168.1.189"), "{route}");
+    let route = o1.ip("route get 192.0.2.1");
+    assert!(route.contains("src 192.168.1.189"), "{route}");
+    assert!(o1.read("/etc/network/interfaces.d/eth0").contains("address 192.168.1.189 "));
+    assert!(
+        o1.read("/etc/systemd/network/10-eth0.network").contains("PreferredSource=192.168.1.189\n")
+    );
+
+    let daemon = o1.launch("standin", &format!("{STANDIN} run --node o1"));
+    o1.wait_role("active", Duration::from_secs(5));
+    let held = o1.ip("-o -4 addr show dev eth0 to 192.168.1.41");
+    assert!(held.contains("secondary") && held.contains("valid_lft 2sec"), "{held}");
+    // Longer than the lifetime of an address that nobody renews.
+    std::thread::sleep(Duration::from_millis(2500));
+
+    let undo = o1.launch("undo", &format!("{STANDIN} adopt --undo --yes"));
+    wait_until("undo to wait for the daemon", Duration::from_secs(3), || {
+        undo.log().contains("Waiting for standin to stop")
+    });
+    assert_eq!(daemon.stop(), Some(0));
+    wait_until("undo to be done", Duration::from_secs(3), || undo.log().contains("done: "));
+    assert_eq!(state(o1), before);
+    assert_eq!(o1.read("/etc/network/interfaces"), INTERFACES);
+    assert_eq!(o1.read("/etc/network/interfaces.d/eth0"), ETH0);
+    assert_eq!(o1.read("/etc/systemd/network/10-eth0.network"), NETWORK);
+    let about = o1.run("stat -c %a:%u:%g /etc/systemd/network/10-eth0.network");
+    assert_eq!(about.trim(), "640:0:42");
+    assert_eq!(o1.run("cat /proc/sys/net/ipv4/conf/eth0/promote_secondaries").trim(), "0");
+    eprintln!("adopt, hold, undo: {}", load.end());
+    drop(nginx);
+}
