@@ -16,6 +16,7 @@ mod outbox;
 mod peers;
 mod ports;
 mod recorder;
+mod rescue;
 
 use std::io;
 use std::net::IpAddr;
@@ -39,6 +40,7 @@ use messages::{Beat, FromEngine, Happened, Inbox, Post, ToAddresses, ToEngine};
 use outbox::Outbox;
 use ports::{Opening, Ports};
 use recorder::Recorder;
+use rescue::Whereabouts;
 
 /// Above ordinary threads and most kernel threads, below the watchdogs.
 pub(crate) const REALTIME_PRIORITY: u8 = 40;
@@ -67,6 +69,7 @@ pub(crate) struct Engine {
     outbox: Outbox,
     effects: Effects,
     beat: Arc<Beat>,
+    whereabouts: Arc<Whereabouts>,
     generation: u64,
     dropped_events: u64,
     stopped: bool,
@@ -102,6 +105,12 @@ pub(crate) fn start(plan: Plan, generation: u64, outside: Outside) -> io::Result
                  its adverts. Mend: LimitRTPRIO and CAP_SYS_NICE in the unit, no RT group limits"
             ));
             engine.beat.unhurried();
+        }
+        if let Err(error) = rescue::start(Arc::clone(&engine.whereabouts)) {
+            engine.complain(format!(
+                "a CPU that the kernel keeps for itself may delay adverts: there is no thread that \
+                 watches for it ({error})"
+            ));
         }
         // A panic here is a bug in standin: the process must not go on without its engine.
         let run = std::panic::AssertUnwindSafe(|| engine.run());
@@ -144,6 +153,7 @@ impl Engine {
             outbox: Outbox::default(),
             effects: Effects::with_capacity(1024),
             beat,
+            whereabouts: Arc::default(),
             generation,
             dropped_events: 0,
             stopped: false,
@@ -194,6 +204,7 @@ impl Engine {
             self.timer.arm(Some(deadline))?;
             self.armed = deadline;
         }
+        self.whereabouts.sleeps(self.armed);
         self.poll.wait(ready)
     }
 
@@ -300,6 +311,7 @@ impl Engine {
         let intervals = plan.vips.iter().map(|vip| vip.advert_interval.as_duration());
         if let Some(fastest) = intervals.min() {
             self.beat.pace(fastest);
+            self.whereabouts.pace(fastest);
         }
         self.ports.resize(&self.node);
         // More VIPs on an interface that is known want a larger buffer there.

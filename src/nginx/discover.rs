@@ -13,6 +13,7 @@ use standin_linux::process as system;
 
 use super::build::Build;
 use super::glob::glob;
+use super::local::is_local;
 use super::restart;
 use super::title::{self, Arguments, Title};
 use crate::checks::process::pid_in;
@@ -110,7 +111,7 @@ pub(crate) async fn survey(
     let mut candidates = Vec::new();
     let mut strangers = Vec::new();
     for master in masters {
-        let home = home_of(section, Some(&master), earlier).await;
+        let home = home_of(section, Some(&master), None, earlier).await;
         if fits(section, &home) {
             candidates.push((master, home));
         } else {
@@ -121,7 +122,7 @@ pub(crate) async fn survey(
     others.extend(strangers);
     let home = match &chosen {
         Some((_, home)) => home.clone(),
-        None => home_of(section, None, earlier).await,
+        None => installed(section, earlier).await,
     };
     let chosen = chosen.map(|(master, _)| master);
     let mut survey = aside(move || read(home, chosen, orphans)).await;
@@ -172,8 +173,48 @@ fn open(file: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Binary, build and paths of a running master, or of what is installed.
-async fn home_of(section: &Nginx, master: Option<&Master>, earlier: Option<&Survey>) -> Home {
+/// What is installed, when nothing runs. Of several that are, the one comes first that can't start
+/// on this host now, since it listens on an address that is elsewhere.
+async fn installed(section: &Nginx, earlier: Option<&Survey>) -> Home {
+    if section.binary.is_some() {
+        return home_of(section, None, section.binary.clone(), earlier).await;
+    }
+    let mut homes = Vec::new();
+    for binary in BINARIES.iter().map(PathBuf::from).filter(|path| path.is_file()) {
+        homes.push(home_of(section, None, Some(binary), earlier).await);
+    }
+    if homes.len() < 2 {
+        return homes.pop().unwrap_or_default();
+    }
+    aside(move || {
+        let configured = |home: &Home| home.conf.as_deref().is_some_and(Path::is_file);
+        let waits = |home: &Home| {
+            let listens = home.conf.as_deref().map(|conf| files::read(conf, &open, &glob).listens);
+            let mut addresses = listens.iter().flatten().filter_map(files::Listen::ip);
+            addresses.any(|address| !is_local(address))
+        };
+        homes.into_iter().min_by_key(|home| (!waits(home), !configured(home))).unwrap_or_default()
+    })
+    .await
+}
+
+/// A binary that was copied is compiled for another place than where it is: what was copied with it
+/// stands beside it.
+fn copied(binary: &Path, build: &Build) -> Option<PathBuf> {
+    let place = binary.parent().filter(|it| it.ends_with("sbin"))?.parent()?;
+    let beside = place.join("conf/nginx.conf").is_file();
+    // What lies in /usr/sbin is a package's.
+    (beside && !binary.starts_with(&build.prefix) && place != Path::new("/usr"))
+        .then(|| place.to_owned())
+}
+
+/// Binary, build and paths of a running master, or of a `binary` that is installed.
+async fn home_of(
+    section: &Nginx,
+    master: Option<&Master>,
+    binary: Option<PathBuf>,
+    earlier: Option<&Survey>,
+) -> Home {
     let mut home = Home::default();
     let arguments = master.map(|master| master.arguments.clone()).unwrap_or_default();
     let started = master.and_then(|master| {
@@ -182,9 +223,7 @@ async fn home_of(section: &Nginx, master: Option<&Master>, earlier: Option<&Surv
             .clone()
             .or_else(|| Some(arguments.program.clone()).filter(|program| program.is_absolute()))
     });
-    home.binary = started
-        .or_else(|| section.binary.clone())
-        .or_else(|| BINARIES.iter().map(PathBuf::from).find(|path| path.is_file()));
+    home.binary = started.or(binary).or_else(|| section.binary.clone());
     if let Some(binary) = &home.binary {
         match build_of(binary, earlier).await {
             Ok(build) => home.build = Some(build),
@@ -192,14 +231,18 @@ async fn home_of(section: &Nginx, master: Option<&Master>, earlier: Option<&Surv
         }
     }
     let compiled = home.build.as_ref();
-    home.prefix = match (&arguments.prefix, compiled) {
-        (Some(given), _) => absolute(given, master),
-        (None, Some(build)) => build.prefix.clone(),
-        (None, None) => PathBuf::from("/"),
+    let alone = master.is_none().then_some(home.binary.as_deref()).flatten();
+    let copied = alone.zip(compiled).and_then(|(binary, build)| copied(binary, build));
+    home.prefix = match (&arguments.prefix, &copied, compiled) {
+        (Some(given), _, _) => absolute(given, master),
+        (None, Some(place), _) => place.clone(),
+        (None, None, Some(build)) => build.prefix.clone(),
+        (None, None, None) => PathBuf::from("/"),
     };
     home.conf = match (&arguments.conf, &section.conf) {
         (Some(given), _) => Some(home.prefix.join(given)),
         (None, Some(said)) if master.is_none() => Some(said.clone()),
+        (None, None) if copied.is_some() => Some(home.prefix.join("conf/nginx.conf")),
         _ => compiled.map(|build| build.conf_path.clone()).or_else(|| section.conf.clone()),
     };
     home

@@ -112,8 +112,10 @@ fn the_plan_s_layout_that_listens_on_the_vip_only_works() {
             }
         };
         let stage = Stage::new(prepare, PLAN_BINARY);
-        // n2's nginx has never run: standin can't know of it, until it is told or sees it.
-        stage.two.sh("sysctl -qw net.ipv4.ip_nonlocal_bind=1");
+        // n2's nginx has never run, and can't: it was copied there, and the address is elsewhere.
+        until("the setting is made", || {
+            stage.two.sh("sysctl -n net.ipv4.ip_nonlocal_bind").trim() == "1"
+        });
         begin(&stage.two, PLAN_BINARY);
         stage.take_over("/usr/local/nginx/logs/nginx.pid");
         until("it is set for the next boot", || {

@@ -77,7 +77,7 @@ fn test() -> Result<()> {
         cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]),
     );
     steps.step("build", cargo(&["build", "--release", "--quiet", "--workspace"]));
-    steps.step("tests", cargo(&["test", "--workspace", "--quiet"]));
+    steps.step("tests", cargo(&["test", "--workspace", "--quiet", "--no-fail-fast"]));
     steps.step("simulator, fixed seeds", simulator(&["--seed", "1", "--hours", SIM_IN_TEST_HOURS]));
     steps.step("simulator, a fresh seed", simulator(&["--hours", SIM_IN_TEST_HOURS]));
     steps.also("fuzzers", || fuzz_all(FUZZ_IN_TEST_S));

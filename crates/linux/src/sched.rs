@@ -94,3 +94,65 @@ pub fn name_thread(name: &str) {
         let _ = rustix::thread::set_name(&name);
     }
 }
+
+/// The CPU that the calling thread runs on.
+#[must_use]
+pub fn cpu() -> usize {
+    rustix::thread::sched_getcpu()
+}
+
+/// A thread of this process, to say where it may run.
+#[derive(Clone, Copy, Debug)]
+pub struct Thread(rustix::thread::Pid);
+
+impl Thread {
+    /// The calling thread.
+    #[must_use]
+    pub fn this() -> Self {
+        Self(rustix::thread::gettid())
+    }
+
+    /// Lets it run on `cpus` only. A thread that waits for a CPU which it may not use any more goes
+    /// to another one at once (sched(7)).
+    ///
+    /// # Errors
+    /// EINVAL when it may use none of them, ESRCH when it has ended.
+    pub fn allow(self, cpus: &Cpus) -> io::Result<()> {
+        Ok(rustix::thread::sched_setaffinity(Some(self.0), &cpus.0)?)
+    }
+}
+
+/// A set of CPUs.
+#[derive(Clone, Debug)]
+pub struct Cpus(rustix::thread::CpuSet);
+
+impl Cpus {
+    /// Those that the calling thread may use.
+    ///
+    /// # Errors
+    /// EINVAL on a machine with more than 1,024 of them.
+    pub fn allowed() -> io::Result<Self> {
+        Ok(Self(rustix::thread::sched_getaffinity(None)?))
+    }
+
+    /// One alone.
+    #[must_use]
+    pub fn only(cpu: usize) -> Self {
+        let mut set = rustix::thread::CpuSet::new();
+        set.set(cpu);
+        Self(set)
+    }
+
+    /// These without one.
+    #[must_use]
+    pub fn without(&self, cpu: usize) -> Self {
+        let mut set = self.0;
+        set.unset(cpu);
+        Self(set)
+    }
+
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.0.count()
+    }
+}
