@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE, NlasIterator, Parseable};
 use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeader, AddressMessage, AddressProtocol, CacheInfo,
+    AddressAttribute, AddressFlags, AddressHeader, AddressMessage, AddressProtocol, AddressScope,
+    CacheInfo,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use standin_core::types::Prefix;
@@ -98,6 +99,16 @@ pub(super) fn change_message(change: Change, with_route: bool) -> (u16, RouteNet
         Change::Hold { index, prefix, valid_s } => {
             let mut message = about(index, prefix);
             message.attributes.extend(hold_attributes(prefix, valid_s, with_route));
+            (
+                socket::CHANGE | NLM_F_CREATE | NLM_F_REPLACE,
+                RouteNetlinkMessage::NewAddress(message),
+            )
+        }
+        Change::Keep { index, address, valid_s } => {
+            let prefix = Prefix::host(address);
+            let mut message = about(index, prefix);
+            message.header.scope = AddressScope::Host;
+            message.attributes.extend(hold_attributes(prefix, valid_s, false));
             (
                 socket::CHANGE | NLM_F_CREATE | NLM_F_REPLACE,
                 RouteNetlinkMessage::NewAddress(message),

@@ -6,12 +6,14 @@
 mod address;
 mod link;
 mod monitor;
+mod neighbour;
 mod route;
-mod socket;
+pub(crate) mod socket;
 mod whole;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 
 use netlink_packet_core::NLM_F_ACK;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -49,6 +51,9 @@ pub enum Change {
     Hold { index: u32, prefix: Prefix, valid_s: u32 },
     /// Removes the address; `EADDRNOTAVAIL` when there is none.
     Drop { index: u32, prefix: Prefix },
+    /// As `Hold`, for an address that sockets of this host go on using while another host answers
+    /// for it: on the loopback link `index`, for itself alone, and with the scope of the host.
+    Keep { index: u32, address: IpAddr, valid_s: u32 },
 }
 
 /// A conversation with the kernel about links and addresses, in the network namespace of the
@@ -70,8 +75,8 @@ impl Rtnl {
     /// What socket(2) and bind(2) say.
     pub fn open() -> io::Result<Self> {
         Ok(Self {
-            socket: Socket::open()?,
-            renewals: Socket::open()?,
+            socket: Socket::open(socket::ROUTE)?,
+            renewals: Socket::open(socket::ROUTE)?,
             buffer: socket::receive_buffer(),
             held_v6: BTreeMap::new(),
         })
@@ -157,7 +162,7 @@ impl Rtnl {
                         unclear.push((index, prefix));
                     }
                 }
-                Change::Hold { .. } => {}
+                Change::Hold { .. } | Change::Keep { .. } => {}
                 Change::Drop { index, prefix } => {
                     self.held_v6.remove(&(index, prefix));
                 }
@@ -173,7 +178,9 @@ impl Rtnl {
     }
 
     fn brings_route(&self, change: Change) -> bool {
-        let (Change::Hold { index, prefix, .. } | Change::Drop { index, prefix }) = change;
+        let (Change::Hold { index, prefix, .. } | Change::Drop { index, prefix }) = change else {
+            return false;
+        };
         self.held_v6.get(&(index, prefix)).is_some_and(|alone| *alone)
     }
 

@@ -16,9 +16,9 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use crate::advert::attach;
 
 /// Asks for a whole table.
-pub(super) const DUMP: u16 = NLM_F_REQUEST | NLM_F_DUMP;
+pub(crate) const DUMP: u16 = NLM_F_REQUEST | NLM_F_DUMP;
 /// Asks for a change and for its acknowledgement.
-pub(super) const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
+pub(crate) const CHANGE: u16 = NLM_F_REQUEST | NLM_F_ACK;
 
 /// The longest datagram that is understood: netlink attributes have 16-bit lengths, and a link with
 /// many virtual functions is the one thing that comes near it.
@@ -33,16 +33,20 @@ const ANSWERS_BUFFER: usize = 1024 * 1024;
 
 const HEADER_LEN: usize = 16;
 
-/// `NETLINK_ROUTE` is protocol 0, which rustix writes as none.
-const ROUTE: Option<rustix::net::Protocol> = None;
+/// Which part of the kernel a socket talks to; `NETLINK_ROUTE` is protocol 0, which rustix writes as
+/// none.
+pub(crate) type Protocol = Option<rustix::net::Protocol>;
+pub(crate) const ROUTE: Protocol = None;
+pub(crate) const NETFILTER: Protocol = Some(rustix::net::netlink::NETFILTER);
+pub(crate) const SOCK_DIAG: Protocol = Some(rustix::net::netlink::SOCK_DIAG);
 
-pub(super) fn receive_buffer() -> Vec<u8> {
+pub(crate) fn receive_buffer() -> Vec<u8> {
     vec![0; DATAGRAM_MAX]
 }
 
 /// One message of a datagram, as far as every table needs it.
 #[derive(Debug)]
-pub(super) enum Message<'a> {
+pub(crate) enum Message<'a> {
     /// A row, or news.
     Content { sequence: u32, kind: u16, interrupted: bool, payload: &'a [u8] },
     /// The end of a dump; `error` is a positive error number or 0.
@@ -53,9 +57,9 @@ pub(super) enum Message<'a> {
     Idle,
 }
 
-/// A route netlink socket that talks to the kernel and to nobody else.
+/// A netlink socket that talks to the kernel and to nobody else.
 #[derive(Debug)]
-pub(super) struct Socket {
+pub(crate) struct Socket {
     fd: OwnedFd,
     sequence: u32,
 }
@@ -68,22 +72,23 @@ impl AsFd for Socket {
 
 impl Socket {
     /// A blocking socket for questions and changes.
-    pub(super) fn open() -> io::Result<Self> {
-        let socket = Self::bound(SocketFlags::CLOEXEC, 0)?;
+    pub(crate) fn open(protocol: Protocol) -> io::Result<Self> {
+        let socket = Self::bound(protocol, SocketFlags::CLOEXEC, 0)?;
         sockopt::set_socket_timeout(&socket.fd, Timeout::Recv, Some(ANSWER_WAIT))?;
         socket.ask_for_receive_buffer(ANSWERS_BUFFER);
         Ok(socket)
     }
 
-    /// A nonblocking socket that hears the multicast groups in the mask `groups`.
+    /// A nonblocking route netlink socket that hears the multicast groups in the mask `groups`.
     pub(super) fn listening(groups: u32, receive_buffer: usize) -> io::Result<Self> {
-        let socket = Self::bound(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, groups)?;
+        let socket = Self::bound(ROUTE, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, groups)?;
         socket.ask_for_receive_buffer(receive_buffer);
         Ok(socket)
     }
 
-    fn bound(flags: SocketFlags, groups: u32) -> io::Result<Self> {
-        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, ROUTE)?;
+    fn bound(protocol: Protocol, flags: SocketFlags, groups: u32) -> io::Result<Self> {
+        let fd =
+            rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?;
         rustix::net::bind(&fd, &SocketAddrNetlink::new(0, groups))?;
         Ok(Self { fd, sequence: 0 })
     }
@@ -96,8 +101,16 @@ impl Socket {
         }
     }
 
+    /// Lets one sendmsg(2) be this long. Without `CAP_NET_ADMIN` the host's bound stays, and a longer
+    /// one is refused with `EMSGSIZE`.
+    pub(crate) fn ask_for_send_buffer(&self, bytes: usize) {
+        if sockopt::set_socket_send_buffer_size_force(&self.fd, bytes).is_err() {
+            let _ = sockopt::set_socket_send_buffer_size(&self.fd, bytes);
+        }
+    }
+
     /// The first of `count` consecutive sequence numbers that no earlier message had.
-    pub(super) fn next_sequence(&mut self, count: usize) -> u32 {
+    pub(crate) fn next_sequence(&mut self, count: usize) -> u32 {
         let first = self.sequence.wrapping_add(1);
         // Batches have a bound far below this.
         let count = u32::try_from(count).unwrap_or(u32::MAX);
@@ -105,7 +118,7 @@ impl Socket {
         first
     }
 
-    pub(super) fn send(&self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {
         loop {
             match rustix::net::send(&self.fd, bytes, SendFlags::empty()) {
                 Ok(sent) if sent == bytes.len() => return Ok(()),
@@ -120,11 +133,11 @@ impl Socket {
     ///
     /// # Errors
     /// `TimedOut` after [`ANSWER_WAIT`], and those of [`Socket::receive`].
-    pub(super) fn receive_answer<'b>(&self, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
+    pub(crate) fn receive_answer<'b>(&self, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
         self.receive(buffer).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => io::Error::new(
                 io::ErrorKind::TimedOut,
-                "the kernel didn't answer on route netlink within 2 seconds",
+                "the kernel didn't answer on netlink within 2 seconds",
             ),
             _ => error,
         })
@@ -135,7 +148,7 @@ impl Socket {
     /// # Errors
     /// `WouldBlock` when there is none, `ENOBUFS` when some were lost, `InvalidData` for one that
     /// is too long to be taken whole.
-    pub(super) fn receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
+    pub(crate) fn receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
         let length = loop {
             let (length, sender) = match self.receive_raw(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -199,7 +212,7 @@ impl Socket {
 }
 
 /// Appends one message to a batch.
-pub(super) fn append(batch: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16, sequence: u32) {
+pub(crate) fn append(batch: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16, sequence: u32) {
     let mut header = NetlinkHeader::default();
     header.flags = flags;
     header.sequence_number = sequence;
@@ -213,7 +226,7 @@ pub(super) fn append(batch: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u
 }
 
 /// The messages of one datagram. After one that is malformed there are no more.
-pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = io::Result<Message<'_>>> {
+pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = io::Result<Message<'_>>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         if rest.is_empty() {
