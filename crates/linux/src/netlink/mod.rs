@@ -11,9 +11,10 @@ mod route;
 pub(crate) mod socket;
 mod whole;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::NLM_F_ACK;
 use netlink_packet_route::RouteNetlinkMessage;
@@ -56,6 +57,18 @@ pub enum Change {
     Keep { index: u32, address: IpAddr, valid_s: u32 },
 }
 
+impl Change {
+    /// The address that this brings, if the kernel isn't done with it when it answers.
+    const fn comes_late(self) -> Option<(u32, IpAddr)> {
+        let (index, address) = match self {
+            Self::Hold { index, prefix, .. } => (index, prefix.address()),
+            Self::Keep { index, address, .. } => (index, address),
+            Self::Drop { .. } => return None,
+        };
+        if address.is_ipv6() { Some((index, address)) } else { None }
+    }
+}
+
 /// A conversation with the kernel about links and addresses, in the network namespace of the
 /// thread that opened it.
 #[derive(Debug)]
@@ -64,6 +77,8 @@ pub struct Rtnl {
     /// Asks for renewals, which nobody answers: they come twice a second for every VIP.
     renewals: Socket,
     buffer: Vec<u8>,
+    /// Hears what became of IPv6 addresses, for [`Rtnl::change_and_wait`]; opened when first needed.
+    news: Option<Monitor>,
     /// The IPv6 addresses that are held, and whether each is [`address::is_alone`] in its subnet.
     held_v6: BTreeMap<(u32, Prefix), bool>,
 }
@@ -78,6 +93,7 @@ impl Rtnl {
             socket: Socket::open(socket::ROUTE)?,
             renewals: Socket::open(socket::ROUTE)?,
             buffer: socket::receive_buffer(),
+            news: None,
             held_v6: BTreeMap::new(),
         })
     }
@@ -123,6 +139,50 @@ impl Rtnl {
         for (batch, results) in batches.zip(results.chunks_mut(CHANGES_PER_BATCH)) {
             self.change_batch(batch, results)?;
         }
+        Ok(())
+    }
+
+    /// As [`Rtnl::change`], and returns once packets to the addresses reach this host's sockets, or
+    /// after `wait`: an address that is announced earlier costs its clients their first packets.
+    ///
+    /// # Errors
+    /// As [`Rtnl::change`].
+    pub fn change_and_wait(
+        &mut self,
+        changes: &[Change],
+        results: &mut Vec<Result<(), i32>>,
+        wait: Duration,
+    ) -> io::Result<()> {
+        if !changes.iter().any(|change| change.comes_late().is_some()) {
+            return self.change(changes, results);
+        }
+        let mut notices = Vec::new();
+        let mut news = match self.news.take() {
+            Some(news) => news,
+            None => Monitor::open_for_v6()?,
+        };
+        news.read(&mut notices)?;
+        notices.clear();
+        self.change(changes, results)?;
+        let made = changes.iter().zip(results.iter()).filter(|(_, result)| result.is_ok());
+        let mut late: BTreeSet<_> = made.filter_map(|(change, _)| change.comes_late()).collect();
+        let deadline = Instant::now() + wait;
+        loop {
+            for notice in notices.drain(..) {
+                match notice {
+                    Notice::Address(one) => _ = late.remove(&(one.index, one.prefix.address())),
+                    Notice::Overflow => late.clear(),
+                    _ => {}
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if late.is_empty() || left.is_zero() {
+                break;
+            }
+            news.wait(left)?;
+            news.read(&mut notices)?;
+        }
+        self.news = Some(news);
         Ok(())
     }
 

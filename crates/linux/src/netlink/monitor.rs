@@ -2,6 +2,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::Rtnl;
 use super::address::{Address, RTM_DELADDR, RTM_NEWADDR};
@@ -68,6 +71,22 @@ impl Monitor {
     pub fn open() -> io::Result<Self> {
         let socket = Socket::listening(GROUPS, NOTICES_BUFFER)?;
         Ok(Self { socket, buffer: socket::receive_buffer() })
+    }
+
+    /// Hears of IPv6 addresses alone.
+    pub(super) fn open_for_v6() -> io::Result<Self> {
+        let socket = Socket::listening(RTMGRP_IPV6_IFADDR, NOTICES_BUFFER)?;
+        Ok(Self { socket, buffer: socket::receive_buffer() })
+    }
+
+    /// Waits until there is something to read, or until `longest` is over.
+    pub(super) fn wait(&self, longest: Duration) -> io::Result<()> {
+        let mut readable = [PollFd::new(&self.socket, PollFlags::IN)];
+        let longest = Timespec::try_from(longest).ok();
+        match rustix::event::poll(&mut readable, longest.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Hears no more of IPv4 addresses that `rtnl` renewed: nothing of interest has changed.

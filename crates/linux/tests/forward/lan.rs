@@ -53,19 +53,24 @@ impl Host {
 
     /// Runs `work` in a thread of this host.
     pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let enter = || {
-            rustix::thread::move_into_link_name_space(
-                self.space.as_fd(),
-                Some(LinkNameSpaceType::Network),
-            )
-            .unwrap();
-        };
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
-                enter();
+                enter(&self.space);
                 work()
             });
             inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Begins `work` in a thread of this host.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> thread::JoinHandle<T> {
+        let space = self.space.try_clone().unwrap();
+        thread::spawn(move || {
+            enter(&space);
+            work()
         })
     }
 
@@ -101,7 +106,8 @@ impl Host {
     fn change(&self, changes: &[Change]) {
         self.run(|| {
             let mut results = Vec::new();
-            Rtnl::open().unwrap().change(changes, &mut results).unwrap();
+            let wait = Duration::from_millis(100);
+            Rtnl::open().unwrap().change_and_wait(changes, &mut results, wait).unwrap();
             assert!(results.iter().all(Result::is_ok), "{}: {results:?}", self.name);
         });
     }
@@ -123,7 +129,9 @@ impl Host {
         let keep =
             |vip: &IpAddr| Change::Keep { index: LOOPBACK, address: *vip, valid_s: LIFETIME_S };
         let drop = |vip: &IpAddr| Change::Drop { index, prefix: subnet(*vip) };
-        self.change(&vips.iter().map(keep).chain(vips.iter().map(drop)).collect::<Vec<_>>());
+        // One after the other: an IPv6 address on lo that isn't routed yet loses packets.
+        self.change(&vips.iter().map(keep).collect::<Vec<_>>());
+        self.change(&vips.iter().map(drop).collect::<Vec<_>>());
     }
 
     /// The opposite of [`Host::stay`]; the addresses are wherever they are by now.
@@ -178,7 +186,7 @@ impl Host {
 
     /// Everything of the network that an administrator would see.
     pub(crate) fn state(&self) -> String {
-        self.sh("ip -o address | grep -v VIP | sed 's/valid_lft [0-9]*sec/valid_lft Nsec/'
+        self.sh("ip -o address | sed 's/_lft [0-9]*sec/_lft Nsec/g'
             for family in 4 6; do
               ip -$family route show table all | grep -v '^ff00::\\|multicast' | sort
               ip -$family rule
@@ -188,6 +196,11 @@ impl Host {
               /proc/sys/net/ipv4/ip_* /proc/sys/net/netfilter 2>/dev/null |
               grep -v 'stable_secret\\|_count:' | sort")
     }
+}
+
+fn enter(space: &File) {
+    let network = Some(LinkNameSpaceType::Network);
+    rustix::thread::move_into_link_name_space(space.as_fd(), network).unwrap();
 }
 
 fn subnet(vip: IpAddr) -> Prefix {
