@@ -4,6 +4,7 @@
 
 mod lan;
 mod load;
+mod packets;
 #[path = "../space/mod.rs"]
 mod space;
 
@@ -13,22 +14,10 @@ use std::time::Duration;
 
 use lan::{Lan, VIP4, VIP6, move_vip, switch_over};
 use load::{Habit, Load, serve};
-use space::{alone, alone_and_timed};
-use standin_core::types::Family;
-use standin_linux::forward;
+use space::alone_and_timed;
 
 fn vips() -> [IpAddr; 2] {
     [VIP4.parse().unwrap(), VIP6.parse().unwrap()]
-}
-
-#[test]
-fn the_probe_leaves_no_trace() {
-    alone(|| {
-        for family in Family::BOTH {
-            forward::probe(family).unwrap();
-        }
-        assert_eq!(space::ip("-V").len(), 35);
-    });
 }
 
 const KEEP_ALIVE: usize = 64;
@@ -155,19 +144,6 @@ fn nothing_is_lost_where_sources_are_looked_at() {
             nft 'add table inet host
             add chain inet host pre { type filter hook prerouting priority raw; }
             add rule inet host pre fib saddr . iif oif missing drop'",
-        );
-    });
-}
-
-#[test]
-fn outdrop() {
-    alone_and_timed(|| {
-        there_and_back(
-            "nft 'add table inet host
-            add chain inet host out { type filter hook output priority 0; policy drop; }
-            add rule inet host out oif lo accept
-            add rule inet host out meta l4proto { icmp, icmpv6 } accept
-            add rule inet host out ct state established,related accept'",
         );
     });
 }
