@@ -139,7 +139,7 @@ impl Rule {
     }
 
     /// Packets whose loaded key is in the set; with `inverted`, those whose key isn't.
-    pub(super) fn is_in(self, set: &str, inverted: bool) -> Self {
+    pub(super) fn key_in(self, set: &str, inverted: bool) -> Self {
         self.add("lookup", |bytes| {
             bytes.put_name(1, set);
             bytes.put_u32(2, FIRST);

@@ -385,7 +385,8 @@ impl Nft {
             let (family, about) = place
                 .checked_sub(1)
                 .and_then(|place| messages.about.get(place).copied())
-                .unwrap_or((tables.first().map_or(Family::V4, |table| table.family), "all of it"));
+                .or_else(|| Some((tables.first()?.family, "all of it")))
+                .unwrap_or((Family::V4, "all of it"));
             Refusal::Table { family, about, errno }
         })
     }

@@ -191,7 +191,7 @@ impl Table<'_> {
             ("packets of the host itself", rule().came_by(LOOPBACK).accept()),
             (
                 "packets that aren't for the VIP",
-                rule().key(&[fields.destination]).is_in(ADDRESSES, true).accept(),
+                rule().key(&[fields.destination]).key_in(ADDRESSES, true).accept(),
             ),
             // The port may have belonged to a connection that has just ended.
             ("connections begin", key(syn()).note(CLOSING, Note::Forget)),
@@ -200,7 +200,7 @@ impl Table<'_> {
             (
                 "connections end",
                 key(tcp().any_bit(TCP_FLAGS, FIN_OR_RST))
-                    .is_in(OWN, false)
+                    .key_in(OWN, false)
                     .note(CLOSING, keep(CLOSING_MS))
                     .note(OWN, keep(CLOSING_MS))
                     .accept(),
@@ -208,26 +208,26 @@ impl Table<'_> {
             (
                 "connections end",
                 key(tcp())
-                    .is_in(CLOSING, false)
+                    .key_in(CLOSING, false)
                     .note(CLOSING, keep(CLOSING_MS))
                     .note(OWN, keep(CLOSING_MS))
                     .accept(),
             ),
             (
                 "connections of this node",
-                key(tcp()).is_in(OWN, false).note(OWN, keep(LIVING_MS)).accept(),
+                key(tcp()).key_in(OWN, false).note(OWN, keep(LIVING_MS)).accept(),
             ),
         ];
         rules.extend(self.hand_over(&tcp));
         if !self.quic_ports.is_empty() {
-            let quic = || rule().protocol(UDP).key(&[DESTINATION_PORT]).is_in(QUIC_PORTS, false);
+            let quic = || rule().protocol(UDP).key(&[DESTINATION_PORT]).key_in(QUIC_PORTS, false);
             // RFC 9000, 17.2: a long header of type Initial. It opens a connection.
             let initial = || quic().bits(UDP_FIRST_BYTE, 0xf0, 0xc0);
             rules.push(("QUIC connections begin", key(initial()).note(QUIC, keep(QUIC_MS))));
             rules.push(("QUIC connections begin", initial().accept()));
             rules.push((
                 "QUIC connections of this node",
-                key(quic()).is_in(QUIC, false).note(QUIC, keep(QUIC_MS)).accept(),
+                key(quic()).key_in(QUIC, false).note(QUIC, keep(QUIC_MS)).accept(),
             ));
             // The fixed bit: what lacks it isn't QUIC.
             rules.extend(self.hand_over(&|| quic().bits(UDP_FIRST_BYTE, 0x40, 0x40)));
@@ -278,7 +278,7 @@ impl Table<'_> {
             .protocol(TCP)
             .bits(TCP_FLAGS, SYN_RST_ACK_FIN, SYN)
             .key(&[fields.source])
-            .is_in(ADDRESSES, false)
+            .key_in(ADDRESSES, false)
             .key(&[fields.destination, DESTINATION_PORT, fields.source, SOURCE_PORT])
             .note(OWN, Note::Keep { for_ms: OPENING_MS });
         ("connections from the VIP", rule)

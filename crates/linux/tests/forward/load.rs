@@ -1,6 +1,6 @@
 //! A server on each host, and clients that notice everything.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +13,9 @@ pub(crate) const PORT: u16 = 80;
 
 /// A request that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A long answer, in bytes.
+const MUCH: usize = 1_000_000;
 
 /// Between two requests of a client.
 const THINK: Duration = Duration::from_millis(5);
@@ -47,7 +50,7 @@ fn answer(stream: &TcpStream, name: &str) {
     let mut lines = BufReader::new(stream);
     let mut line = String::new();
     while lines.read_line(&mut line).is_ok_and(|length| length > 0) {
-        let answer = if line.starts_with("much") { "x".repeat(100_000) } else { String::new() };
+        let answer = if line.starts_with("much") { "x".repeat(MUCH) } else { String::new() };
         if writeln!(&*stream, "{name}{answer}").is_err() {
             return;
         }
@@ -73,6 +76,8 @@ pub(crate) enum Habit {
     KeepAlive,
     /// One for each request.
     Short,
+    /// One for long answers.
+    Download,
 }
 
 /// Clients that ask until they are told to stop.
@@ -90,6 +95,7 @@ impl Load {
                 client.spawn(move || match habit {
                     Habit::KeepAlive => keep_alive(SocketAddr::new(vip, PORT), &stop),
                     Habit::Short => short(SocketAddr::new(vip, PORT), &stop),
+                    Habit::Download => downloads(SocketAddr::new(vip, PORT), &stop),
                 })
             })
             .collect();
@@ -169,19 +175,23 @@ fn short(to: SocketAddr, stop: &AtomicBool) -> Seen {
     seen
 }
 
-/// Asks for much, and reads it; the number of bytes.
-pub(crate) fn download(stream: &TcpStream) -> std::io::Result<usize> {
-    (&*stream).write_all(b"much\n")?;
-    let mut bytes = 0;
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let length = (&*stream).read(&mut buffer)?;
-        if length == 0 {
-            return Err(ErrorKind::UnexpectedEof.into());
-        }
-        bytes += length;
-        if buffer[length - 1] == b'\n' {
-            return Ok(bytes);
-        }
+fn downloads(to: SocketAddr, stop: &AtomicBool) -> Seen {
+    let mut seen = Seen::default();
+    let stream = connect(to).unwrap();
+    let mut last = Instant::now();
+    while !stop.load(Ordering::Relaxed) && seen.note(&mut last, download(&stream)) {
+        sleep(THINK);
     }
+    seen
+}
+
+/// Asks for much, and reads it; the name at its beginning.
+fn download(stream: &TcpStream) -> std::io::Result<String> {
+    (&*stream).write_all(b"much\n")?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    if answer.len() < MUCH {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    Ok(answer.chars().take(2).collect())
 }

@@ -20,8 +20,9 @@ fn vips() -> [IpAddr; 2] {
     [VIP4.parse().unwrap(), VIP6.parse().unwrap()]
 }
 
-const KEEP_ALIVE: usize = 64;
-const SHORT: usize = 16;
+/// Of each family.
+const CLIENTS: [(Habit, usize); 3] =
+    [(Habit::KeepAlive, 64), (Habit::Short, 16), (Habit::Download, 4)];
 
 /// How long the clients go on before and after each step.
 const PHASE: Duration = Duration::from_millis(400);
@@ -41,12 +42,9 @@ fn there_and_back(firewall: &str) {
     let before = [n1.state(), n2.state()];
     let mut loads = Vec::new();
     for vip in vips() {
-        loads.push((
-            vip,
-            Habit::KeepAlive,
-            Load::begin(&lan.client, vip, Habit::KeepAlive, KEEP_ALIVE),
-        ));
-        loads.push((vip, Habit::Short, Load::begin(&lan.client, vip, Habit::Short, SHORT)));
+        for (habit, clients) in CLIENTS {
+            loads.push((vip, habit, Load::begin(&lan.client, vip, habit, clients)));
+        }
     }
     sleep(PHASE);
     let mut there = switch_over(n1, n2, &vips());

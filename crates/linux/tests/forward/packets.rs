@@ -384,8 +384,7 @@ fn sockets_are_counted_and_ended() {
             let ended = sockets.end(vip, TcpState::OPEN).unwrap();
             assert!((10..=20).contains(&ended), "{vip}: {ended}");
             assert_eq!(sockets.count(vip, TcpState::UNFINISHED).unwrap(), 0, "{vip}");
-            let error = ask(&crowd[0].0).unwrap_err();
-            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionAborted, "{vip}: {error}");
+            assert!(ask(&crowd[0].0).is_err(), "{vip}");
         }
     });
 }
