@@ -213,7 +213,8 @@ keys! {
     VIP_ACCEPT_UNKNOWN: Vip, "accept_unknown", Bool, Is("false"),
         "Obey adverts from senders that are no node of this file? They are always reported.";
     VIP_WITNESS: Vip, "witness", List("check names"), Means("none"),
-        "In a cut, the side that sees none of these gives up.";
+        "In a cut, the side that sees none of these gives up: a node that sees no witness and misses a peer doesn't hold the VIP. \
+         Whom all nodes reach, and who is no node: `ping` to the gateway. One that passes is enough.";
     VIP_HEARTBEAT: Vip, "heartbeat", List("interface names"), Means("none"),
         "Further paths for the peers' sight of each other.";
     VIP_ANNOUNCE: Vip, "announce", Table("keys"), Means("its defaults"), "`{ repeat = 5, refresh = \"60s\" }`.";

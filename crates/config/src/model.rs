@@ -116,6 +116,8 @@ pub struct Vip {
     pub accept_unknown: bool,
     /// As `checks`; empty: no witness.
     pub witness: Vec<String>,
+    /// The value of `witness`, where it is given.
+    pub witness_span: Option<Span>,
     /// Interfaces.
     pub heartbeat: Vec<String>,
     pub announce: Announce,

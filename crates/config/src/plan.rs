@@ -41,15 +41,15 @@ impl Cluster {
                 let name = vip.interface.as_deref().unwrap_or(default_interface);
                 let interface =
                     InterfaceId(index(&mut interfaces, |i| i == name, || name.to_owned()));
-                let ids = vip
-                    .checks
-                    .iter()
-                    .filter_map(|name| {
+                let mut ids = |names: &[String]| {
+                    let id = |name: &String| {
                         let plan = self.check_plan(name)?;
                         Some(CheckId(index(&mut checks, |check| check.name == *name, || plan)))
-                    })
-                    .collect();
-                self.vip_plan(vip, interface, ids)
+                    };
+                    names.iter().filter_map(id).collect()
+                };
+                let (needed, witness) = (ids(&vip.checks), ids(&vip.witness));
+                VipPlan { witness, ..self.vip_plan(vip, interface, needed) }
             })
             .collect();
         Ok(Plan {
@@ -102,6 +102,7 @@ impl Cluster {
             failback: vip.failback,
             hold_down: vip.hold_down,
             checks,
+            witness: Vec::new(),
             all_ineligible: vip.all_ineligible,
             accept_unknown: vip.accept_unknown,
             announce: vip.announce,

@@ -9,7 +9,7 @@ use standin_core::types::Family;
 
 use crate::codes;
 use crate::diagnostic::Diagnostic;
-use crate::model::{Cluster, Vip};
+use crate::model::{CheckKind, Cluster, NGINX_CHECK, Vip};
 
 /// All collisions and idle sections of a cluster whose parts are fine by themselves.
 pub(crate) fn check(cluster: &Cluster) -> Vec<Diagnostic> {
@@ -17,6 +17,7 @@ pub(crate) fn check(cluster: &Cluster) -> Vec<Diagnostic> {
     addresses(cluster, &mut found);
     node_addresses(cluster, &mut found);
     unused_checks(cluster, &mut found);
+    witnesses(cluster, &mut found);
     found
 }
 
@@ -142,5 +143,60 @@ fn unused_checks(cluster: &Cluster, found: &mut Vec<Diagnostic>) {
                 )),
             );
         }
+    }
+}
+
+/// A witness has to be seen from both sides of a cut, and to be neither of them.
+fn witnesses(cluster: &Cluster, found: &mut Vec<Diagnostic>) {
+    for vip in &cluster.vips {
+        let Some(span) = vip.witness_span.clone().filter(|_| !vip.witness.is_empty()) else {
+            continue;
+        };
+        if vip.members.len() < 2 {
+            found.push(
+                Diagnostic::warning(codes::NO_EFFECT, "witness has no effect here")
+                    .at(&cluster.file, span, format!("[vip.{}] has one node only", vip.name))
+                    .help("remove the line, or let another node hold the VIP too"),
+            );
+            continue;
+        }
+        for name in &vip.witness {
+            let Some(why) = says_nothing(cluster, name) else { continue };
+            found.push(
+                Diagnostic::warning(
+                    codes::WITNESS,
+                    format!("the witness \"{name}\" of [vip.{}] says nothing of a cut", vip.name),
+                )
+                .at(&cluster.file, span.clone(), why)
+                .help(
+                    "ask somebody whom every node reaches and who is no node, the gateway say: \
+                     [check.gw] with type = \"ping\"",
+                ),
+            );
+        }
+    }
+}
+
+/// Why a check passes on both sides of a cut, or has an end on one of them.
+fn says_nothing(cluster: &Cluster, name: &str) -> Option<&'static str> {
+    let local = Some("it looks at the node itself, and passes on both sides");
+    if name == NGINX_CHECK {
+        return local;
+    }
+    let asked = match &cluster.check(name)?.kind {
+        CheckKind::Process(_) | CheckKind::File { .. } | CheckKind::Interface { .. } => {
+            return local;
+        }
+        CheckKind::Script { .. } | CheckKind::Route { .. } => return None,
+        CheckKind::Http { url, .. } => url.address.ip(),
+        CheckKind::Tcp { address } => address.ip(),
+        CheckKind::Ping { to } => *to,
+    };
+    let node = cluster.nodes.iter().any(|node| node.addresses.contains(&asked));
+    let vip = || cluster.vips.iter().flat_map(|vip| &vip.addresses).any(|it| it.address() == asked);
+    match (asked.is_loopback(), node || vip()) {
+        (true, _) => local,
+        (false, true) => Some("it asks one of the nodes, which are the sides of a cut"),
+        (false, false) => None,
     }
 }

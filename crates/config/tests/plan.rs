@@ -143,3 +143,12 @@ fn a_password_never_shows() {
     let fine = load("standin.toml", include_str!("good/large.toml"));
     assert!(!format!("{fine:?}").contains("geheim"), "{fine:?}");
 }
+
+#[test]
+fn witnesses_are_checks_that_are_run_but_not_needed() {
+    let cluster = cluster(include_str!("good/large.toml"));
+    let plan = cluster.plan("n1", "eth0").unwrap();
+    let vip = plan.vips.iter().find(|vip| !vip.witness.is_empty()).unwrap();
+    let name = |id: &CheckId| plan.checks[id.index()].name.as_str();
+    assert_eq!(vip.witness.iter().map(name).collect::<Vec<_>>(), ["gw"]);
+}

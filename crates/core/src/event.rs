@@ -139,10 +139,19 @@ impl fmt::Display for Standing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
     CheckPending(CheckId),
-    CheckFailed { check: CheckId, detail: String },
+    CheckFailed {
+        check: CheckId,
+        detail: String,
+    },
     Maintenance,
     HoldDown,
-    AddressRefused { errno: i32 },
+    AddressRefused {
+        errno: i32,
+    },
+    /// No witness is seen, and that node isn't either: it may hold the VIP beyond a cut.
+    NoWitness {
+        missing: NodeId,
+    },
 }
 
 /// Who is meant: a node of the cluster, or somebody known by address only.
@@ -302,6 +311,12 @@ impl Obstacle {
             Self::AddressRefused { errno } => {
                 write!(out, "the kernel refused the address (errno {errno})")
             }
+            Self::NoWitness { missing } => write!(
+                out,
+                "no witness is seen and {} doesn't answer: in a cut it may be the other side that \
+                 serves",
+                Party::Node(*missing).words(plan)
+            ),
         }
     }
 }

@@ -125,6 +125,15 @@ impl Identity {
         }
     }
 
+    /// Somebody else asks for `address`: the answer is remembered as if it had been asked here.
+    pub fn expect(&mut self, now: Instant, interface: InterfaceId, address: IpAddr) {
+        let known = self.seen.contains_key(&(interface, address));
+        if known || self.seen.len() < MAX_SENDERS || self.make_room(now) {
+            let new = Seen { answer: None, first_at: now, asked_at: None };
+            self.seen.entry((interface, address)).or_insert(new).asked_at = Some(now);
+        }
+    }
+
     /// Forgets who was asked for longest ago, first of all one that never answered: a flood of
     /// made-up senders must not lock the nodes out. False while the oldest question is still open.
     fn make_room(&mut self, now: Instant) -> bool {

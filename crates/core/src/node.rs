@@ -1,5 +1,7 @@
 //! One machine: the only type that the shell and the simulator drive.
 
+mod sight;
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -8,7 +10,7 @@ use std::time::Duration;
 use crate::election::{Heard, Step, VirtualRouter, usable};
 use crate::event::{Event, Kind, Party, Reason, Role};
 use crate::health::Health;
-use crate::identity::Identity;
+use crate::identity::{Identity, named};
 use crate::plan::{Plan, VipPlan};
 use crate::receive::{read, ties_to};
 use crate::resume::Resume;
@@ -16,6 +18,8 @@ use crate::types::{CheckId, Family, Instant, InterfaceId, Mac, NodeId, Priority,
 use crate::view::{CheckView, Maintenance, PeerView, View, VipView};
 use crate::wire::vrrp::Envelope;
 use crate::{Command, Effect, Effects, Input, InterfaceState, Outcome, Verdict};
+
+use sight::Sight;
 
 /// Marks an empty place in [`Node::index`].
 const NO_VIP: u16 = u16::MAX;
@@ -43,6 +47,7 @@ pub struct Node {
     health: Health,
     own: Vec<IpAddr>,
     identity: Identity,
+    sight: Sight,
     /// The last advert for a VIP whose sender isn't known yet.
     unsure: BTreeMap<VipId, Unsure>,
     last_advert: Vec<Option<Instant>>,
@@ -87,6 +92,7 @@ impl Node {
             health: Health::default(),
             own: Vec::new(),
             identity: Identity::default(),
+            sight: Sight::default(),
             unsure: BTreeMap::new(),
             last_advert: Vec::new(),
             maintenance: None,
@@ -205,6 +211,7 @@ impl Node {
             None => {
                 let routers = self.routers.iter().flatten().map(VirtualRouter::next_deadline);
                 let first = routers.min().unwrap_or(Instant::FAR).min(self.maintenance_end());
+                let first = first.min(self.sight.next_deadline());
                 // A wait that was over before anybody wanted it isn't the shell's lateness; one that
                 // was over before the last input came is.
                 let missed = self.missed.take().filter(|_| first <= self.now);
@@ -227,6 +234,7 @@ impl Node {
         if self.maintenance_end() <= now {
             self.set_maintenance(now, None, effects);
         }
+        self.sight_tick(now, effects);
         let maintenance = self.maintenance.is_some();
         for (id, slot) in (0..).map(VipId).zip(&mut self.routers) {
             let Some(router) = slot else { continue };
@@ -325,6 +333,9 @@ impl Node {
         if self.identity.sighted(now, interface, address, mac) {
             self.hear_the_unsure(now, effects);
         }
+        if let Some(node) = named(&self.plan.nodes, address) {
+            self.peer_in_sight(now, interface, node, effects);
+        }
         // Most of what a LAN says is about other addresses.
         if !self.vip_addresses.contains(&address) {
             return;
@@ -351,6 +362,7 @@ impl Node {
         let passing = state == crate::health::State::Passing;
         let kind = Kind::Check { check, passing, detail: detail.to_owned() };
         effects.push(Effect::Event(Event { vip: None, kind }));
+        self.review_witnesses(now, effects);
         self.judge_all(now, effects);
     }
 
@@ -461,6 +473,7 @@ impl Node {
         self.health = Health::new(&plan.checks, &self.health);
         if self.plan.nodes != plan.nodes {
             self.identity.clear();
+            self.sight.clear();
             self.unsure.clear();
         }
         let moved = |node: NodeId| {
@@ -505,6 +518,7 @@ impl Node {
         self.rebuild_index();
         if !stopping {
             self.review_usability(now, effects);
+            self.review_witnesses(now, effects);
             self.judge_all(now, effects);
         }
     }

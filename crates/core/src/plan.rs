@@ -70,6 +70,8 @@ pub struct VipPlan {
     /// After a health failure the node isn't eligible again before this.
     pub hold_down: Duration,
     pub checks: Vec<CheckId>,
+    /// In a cut, the side that sees none of these gives up; empty: there is no witness.
+    pub witness: Vec<CheckId>,
     pub all_ineligible: AllIneligible,
     /// Obey adverts from senders that are no node of the cluster.
     pub accept_unknown: bool,

@@ -57,6 +57,7 @@ impl Rig {
                 failback: Failback::Never,
                 hold_down: Duration::ZERO,
                 checks: vec![],
+                witness: Vec::new(),
                 all_ineligible: AllIneligible::Keep,
                 accept_unknown: false,
                 announce: Announce { repeat: 5, refresh: Duration::ZERO },

@@ -66,6 +66,7 @@ fn vip() -> impl Strategy<Value = VipPlan> {
                 members,
                 failback: failback.map_or(Failback::Never, Failback::After),
                 hold_down,
+                witness: checks.iter().rev().copied().collect(),
                 checks,
                 all_ineligible: if keep { AllIneligible::Keep } else { AllIneligible::Drop },
                 accept_unknown,

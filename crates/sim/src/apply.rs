@@ -14,7 +14,7 @@ use standin_core::{Command, Input, Verdict};
 use crate::clock::{Clock, MILLISECOND, Nanos, SECOND};
 use crate::fault::Fault;
 use crate::machine::{BySender, Mail, Run, Sabotage};
-use crate::network::{CLIENT, FOREIGN, MAX_MACHINES};
+use crate::network::{CLIENT, FOREIGN, MAX_MACHINES, WITNESS};
 use crate::queue::Due;
 use crate::scene::{CACHE_UNKNOWN, Cause, Observation, Scene};
 
@@ -36,6 +36,13 @@ impl Scene {
         if fault.is_of_the_network() {
             self.network.changed_at = self.now;
         }
+        self.befall(fault);
+        if fault.is_of_the_network() || matches!(fault, Fault::Interface { .. }) {
+            self.look_for_witness();
+        }
+    }
+
+    fn befall(&mut self, fault: Fault) {
         match fault {
             Fault::Isolate { machine, cut } => self.isolate(machine, cut),
             Fault::Way { from, to, family, cut } => self.way(from, to, family, cut),
@@ -44,13 +51,12 @@ impl Scene {
                 self.way(b, a, None, cut);
             }
             Fault::Family { machine, family, cut } => {
-                for other in (0..self.machines.len()).filter_map(|other| u8::try_from(other).ok()) {
-                    if other != machine {
-                        self.way(machine, other, Some(family), cut);
-                        self.way(other, machine, Some(family), cut);
-                    }
+                for other in self.places().filter(|other| *other != machine) {
+                    self.way(machine, other, Some(family), cut);
+                    self.way(other, machine, Some(family), cut);
                 }
             }
+            Fault::Sides { mask, witness, cut } => self.sides(mask, witness, cut),
             Fault::Loss { ppm } => self.network.burst_loss_ppm = u64::from(ppm),
             Fault::Duplication { ppm } => self.network.burst_duplicate_ppm = u64::from(ppm),
             Fault::Corruption { ppm } => self.network.burst_corrupt_ppm = u64::from(ppm),
@@ -95,18 +101,20 @@ impl Scene {
             Fault::SlowKernel { machine, delay } => {
                 self.machines[usize::from(machine)].kernel_slow = delay;
             }
-            Fault::Drift { machine, ppm } => {
-                let host = &mut self.machines[usize::from(machine)];
-                host.clock.drift(self.now, ppm);
-                host.armed = Nanos::MAX;
-                self.arm(machine);
-            }
+            Fault::Drift { machine, ppm } => self.drift(machine, ppm),
             Fault::Foreign { vip, present } => {
                 self.foreign[usize::from(vip)] = present;
                 self.foreign_since[usize::from(vip)] = self.now;
             }
             Fault::Stranger { vip } => self.stranger(vip),
         }
+    }
+
+    fn drift(&mut self, machine: u8, ppm: i32) {
+        let host = &mut self.machines[usize::from(machine)];
+        host.clock.drift(self.now, ppm);
+        host.armed = Nanos::MAX;
+        self.arm(machine);
     }
 
     /// Whether it takes a daemon that isn't standing still, as this one is.
@@ -124,7 +132,7 @@ impl Scene {
         )
     }
 
-    fn way(&mut self, from: u8, to: u8, family: Option<Family>, cut: bool) {
+    pub fn way(&mut self, from: u8, to: u8, family: Option<Family>, cut: bool) {
         let (from, to) = (usize::from(from), usize::from(to));
         if cut {
             self.network.cut(from, to, family);
@@ -134,8 +142,8 @@ impl Scene {
     }
 
     fn isolate(&mut self, machine: u8, cut: bool) {
-        let [client, foreign] = [CLIENT, FOREIGN].map(|it| u8::try_from(it).unwrap_or(u8::MAX));
-        for other in self.places().chain([client, foreign]).filter(|other| *other != machine) {
+        let others = [CLIENT, FOREIGN, WITNESS].map(|it| u8::try_from(it).unwrap_or(u8::MAX));
+        for other in self.places().chain(others).filter(|other| *other != machine) {
             self.way(machine, other, None, cut);
             self.way(other, machine, None, cut);
         }
@@ -145,7 +153,7 @@ impl Scene {
     }
 
     /// A client that couldn't see a holder for a while may have learnt another one since.
-    fn client_lost_sight(&mut self, machine: u8) {
+    pub fn client_lost_sight(&mut self, machine: u8) {
         let host = &self.machines[usize::from(machine)];
         for (slot, cache) in host.kernel.iter().zip(&mut self.cache) {
             if slot.present {
@@ -362,7 +370,7 @@ impl Scene {
         );
     }
 
-    fn service(&mut self, machine: u8, check: u8, works: bool, sudden: bool, gap: Nanos) {
+    pub fn service(&mut self, machine: u8, check: u8, works: bool, sudden: bool, gap: Nanos) {
         let truth = &mut self.machines[usize::from(machine)].checks[usize::from(check)];
         truth.works = works;
         let verdict = match (works, sudden) {
@@ -382,10 +390,12 @@ impl Scene {
             return;
         }
         let hidden = host.sabotage == Sabotage::HidesFailures && verdict != Verdict::Pass;
+        let invented = host.sabotage == Sabotage::InventsWitness && self.witness == Some(check);
         host.checks[usize::from(check)].result(verdict);
         if hidden {
             return;
         }
+        let verdict = if invented { Verdict::Pass } else { verdict };
         let detail = if verdict == Verdict::Pass { "200 OK" } else { "no answer" };
         let check = CheckId(u16::from(check));
         self.step(machine, Cause::Check, Input::Check { check, verdict, detail });

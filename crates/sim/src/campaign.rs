@@ -14,6 +14,9 @@ use crate::world::World;
 /// short enough to be replayed in a second.
 pub const CASE: Nanos = 1_800 * SECOND;
 
+/// One case in so many has a witness.
+const WITNESSED: u64 = 3;
+
 /// Lines of the trace that are shown of a failure.
 const TAIL: usize = 120;
 
@@ -80,7 +83,8 @@ impl Campaign {
     pub fn world(&self, case: u64) -> World {
         let mut random = Random::of_case(self.seed, case);
         let nodes = random.within(self.fewest_nodes as u64, self.most_nodes as u64);
-        let mut scene = draw::scene(random, usize::try_from(nodes).unwrap_or(2));
+        let witnessed = case % WITNESSED == WITNESSED - 1;
+        let mut scene = draw::scene(random, usize::try_from(nodes).unwrap_or(2), witnessed);
         // Every other cluster has a peer link; the rest of its story is drawn as before.
         let mut of_link = Random::of_case(!self.seed, case);
         if of_link.chance(500) {

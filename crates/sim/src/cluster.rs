@@ -12,6 +12,7 @@ use standin_core::types::{Family, InterfaceId, IntervalCs, NodeId, Prefix, Prior
 use crate::clock::Nanos;
 use crate::fault::Edit;
 use crate::random::Random;
+use crate::witness;
 
 /// The drawn intervals, in centiseconds: 10 ms to 1 s.
 const INTERVALS: (u64, u64) = (1, 100);
@@ -109,8 +110,8 @@ fn own(machine: usize, family: Family) -> IpAddr {
     }
 }
 
-/// Draws a file for `machines` machines.
-pub fn draw(random: &mut Random, machines: usize) -> ClusterFile {
+/// Draws a file for `machines` machines, with a witness or without.
+pub fn draw(random: &mut Random, machines: usize, witnessed: bool) -> ClusterFile {
     let nodes = (0..machines).map(|machine| NodePlan {
         name: format!("n{}", machine + 1),
         addresses: vec![own(machine, Family::V4), own(machine, Family::V6)],
@@ -132,6 +133,9 @@ pub fn draw(random: &mut Random, machines: usize) -> ClusterFile {
     // One VIP is the plan's case; a second one finds what the two do to each other.
     for place in 0..if random.chance(250) { 2 } else { 1 } {
         plan.vips.extend(draw_vip(random, machines, place, plan.checks.len()));
+    }
+    if witnessed {
+        witness::appoint(&mut plan);
     }
     ClusterFile::new(plan)
 }
@@ -179,6 +183,7 @@ fn draw_vip(random: &mut Random, machines: usize, place: u8, checks: usize) -> O
             .filter_map(|check| u16::try_from(check).ok())
             .map(standin_core::types::CheckId)
             .collect(),
+        witness: Vec::new(),
         all_ineligible: if random.chance(700) { AllIneligible::Keep } else { AllIneligible::Drop },
         accept_unknown: false,
         announce: Announce {

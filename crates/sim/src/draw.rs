@@ -7,10 +7,11 @@ use crate::clock::{MICROSECOND, MILLISECOND, Nanos, SECOND};
 use crate::cluster::{self, draw_interval, draw_priority, draw_wait};
 use crate::fault::{Edit, Fault};
 use crate::machine::Run;
-use crate::network::Weather;
+use crate::network::{WITNESS, Weather};
 use crate::queue::Due;
 use crate::random::Random;
 use crate::scene::Scene;
+use crate::witness::Side;
 
 /// No two faults are further apart: at least one in each simulated minute.
 const LONGEST_GAP: Nanos = 55 * SECOND;
@@ -18,10 +19,10 @@ const LONGEST_GAP: Nanos = 55 * SECOND;
 /// How far apart machines read a new file.
 const RELOAD_WITHIN: Nanos = 3 * SECOND;
 
-/// A scene of `machines` machines whose story is drawn from `random`.
+/// A scene of `machines` machines whose story is drawn from `random`; `witnessed`: with a witness.
 #[must_use]
-pub fn scene(mut random: Random, machines: usize) -> Scene {
-    let file = cluster::draw(&mut random, machines);
+pub fn scene(mut random: Random, machines: usize, witnessed: bool) -> Scene {
+    let file = cluster::draw(&mut random, machines, witnessed);
     let weather = Weather {
         delay: random.within(20, 400) * MICROSECOND,
         jitter: random.scaled(10, 1_000) * MICROSECOND,
@@ -102,6 +103,9 @@ impl Scene {
         other: u8,
         lasting: Nanos,
     ) -> Option<(Fault, Option<(Nanos, Fault)>)> {
+        if self.witness.is_some() && self.random.chance(500) {
+            return Some(self.draw_sides(machine, lasting));
+        }
         let kind = self.random.below(4);
         if kind != 0 && machine == other {
             return None;
@@ -119,6 +123,22 @@ impl Scene {
             (fault, _) => fault,
         };
         Some((fault(true), Some((lasting, fault(false)))))
+    }
+
+    fn draw_sides(&mut self, machine: u8, lasting: Nanos) -> (Fault, Option<(Nanos, Fault)>) {
+        let lonely = u8::try_from(WITNESS).unwrap_or(u8::MAX);
+        let mask = u8::try_from(self.random.below(256)).unwrap_or(1);
+        let witness = match self.random.below(5) {
+            0 | 1 => Side::Inside,
+            2 | 3 => Side::Outside,
+            _ => Side::Nowhere,
+        };
+        let alone = self.random.chance(300);
+        let fault = |cut| match alone {
+            true => Fault::Pair { a: machine, b: lonely, cut },
+            false => Fault::Sides { mask, witness, cut },
+        };
+        (fault(true), Some((lasting, fault(false))))
     }
 
     fn draw_weather(&mut self, lasting: Nanos) -> Option<(Fault, Option<(Nanos, Fault)>)> {
@@ -171,7 +191,7 @@ impl Scene {
         let host = &self.machines[usize::from(machine)];
         let check = self.random.index(host.checks.len());
         let works = host.checks.get(check)?.works;
-        let check = u8::try_from(check).ok()?;
+        let check = u8::try_from(check).ok().filter(|check| self.witness != Some(*check))?;
         let gap = self.random.within(10, 500) * MILLISECOND;
         let end = Fault::Service { machine, check, works: true, sudden: false, gap };
         let ends_itself = self.random.chance(500);

@@ -4,6 +4,8 @@ use standin_core::Verdict;
 use standin_core::types::Family;
 
 use crate::clock::Nanos;
+use crate::network::WITNESS;
+use crate::witness::Side;
 
 /// One thing that happens to the scene. Machines, VIPs and checks are named by their place.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,6 +32,12 @@ pub enum Fault {
     Family {
         machine: u8,
         family: Family,
+        cut: bool,
+    },
+    /// Cuts the segment in two: the machines of `mask`, and the others.
+    Sides {
+        mask: u8,
+        witness: Side,
         cut: bool,
     },
     Loss {
@@ -153,7 +161,9 @@ impl Fault {
         Some(match self {
             Self::Isolate { cut: true, .. } => "cut of a machine",
             Self::Way { cut: true, .. } => "one-way cut",
+            Self::Pair { b, cut: true, .. } if *b as usize == WITNESS => "witness out of sight",
             Self::Pair { cut: true, .. } => "partial cut",
+            Self::Sides { cut: true, .. } => "cut in two sides",
             Self::Family { cut: true, .. } => "deaf family",
             Self::Loss { ppm } if *ppm > 0 => "burst of loss",
             Self::Duplication { ppm } if *ppm > 0 => "burst of duplicates",
@@ -193,6 +203,7 @@ impl Fault {
             Self::Isolate { .. }
                 | Self::Way { .. }
                 | Self::Pair { .. }
+                | Self::Sides { .. }
                 | Self::Family { .. }
                 | Self::Loss { .. }
                 | Self::Duplication { .. }
@@ -202,10 +213,12 @@ impl Fault {
     }
 
     /// Every kind that a long run has to have seen.
-    pub const KINDS: [&'static str; 31] = [
+    pub const KINDS: [&'static str; 33] = [
         "cut of a machine",
         "one-way cut",
         "partial cut",
+        "cut in two sides",
+        "witness out of sight",
         "deaf family",
         "burst of loss",
         "burst of duplicates",

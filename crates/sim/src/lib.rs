@@ -26,4 +26,5 @@ pub mod scenario;
 pub mod scene;
 pub mod trace;
 mod traffic;
+pub mod witness;
 pub mod world;

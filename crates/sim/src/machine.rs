@@ -66,6 +66,8 @@ pub enum Sabotage {
     LooksAway,
     /// Tells the core nothing of checks that fail.
     HidesFailures,
+    /// Tells the core that the witness is seen.
+    InventsWitness,
     /// Loses every fourth advert between the socket and the core.
     LosesAdverts,
     /// Tells the core that the file allows a failback.

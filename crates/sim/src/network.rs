@@ -13,7 +13,9 @@ pub const CLIENT: usize = MAX_MACHINES;
 pub const FOREIGN: usize = MAX_MACHINES + 1;
 /// A host outside the cluster that advertises its router ids.
 pub const STRANGER: usize = MAX_MACHINES + 2;
-pub const HOSTS: usize = MAX_MACHINES + 3;
+/// A host that machines look for by its answers to pings.
+pub const WITNESS: usize = MAX_MACHINES + 3;
+pub const HOSTS: usize = MAX_MACHINES + 4;
 
 const MILLION: u64 = 1_000_000;
 

@@ -143,6 +143,8 @@ pub struct Scene {
     /// Whether a foreign host has the address, by VIP, and since when it is so.
     pub foreign: Vec<bool>,
     pub foreign_since: Vec<Nanos>,
+    /// The check by which machines look for the witness, where there is one.
+    pub witness: Option<u8>,
     /// How long the address thread takes for one request: at least, at most.
     pub kernel_takes: (Nanos, Nanos),
     /// Between two drawn faults, on average.
@@ -163,6 +165,7 @@ impl Scene {
         let vips = file.names.len();
         let machines =
             (0..file.plan.nodes.len()).map(|index| Machine::new(index, &file.plan, vips)).collect();
+        let witness = crate::witness::check_of(&file.plan);
         Self {
             now: 0,
             random,
@@ -176,6 +179,7 @@ impl Scene {
             missed_at: vec![0; vips],
             foreign: vec![false; vips],
             foreign_since: vec![0; vips],
+            witness,
             kernel_takes: (MILLISECOND / 5, 2 * MILLISECOND),
             mean_gap: SECOND,
             seen: Vec::new(),

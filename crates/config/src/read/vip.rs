@@ -76,6 +76,7 @@ impl Walk {
             },
             accept_unknown: self.boolean(fields, &keys::VIP_ACCEPT_UNKNOWN),
             witness: self.check_names(fields, &keys::VIP_WITNESS, has_nginx),
+            witness_span: fields.get(&keys::VIP_WITNESS).map(toml::Spanned::span),
             heartbeat,
             announce: self.announce(fields),
             virtual_mac: self.boolean(fields, &keys::VIP_VIRTUAL_MAC),

@@ -213,8 +213,13 @@ impl VirtualRouter {
                 (None, None) => Reason::NobodyEligible,
             };
             self.leave(step, State::Backup(Backup::alone(step.now)), reason);
-        } else if self.standing == Standing::Ineligible && self.refused.is_some() {
-            let reason = Reason::AddressRefused { errno: self.refused.map_or(0, |(_, e)| e) };
+        } else if self.standing == Standing::Ineligible && self.wait(false).is_none() {
+            // It had it as a last resort, which it can't be any more.
+            let reason = match (self.refused, self.obstacle.clone()) {
+                (Some((_, errno)), _) => Reason::AddressRefused { errno },
+                (None, Some(obstacle)) => Reason::Obstacle(obstacle),
+                (None, None) => Reason::NobodyEligible,
+            };
             self.leave(step, State::Backup(Backup::alone(step.now)), reason);
         } else if self.effective_priority() != priority_at(was, self.priority) {
             self.advertise(step);

@@ -23,6 +23,9 @@ const PROBES_GO_STALE: Duration = Duration::from_secs(2);
 /// A foreign owner is asked again after this.
 const FOREIGN_RETRY: Duration = Duration::from_secs(5);
 
+/// A claim that waits for the peers' answers is looked at this often.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 /// Adverts of one family may be missing this many intervals before the family is called deaf.
 const DEAF_INTERVALS: u32 = 10;
 
@@ -30,6 +33,8 @@ const DEAF_INTERVALS: u32 = 10;
 pub(super) struct Backup {
     /// From when the wait for a claim counts: the last advert, or the beginning.
     base: Instant,
+    /// A claim that was due then is looked at again at this time.
+    not_before: Instant,
     cause: Cause,
     probing: Probing,
     foreign: Option<Foreign>,
@@ -43,6 +48,7 @@ pub(super) struct Backup {
 enum Cause {
     /// No advert since this node became a backup.
     Nobody,
+    /// With priority 0 it left, long ago, and nobody was heard since.
     Following {
         who: Party,
         priority: Priority,
@@ -82,6 +88,7 @@ impl Backup {
     pub(super) fn alone(now: Instant) -> Self {
         Self {
             base: now,
+            not_before: now,
             cause: Cause::Nobody,
             probing: Probing { sent: 0, next_at: now, gap: PROBE_GAP },
             foreign: None,
@@ -102,6 +109,7 @@ impl Backup {
     pub(super) const fn followed(&self) -> Option<(Party, Priority)> {
         match self.cause {
             Cause::Nobody | Cause::Released { .. } => None,
+            Cause::Following { priority: Priority::RELEASE, .. } => None,
             Cause::Following { who, priority } => Some((who, priority)),
             Cause::LastResort { who } => Some((who, Priority::LAST_RESORT)),
         }
@@ -147,7 +155,8 @@ impl Backup {
 impl VirtualRouter {
     pub(super) fn backup_deadline(&self, backup: &Backup) -> Instant {
         if self.introduced {
-            return self.wait(backup.hurry()).map_or(Instant::FAR, |wait| backup.base + wait);
+            let due = |wait| (backup.base + wait).max(backup.not_before);
+            return self.wait(backup.hurry()).map_or(Instant::FAR, due);
         }
         if let Some(foreign) = backup.foreign {
             return foreign.retry_at;
@@ -158,6 +167,14 @@ impl VirtualRouter {
         }
         self.wait(backup.hurry())
             .map_or(Instant::FAR, |wait| (backup.base + wait).max(probing.next_at))
+            .max(backup.not_before)
+    }
+
+    /// A claim is due that can't be made yet.
+    fn look_again(&mut self, now: Instant) {
+        if let State::Backup(backup) = &mut self.state {
+            backup.not_before = now + LOOK_AGAIN;
+        }
     }
 
     /// Spreads the probes over the wait that precedes a claim anyway.
@@ -169,15 +186,9 @@ impl VirtualRouter {
     }
 
     pub(super) fn backup_tick(&mut self, step: &mut Step<'_>, late: Duration) {
-        let interval = self.interval;
-        let State::Backup(backup) = &mut self.state else { return };
-        if late >= interval {
+        if late >= self.interval {
             // Adverts may have come and gone while nobody listened: their absence proves nothing.
-            backup.base = step.now;
-            if !matches!(backup.cause, Cause::Following { .. }) {
-                backup.cause = Cause::Nobody;
-            }
-            return;
+            return self.wait_anew(step.now);
         }
         if !self.introduced && !self.probed(step) {
             return;
@@ -186,6 +197,10 @@ impl VirtualRouter {
         let Some(wait) = self.wait(backup.hurry()) else { return };
         if backup.base + wait > step.now {
             return;
+        }
+        let silence = !matches!(backup.cause, Cause::Released { .. } | Cause::LastResort { .. });
+        if silence && !self.may_end_silence(backup.base + wait) {
+            return self.look_again(step.now);
         }
         let reason = match (self.standing, backup.cause) {
             (Standing::Ineligible | Standing::Pending, _) => Reason::NobodyEligible,
@@ -353,6 +368,26 @@ impl VirtualRouter {
                 backup.base = step.now;
             }
             _ => {}
+        }
+    }
+
+    /// What was not heard until now proves nothing.
+    fn wait_anew(&mut self, now: Instant) {
+        if let State::Backup(backup) = &mut self.state {
+            backup.base = now;
+            if !matches!(backup.cause, Cause::Following { .. }) {
+                backup.cause = Cause::Nobody;
+            }
+        }
+    }
+
+    /// A cut may have healed: who left before it did may have been followed by another one.
+    pub(super) fn wait_for_the_other_side(&mut self, now: Instant) {
+        if let State::Backup(backup) = &mut self.state {
+            backup.base = now;
+            if let Cause::Released { who } | Cause::LastResort { who } = backup.cause {
+                backup.cause = Cause::Following { who, priority: Priority::RELEASE };
+            }
         }
     }
 

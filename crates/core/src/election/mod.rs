@@ -15,6 +15,7 @@ mod active;
 mod backup;
 pub mod handover;
 pub mod timers;
+mod witness;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -29,6 +30,7 @@ use crate::{Effect, Effects, Outcome};
 use active::Active;
 use backup::Backup;
 use handover::Handovers;
+use witness::Witnessing;
 
 /// A VIP whose address the kernel refused is not claimed again before this.
 const REFUSED_RETRY: Duration = Duration::from_secs(5);
@@ -123,6 +125,7 @@ pub struct VirtualRouter {
     eligible_since: Instant,
     hold_until: Option<Instant>,
     refused: Option<(Instant, i32)>,
+    witnessing: Witnessing,
     /// Active_Adver_Interval (RFC 9568 §6.1).
     interval: Duration,
     /// An advert was heard or the VIP was held: the address needs no probing before a claim.
@@ -157,6 +160,7 @@ impl VirtualRouter {
             eligible_since: now,
             hold_until: None,
             refused: None,
+            witnessing: Witnessing::default(),
             interval,
             introduced: false,
             stopping: false,
@@ -421,6 +425,9 @@ impl VirtualRouter {
         let said = self.effective_priority();
         let same_addresses = self.plan.addresses == plan.addresses;
         let same_interval = self.plan.advert_interval == plan.advert_interval;
+        if self.plan.witness != plan.witness {
+            self.witnessing = Witnessing::default();
+        }
         self.plan = plan;
         self.priority = priority;
         if !matches!(self.state, State::Backup(_)) || !same_interval {
@@ -468,6 +475,9 @@ impl VirtualRouter {
     ) -> (Standing, Option<Obstacle>) {
         self.refused = self.refused.filter(|(until, _)| *until > now);
         self.hold_until = self.hold_until.filter(|until| *until > now);
+        if let Some(missing) = self.barred_by() {
+            return (Standing::Ineligible, Some(Obstacle::NoWitness { missing }));
+        }
         if maintenance {
             return (Standing::Ineligible, Some(Obstacle::Maintenance));
         }
@@ -483,7 +493,8 @@ impl VirtualRouter {
         // A holder that is healthy by all that is known goes on: a check that is new in the file
         // must not move the VIP before it has looked.
         let holds = self.standing == Standing::Eligible && matches!(self.state, State::Active(_));
-        if let Some(check) = in_state(CheckState::Unknown).filter(|_| !holds) {
+        let unknown = in_state(CheckState::Unknown).or_else(|| self.witness_pending(health));
+        if let Some(check) = unknown.filter(|_| !holds) {
             return (Standing::Pending, Some(Obstacle::CheckPending(check)));
         }
         match (self.hold_until, &self.state) {
@@ -510,7 +521,8 @@ impl VirtualRouter {
             (Standing::HeldDown, false) => Some(down(Priority::LAST_RESORT)),
             (Standing::Pending, _) => None,
             (Standing::Ineligible, _) => (self.plan.all_ineligible == AllIneligible::Keep
-                && self.refused.is_none())
+                && self.refused.is_none()
+                && self.barred_by().is_none())
             .then(|| down(Priority::LAST_RESORT) + skew(self.priority)),
         }
     }

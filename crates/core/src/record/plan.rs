@@ -83,6 +83,10 @@ fn write_vip(vip: &VipPlan, out: &mut String) {
     for check in &vip.checks {
         let _ = write!(out, " {}", check.0);
     }
+    let _ = write!(out, " {}", vip.witness.len());
+    for check in &vip.witness {
+        let _ = write!(out, " {}", check.0);
+    }
 }
 
 /// Reads `length` and as many things.
@@ -169,5 +173,6 @@ fn read_vip(words: &mut Words<'_>) -> Result<VipPlan, String> {
             Ok(Member { node, priority: Priority(words.number("a priority")?) })
         })?,
         checks: list(words, |words| Ok(CheckId(words.number("a check")?)))?,
+        witness: list(words, |words| Ok(CheckId(words.number("a witness")?)))?,
     })
 }

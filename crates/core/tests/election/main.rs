@@ -4,6 +4,7 @@
 
 mod handover;
 mod rig;
+mod witness;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -52,6 +52,7 @@ pub(crate) fn plan() -> Plan {
             failback: Failback::Never,
             hold_down: Duration::from_secs(10),
             checks: vec![NGINX],
+            witness: Vec::new(),
             all_ineligible: AllIneligible::Keep,
             accept_unknown: false,
             announce: Announce { repeat: 5, refresh: Duration::from_secs(60) },

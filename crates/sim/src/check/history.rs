@@ -1,7 +1,7 @@
 //! Promise 7: each transition has one reason, a true one, and the events tell the roles' history.
 
 use standin_core::election::handover::VOID_AFTER;
-use standin_core::event::{Party, Reason, Role, Standing};
+use standin_core::event::{Obstacle, Party, Reason, Role, Standing};
 use standin_core::plan::Failback;
 use standin_core::types::{NodeId, Priority};
 
@@ -128,6 +128,12 @@ impl Claim<'_> {
                 "nobody asked it to stop",
             ),
             Reason::AddressRefused { .. } => (cause == Cause::Settled, "nothing was refused"),
+            Reason::Obstacle(Obstacle::NoWitness { .. }) => (
+                self.scene
+                    .witness
+                    .is_some_and(|it| host.checks[usize::from(it)].passing != Some(true)),
+                "it sees the witness",
+            ),
             Reason::Obstacle(_) => (
                 matches!(cause, Cause::Check | Cause::Command | Cause::Plan | Cause::Tick),
                 "nothing was in the way",

@@ -5,6 +5,7 @@ mod history;
 mod overlap;
 mod takeover;
 mod timeline;
+mod witness;
 
 use standin_core::event::Reason;
 use standin_core::plan::Failback;
@@ -19,6 +20,7 @@ pub use history::History;
 pub use overlap::Overlap;
 pub use takeover::Takeover;
 pub use timeline::Timeline;
+pub use witness::Witness;
 
 /// After a foreign owner or a refusal the core tries again in 5 s; probes and bad clocks add some.
 const RETRY: Nanos = 6 * SECOND;
@@ -37,6 +39,7 @@ pub struct Checks {
     pub history: History,
     pub clients: Clients,
     pub timeline: Timeline,
+    pub witness: Witness,
     quiet: Quiet,
     due: Nanos,
     /// What was broken first.
@@ -52,6 +55,7 @@ impl Checks {
             history: History::new(scene),
             clients: Clients::new(scene),
             timeline: Timeline::new(scene),
+            witness: Witness::new(scene),
             quiet: Quiet::default(),
             due: 0,
             broken: None,
@@ -128,12 +132,15 @@ impl Checks {
         self.fail(overlap);
         let takeover = self.takeover.look(scene, self.quiet);
         self.fail(takeover);
+        let witness = self.witness.look(scene);
+        self.fail(witness);
         let clients = self.clients.look(scene);
         self.fail(clients);
     }
 
     fn next_due(&self, scene: &Scene) -> Nanos {
-        self.overlap.due(scene).min(self.takeover.due(scene)).min(self.clients.due())
+        let first = self.overlap.due(scene).min(self.takeover.due(scene));
+        first.min(self.clients.due()).min(self.witness.due(scene))
     }
 
     fn disturbed(&mut self, scene: &Scene) {

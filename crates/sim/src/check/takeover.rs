@@ -8,6 +8,7 @@
 
 use standin_core::event::{Role, Standing};
 use standin_core::plan::AllIneligible;
+use standin_core::types::CheckId;
 
 use super::{Quiet, RETRY};
 use crate::clock::{MILLISECOND, Nanos};
@@ -127,14 +128,23 @@ fn free(scene: &Scene, machine: u8, vip: u8, quiet: Quiet) -> bool {
     let foreign = scene.foreign[usize::from(vip)]
         || (host.saw_foreign[usize::from(vip)] && quiet.fault_at + RETRY > scene.now)
         || asks;
-    scene.works(machine, vip) && !refused && !foreign
+    // Who sees no witness may have to give up: nobody counts on it.
+    let seen = scene.witness.is_none_or(|it| host.checks[usize::from(it)].passing == Some(true));
+    scene.works(machine, vip) && !refused && !foreign && seen
+}
+
+/// What is known of each check that a machine has to pass for a VIP.
+fn needed(scene: &Scene, machine: u8, vip: u8) -> impl Iterator<Item = Option<bool>> {
+    let host = &scene.machines[usize::from(machine)];
+    let known = |check: &CheckId| host.checks.get(check.index()).and_then(|it| it.passing);
+    scene.file.vip(vip).into_iter().flat_map(|plan| &plan.checks).map(known)
 }
 
 fn healthy(scene: &Scene, machine: u8, vip: u8, quiet: Quiet) -> bool {
     let host = &scene.machines[usize::from(machine)];
     free(scene, machine, vip, quiet)
         && !host.maintenance
-        && host.checks.iter().all(|check| check.passing == Some(true))
+        && needed(scene, machine, vip).all(|passing| passing == Some(true))
 }
 
 /// Ineligible for sure, and so able to keep a VIP that nobody else wants.
@@ -146,8 +156,10 @@ fn last_resort(scene: &Scene, machine: u8, vip: u8, quiet: Quiet) -> bool {
 /// Standings follow from what the node was told, at once.
 pub(super) fn standings(scene: &Scene, machine: u8) -> Option<String> {
     let host = &scene.machines[usize::from(machine)];
-    let sick = host.checks.iter().any(|check| check.passing == Some(false));
-    for (_, router) in host.node.as_ref()?.routers() {
+    for (id, router) in host.node.as_ref()?.routers() {
+        let place = host.places.get(id.index()).copied().flatten();
+        let sick = place
+            .is_some_and(|vip| needed(scene, machine, vip).any(|passing| passing == Some(false)));
         let (name, vip) = (&host.name, &router.plan().name);
         if sick && router.standing() == Standing::Eligible {
             return Some(format!("P2: a check of {name} failed, and it is eligible for {vip}"));

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cut n1 | cut n1 -> n2 [IPv4|IPv6] | cut n1 <-> n2       heal, with the same words
+//! cut n1 <-> witness                                      whom all nodes ping
 //! deaf n1 IPv6                                            hearing n1 IPv6
 //! loss 10% | duplicate 10% | damage 10% | delay 50ms      0 ends it
 //! freeze n1 | suspend n1 | upgrade n1                          continue n1
@@ -21,6 +22,7 @@ use standin_core::types::Family;
 
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::fault::{Edit, Fault};
+use crate::network::WITNESS;
 
 use super::expect::Expectation;
 
@@ -145,6 +147,9 @@ impl Line {
 
 fn cut(names: &Names, words: &[&str], cut: bool) -> Result<Fault, String> {
     Ok(match *words {
+        [node, "<->", "witness"] => {
+            Fault::Pair { a: names.node(node)?, b: u8::try_from(WITNESS).unwrap_or(u8::MAX), cut }
+        }
         [node] => Fault::Isolate { machine: names.node(node)?, cut },
         [a, "<->", b] => Fault::Pair { a: names.node(a)?, b: names.node(b)?, cut },
         [from, "->", to] => {
