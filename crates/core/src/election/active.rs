@@ -198,23 +198,10 @@ impl VirtualRouter {
 
     /// This node stopped being eligible, or became so again, while active.
     pub(super) fn active_judged(&mut self, step: &mut Step<'_>, was: Standing) {
-        if self.standing == Standing::Ineligible && was != Standing::Ineligible {
-            let refused = self.refused.map(|(_, errno)| errno);
-            let alone = self.nobody_else();
-            let keeps = self.wait(false).is_some();
-            if alone && keeps {
-                // There is no peer that could take it: a gap would serve nobody.
-                self.advertise(step);
-                return;
-            }
-            let reason = match (refused, self.obstacle.clone()) {
-                (Some(errno), _) => Reason::AddressRefused { errno },
-                (None, Some(obstacle)) => Reason::Obstacle(obstacle),
-                (None, None) => Reason::NobodyEligible,
-            };
-            self.leave(step, State::Backup(Backup::alone(step.now)), reason);
-        } else if self.standing == Standing::Ineligible && self.wait(false).is_none() {
-            // It had it as a last resort, which it can't be any more.
+        // As a last resort, if there is no peer that could take it: a gap would serve nobody.
+        let keeps = self.wait(false).is_some();
+        let alone = was == Standing::Ineligible || self.nobody_else();
+        if self.standing == Standing::Ineligible && !(keeps && alone) {
             let reason = match (self.refused, self.obstacle.clone()) {
                 (Some((_, errno)), _) => Reason::AddressRefused { errno },
                 (None, Some(obstacle)) => Reason::Obstacle(obstacle),
