@@ -21,6 +21,7 @@ use standin_linux::advert::AdvertReceiver;
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
 use standin_linux::netlink::{Address, Change, Monitor, Notice, PROTOCOL, Rtnl};
+use standin_linux::queue::Taken;
 use standin_linux::sched;
 
 use crate::engine::REALTIME_PRIORITY;
@@ -210,13 +211,12 @@ impl Addresses {
 
     /// Takes all orders and makes one change of them; false once there is nobody left to give any.
     fn orders(&mut self) -> io::Result<bool> {
-        use std::sync::mpsc::TryRecvError;
         self.inbox.wake.clear();
         let mut drops = Vec::new();
         let mut watch = None;
         let alive = loop {
-            match self.inbox.receiver.try_recv() {
-                Ok(ToAddresses::Hold { vip, interface, prefixes, goodbyes }) => {
+            match self.inbox.receiver.take() {
+                Taken::Message(ToAddresses::Hold { vip, interface, prefixes, goodbyes }) => {
                     self.unsettled.insert(vip);
                     drops.extend(self.held.remove(&vip).iter().flat_map(Held::keys));
                     if let Some(index) = self.index_of(&interface) {
@@ -226,14 +226,16 @@ impl Addresses {
                         self.refused.insert(vip, ENODEV);
                     }
                 }
-                Ok(ToAddresses::Release { vip }) => {
+                Taken::Message(ToAddresses::Release { vip }) => {
                     self.unsettled.insert(vip);
                     drops.extend(self.held.remove(&vip).iter().flat_map(Held::keys));
                 }
-                Ok(ToAddresses::Watch { interfaces, own }) => watch = Some((interfaces, own)),
-                Ok(ToAddresses::Listen { listen }) => self.listen(listen),
-                Err(TryRecvError::Empty) => break true,
-                Ok(ToAddresses::End) | Err(TryRecvError::Disconnected) => break false,
+                Taken::Message(ToAddresses::Watch { interfaces, own }) => {
+                    watch = Some((interfaces, own))
+                }
+                Taken::Message(ToAddresses::Listen { listen }) => self.listen(listen),
+                Taken::Nothing => break true,
+                Taken::Message(ToAddresses::End) | Taken::Over => break false,
             }
         };
         self.make(drops)?;

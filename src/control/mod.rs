@@ -9,6 +9,7 @@ pub(crate) mod log;
 pub(crate) mod notify;
 mod record;
 mod records;
+mod slim;
 mod startup;
 pub(crate) mod time;
 mod upgrade;
@@ -27,6 +28,7 @@ use standin_core::Command;
 use standin_core::event::{Kind, Reason};
 use standin_core::record::Entry;
 use standin_core::view::View;
+use standin_linux::queue::Taken;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -40,6 +42,7 @@ use crate::link::{self, Link, LinkView};
 use history::{History, Record};
 use log::{Log, Severity};
 use notify::{Call, Notifier, State};
+use slim::at;
 pub(crate) use startup::{Refusal, read_file};
 use watched::Watched;
 
@@ -113,7 +116,8 @@ struct Control {
     history: History,
     history_complained: bool,
     notifier: Notifier,
-    followers: broadcast::Sender<Record>,
+    /// Made for the first follower: it takes its room at once.
+    followers: Option<broadcast::Sender<Record>>,
     beat: Arc<Beat>,
     /// Why the file on disk isn't the one that is in force.
     file_error: Option<String>,
@@ -124,6 +128,9 @@ struct Control {
     program: upgrade::Program,
     link: Option<Link>,
     told: mpsc::Sender<link::Told>,
+    /// When the start, or the last reload, is over.
+    settled_at: Option<tokio::time::Instant>,
+    plan: standin_core::plan::Plan,
 }
 
 /// Runs a node until it is told to stop.
@@ -200,7 +207,7 @@ async fn serve(
         log,
         history,
         history_complained: false,
-        followers: broadcast::channel(FOLLOWERS_BEHIND).0,
+        followers: None,
         beat,
         file_error: None,
         desk: Some(requests_sender.clone()),
@@ -208,9 +215,11 @@ async fn serve(
         program: upgrade::Program::running(),
         link: None,
         told: told_sender,
+        settled_at: None,
+        plan: chosen.plan,
         paths,
     };
-    this.start_checks(&chosen.plan);
+    this.start_checks();
     this.arrange_link();
     crate::api::serve(socket, requests_sender);
     this.listen_tcp().await;
@@ -263,12 +272,6 @@ async fn attend(
     this.log.line(Severity::Notice, None, &words);
     let mut stop_by: Option<tokio::time::Instant> = None;
     loop {
-        let overdue = async {
-            match stop_by {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             message = events.next() => match message? {
                 FromEngine::Event(happened) => this.happened(*happened),
@@ -296,8 +299,9 @@ async fn attend(
             _ = terminate.recv() => this.stop("SIGTERM", &mut stop_by),
             _ = interrupt.recv() => this.stop("SIGINT", &mut stop_by),
             _ = watchdog.tick() => this.feed_watchdog(),
+            () = at(this.settled_at) => this.slim(),
             () = watched.guard_died() => this.guard_died(watched, &mut stop_by),
-            () = overdue => {
+            () = at(stop_by) => {
                 this.log.line(Severity::Error, None, "the engine didn't stop in time");
                 break;
             }
@@ -307,14 +311,15 @@ async fn attend(
 }
 
 impl Control {
-    fn start_checks(&mut self, plan: &standin_core::plan::Plan) {
+    fn start_checks(&mut self) {
+        self.slim_later();
         let (engine, generation) = (self.engine.clone(), self.generation);
         let sink = move |report: checks::Report| {
             let checks::Report { check, verdict, detail, .. } = report;
             // Dropped only when the engine is stuck: the next result follows.
             let _ = engine.offer(ToEngine::Check { generation, check, verdict, detail });
         };
-        self.running = Some(checks::start(Arc::clone(&self.cluster), plan, sink));
+        self.running = Some(checks::start(Arc::clone(&self.cluster), &self.plan, sink));
     }
 
     fn stop(&mut self, by: &str, stop_by: &mut Option<tokio::time::Instant>) {
@@ -379,7 +384,9 @@ impl Control {
             }
             Request::Events { after, reply } => {
                 let records = self.history.since(after).cloned().collect();
-                let _ = reply.send((records, self.followers.subscribe()));
+                let followers =
+                    self.followers.get_or_insert_with(|| broadcast::channel(FOLLOWERS_BEHIND).0);
+                let _ = reply.send((records, followers.subscribe()));
             }
             Request::Command { command, by, reply } => {
                 let words = match command {
@@ -449,11 +456,12 @@ impl Control {
         self.generation += 1;
         self.notifier.replace(chosen.cluster.notify.clone());
         self.cluster = Arc::new(chosen.cluster);
-        let plan = Box::new(chosen.plan.clone());
+        self.plan = chosen.plan;
+        let plan = Box::new(self.plan.clone());
         if !self.engine.offer(ToEngine::Plan { generation: self.generation, plan }) {
             return Err("the engine is stuck and didn't take the file".to_owned());
         }
-        self.start_checks(&chosen.plan);
+        self.start_checks();
         self.arrange_link();
         let file = self.paths.file.display();
         let text = format!("{file} was read again and taken (asked by {by})");
@@ -508,8 +516,10 @@ impl Control {
             let text = format!("events can't be kept on disk, only in memory: {error}");
             self.log.line(Severity::Error, None, &text);
         }
-        // Nobody may be following.
-        let _ = self.followers.send(record);
+        if let Some(followers) = &self.followers {
+            // Nobody may be following any more.
+            let _ = followers.send(record);
+        }
     }
 
     /// The stop scripts of VIPs that had nothing to give up: no transition told them.
@@ -597,7 +607,10 @@ impl Events {
     }
 
     fn try_next(&self) -> Option<FromEngine> {
-        self.inbox.receiver.try_recv().ok()
+        match self.inbox.receiver.take() {
+            Taken::Message(message) => Some(message),
+            Taken::Nothing | Taken::Over => None,
+        }
     }
 
     async fn next(&self) -> io::Result<FromEngine> {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use standin_core::event::{Event, Role, Standing};
@@ -15,11 +15,11 @@ use standin_core::view::View;
 use standin_core::{Command, InterfaceState, Outcome, Verdict};
 use standin_linux::advert::AdvertReceiver;
 use standin_linux::epoll::Wake;
+use standin_linux::queue::{Receiver, Refused, Sender, queue};
 
 use crate::guard::ledger::{Goodbye, Ledger};
 
-/// Messages that may wait for the engine; the address thread waits when there are more. Room is
-/// memory that is taken at the start.
+/// Messages that may wait for the engine; the address thread waits when there are more.
 const TO_ENGINE: usize = MAX_VIPS;
 
 /// Orders that may wait for the address thread: each VIP may change its mind twice while others
@@ -28,6 +28,9 @@ const TO_ADDRESSES: usize = 3 * MAX_VIPS;
 
 /// Events that may wait for the control plane; more are counted and dropped.
 const TO_CONTROL: usize = 8 * MAX_VIPS;
+
+/// Between two looks whether a full queue has room.
+const ROOM_AGAIN: Duration = Duration::from_millis(1);
 
 /// The engine shows that it is alive at least this often; the address thread waits for four.
 const BEAT_EVERY: Duration = Duration::from_millis(250);
@@ -174,7 +177,7 @@ pub(crate) struct Happened {
 /// A sender whose receiver polls a descriptor.
 #[derive(Debug)]
 pub(crate) struct Post<T> {
-    sender: SyncSender<T>,
+    sender: Sender<T>,
     wake: Arc<Wake>,
 }
 
@@ -184,20 +187,28 @@ impl<T> Clone for Post<T> {
     }
 }
 
-impl<T> Post<T> {
+impl<T: Send> Post<T> {
     /// Waits for room; false when the receiver has gone.
     pub(crate) fn send(&self, message: T) -> bool {
-        let sent = self.sender.send(message).is_ok();
-        self.wake.ring();
-        sent
+        let mut message = message;
+        loop {
+            match self.sender.offer(message) {
+                Ok(()) => {
+                    self.wake.ring();
+                    return true;
+                }
+                Err(Refused::Closed(_)) => return false,
+                Err(Refused::Full(back)) => message = back,
+            }
+            // The receiver empties it as soon as it runs.
+            self.wake.ring();
+            std::thread::sleep(ROOM_AGAIN);
+        }
     }
 
     /// Never waits; false when there is no room or no receiver.
     pub(crate) fn offer(&self, message: T) -> bool {
-        let sent = match self.sender.try_send(message) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
-        };
+        let sent = self.sender.offer(message).is_ok();
         self.wake.ring();
         sent
     }
@@ -210,9 +221,9 @@ pub(crate) struct Inbox<T> {
     pub(crate) wake: Arc<Wake>,
 }
 
-fn channel<T>(room: usize) -> std::io::Result<(Post<T>, Inbox<T>)> {
+fn channel<T: Send>(room: usize) -> std::io::Result<(Post<T>, Inbox<T>)> {
     let wake = Arc::new(Wake::new()?);
-    let (sender, receiver) = sync_channel(room);
+    let (sender, receiver) = queue(room);
     Ok((Post { sender, wake: Arc::clone(&wake) }, Inbox { receiver, wake }))
 }
 

@@ -16,6 +16,7 @@ mod outbox;
 mod peers;
 mod ports;
 mod recorder;
+mod rehearsal;
 mod rescue;
 
 use std::io;
@@ -34,12 +35,14 @@ use standin_core::wire::vrrp::Envelope;
 use standin_core::{Effect, Effects, Input, InterfaceState};
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
+use standin_linux::queue::Taken;
 use standin_linux::sched;
 
 use messages::{Beat, FromEngine, Happened, Inbox, Post, ToAddresses, ToEngine};
 use outbox::Outbox;
 use ports::{Opening, Ports};
 use recorder::Recorder;
+pub(crate) use rehearsal::rehearse;
 use rescue::Whereabouts;
 
 /// Above ordinary threads and most kernel threads, below the watchdogs.
@@ -216,7 +219,7 @@ impl Engine {
                 self.inbox.wake.ring();
                 return;
             }
-            let Ok(message) = self.inbox.receiver.try_recv() else { return };
+            let Taken::Message(message) = self.inbox.receiver.take() else { return };
             self.message(message);
         }
     }

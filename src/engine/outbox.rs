@@ -97,6 +97,17 @@ pub(super) fn goodbyes(node: &Node, ports: &Ports, plan: &VipPlan) -> Vec<Goodby
     families.filter_map(of_family).flatten().collect()
 }
 
+/// The adverts of one VIP in one family, with where they go.
+pub(super) fn adverts(
+    node: &Node,
+    plan: &VipPlan,
+    family: Family,
+    priority: Priority,
+    source: IpAddr,
+) -> Vec<(IpAddr, Vec<u8>)> {
+    if plan.has(family) { write(node, plan, family, priority, source).messages } else { Vec::new() }
+}
+
 fn write(
     node: &Node,
     plan: &VipPlan,

@@ -12,6 +12,7 @@
 pub(crate) mod ledger;
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -19,12 +20,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use standin_core::resume::{self, Resume};
-use standin_core::types::{Family, Instant};
+use standin_core::types::{Family, Instant, Prefix};
 use standin_linux::advert::AdvertSender;
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
 use standin_linux::fork::{self, Half, Signals};
-use standin_linux::netlink::{Change, Rtnl};
+use standin_linux::netlink::{Change, NOWHERE, Rtnl};
 use standin_linux::process::{self, PidFd};
 use standin_linux::region::Region;
 use standin_linux::{sched, sysctl};
@@ -244,6 +245,7 @@ impl Guard {
             // The daemon has complained about the same already.
             let _ = sched::realtime(REALTIME_PRIORITY + 1);
             let _ = sched::lock_memory();
+            self.rehearse();
             match self.watch(daemon)? {
                 End::Over(exit) => return Ok(Role::Ended(exit)),
                 End::Died if self.stopping => return Ok(Role::Ended(Exit::Failed)),
@@ -329,6 +331,14 @@ impl Guard {
             // If it has just died, the guard is told in a moment.
             let _ = pidfd.signal(signal);
         }
+    }
+
+    /// Has the code of [`Guard::withdraw`] in memory before it is needed.
+    fn rehearse(&mut self) {
+        self.withdraw(&State::default());
+        let prefix = Prefix::host(Ipv4Addr::LOCALHOST.into());
+        // There is no such interface, and the kernel says so.
+        let _ = self.rtnl.change(&[Change::Drop { index: NOWHERE, prefix }], &mut Vec::new());
     }
 
     /// Waits, with an ear for signals.

@@ -14,6 +14,7 @@ pub mod group;
 pub mod neighbour;
 pub mod netlink;
 pub mod process;
+pub mod queue;
 pub mod region;
 pub mod sched;
 pub mod sockets;

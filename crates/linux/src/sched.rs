@@ -38,28 +38,42 @@ pub fn realtime(priority: u8) -> io::Result<()> {
     Err(refused)
 }
 
-/// Unmaps the program's code, which comes back from the page cache as it is needed: what only the
-/// start needed isn't locked into memory for ever.
-fn let_go_of_code() -> io::Result<()> {
-    let program = fs::read_link("/proc/self/exe")?;
-    let Some(program) = program.to_str() else { return Ok(()) };
+/// Unmaps the code of the program and its libraries, which comes back from the page cache as it is
+/// needed: what only the start needed isn't locked into memory for ever.
+///
+/// Until it is back the kernel may forget it under pressure; who can't wait for a disk then calls it
+/// soon, from an ordinary thread.
+///
+/// # Errors
+/// When `/proc` can't be read, or with locked memory before Linux 5.18: everything stays as it was.
+pub fn let_go_of_code() -> io::Result<()> {
     for line in fs::read_to_string("/proc/self/maps")?.lines() {
         // Only what can be executed: it is the same as in the file. Data may have been written to.
         let mut words = line.split_whitespace();
-        let (Some(range), Some("r-xp")) = (words.next(), words.next()) else { continue };
+        let (Some(range), Some("r-xp"), Some(_offset), Some(_device), Some(inode)) =
+            (words.next(), words.next(), words.next(), words.next(), words.next())
+        else {
+            continue;
+        };
+        // The kernel's own code has no file.
+        if inode == "0" {
+            continue;
+        }
         let bounds = range
             .split_once('-')
             .map(|(from, to)| (usize::from_str_radix(from, 16), usize::from_str_radix(to, 16)));
         let Some((Ok(from), Ok(to))) = bounds else { continue };
-        if !line.ends_with(program) {
-            continue;
-        }
         let length = to.saturating_sub(from);
-        // SAFETY: the range is a private mapping of the program's file, whose pages were never
-        // written to (no text relocations): the kernel reads the same bytes again.
+        // SAFETY: the range is a private mapping of a file with code, whose pages were never written
+        // to (position-independent code has no text relocations): the kernel reads the same bytes
+        // again.
         unsafe {
             let start = std::ptr::with_exposed_provenance_mut(from);
-            rustix::mm::madvise(start, length, rustix::mm::Advice::LinuxDontNeed)?;
+            let advice = rustix::mm::Advice::LinuxDontneedLocked;
+            if rustix::mm::madvise(start, length, advice).is_err() {
+                // Before Linux 5.18; refused for what is locked.
+                rustix::mm::madvise(start, length, rustix::mm::Advice::LinuxDontNeed)?;
+            }
         }
     }
     Ok(())

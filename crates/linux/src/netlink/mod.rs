@@ -69,6 +69,9 @@ impl Change {
     }
 }
 
+/// The index of an interface that no host has.
+pub const NOWHERE: u32 = i32::MAX.unsigned_abs();
+
 /// A conversation with the kernel about links and addresses, in the network namespace of the
 /// thread that opened it.
 #[derive(Debug)]
