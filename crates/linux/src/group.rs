@@ -28,3 +28,10 @@ mod tests {
         assert_eq!(find("standin:x:\n", "standin"), None);
     }
 }
+
+/// The name of a group; `None` when the host has none for that id.
+#[must_use]
+pub fn name(id: u32) -> Option<String> {
+    let group = nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(id));
+    group.ok().flatten().map(|group| group.name)
+}
