@@ -159,7 +159,20 @@ fn set(after: &[u8]) -> Option<(Part, &[u8])> {
 /// Walks all readings of the pattern at once, so that no pattern takes longer than its length times
 /// the name's.
 fn fits(parts: &[Part], name: &[u8]) -> bool {
+    // The two usual kinds of patterns, for which no walk is needed: `*.swp` and `cache`.
+    match parts.split_first() {
+        Some((Part::Any, end)) if end.iter().all(|part| matches!(part, Part::Letter(_))) => {
+            let Some(start) = name.len().checked_sub(end.len()) else { return false };
+            if name.iter().take(start).any(|byte| *byte == b'/') {
+                return false;
+            }
+            return end.iter().zip(name.iter().skip(start)).all(|(part, byte)| part.takes(*byte));
+        }
+        Some((Part::Letter(first), _)) if name.first() != Some(first) => return false,
+        _ => {}
+    }
     let mut at = vec![false; parts.len() + 1];
+    let mut next = at.clone();
     let spread = |at: &mut [bool]| {
         for (place, part) in parts.iter().enumerate() {
             // `at` has one place more than there are parts.
@@ -169,14 +182,14 @@ fn fits(parts: &[Part], name: &[u8]) -> bool {
     at[0] = true;
     spread(&mut at);
     for letter in name {
-        let mut next = vec![false; parts.len() + 1];
+        next.fill(false);
         for (place, part) in parts.iter().enumerate() {
             if at[place] && part.takes(*letter) {
                 next[if part.may_be_nothing() { place } else { place + 1 }] = true;
             }
         }
         spread(&mut next);
-        at = next;
+        std::mem::swap(&mut at, &mut next);
     }
     at.last() == Some(&true)
 }
@@ -204,6 +217,11 @@ mod tests {
             ("conf.d/*.off", "conf.d/b/a.off", false),
             ("conf.d/**.off", "conf.d/b/a.off", true),
             ("conf.d/*.off", "x/conf.d/a.off", false),
+            ("*.d/x", "conf.d/x", true),
+            ("*.d/x", "a/conf.d/x", false),
+            ("*", "a", true),
+            ("*.swp", ".swp", true),
+            ("*.swp", "swp", false),
             ("/etc/nginx/local.conf", "local.conf", true),
             ("/etc/nginx/local.conf", "conf.d/local.conf", false),
             ("cache/", "cache", true),

@@ -314,13 +314,13 @@ impl<'a> Walk<'a> {
         relative: &[u8],
         seen: &Seen,
     ) -> io::Result<bool> {
-        if self.depth == Depth::Stamps {
-            self.keep(relative, seen, Kind::Directory, attributes::Read::default());
-            return Ok(true);
-        }
         if seen.stamp.size > MAX_FILE {
             self.leave_out(root, relative, Why::TooLarge);
             return Ok(false);
+        }
+        if self.depth == Depth::Stamps {
+            self.keep(relative, seen, Kind::Directory, attributes::Read::default());
+            return Ok(true);
         }
         let stored = |hash: &Hash| self.store.is_none_or(|store| store.has(hash));
         let fresh = self.now_known.get(&seen.stamp.key());
