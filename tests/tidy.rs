@@ -320,8 +320,9 @@ fn stands_where_it_may(file: &File) -> Vec<String> {
             &[]
         }
         "crates/config/Cargo.toml" | "crates/linux/Cargo.toml" => &["standin-core"],
+        "crates/tree/Cargo.toml" => &["standin-linux"],
         "crates/sim/Cargo.toml" => &["standin-core", "standin-config"],
-        "Cargo.toml" => &["standin-core", "standin-config", "standin-linux"],
+        "Cargo.toml" => &["standin-core", "standin-config", "standin-linux", "standin-tree"],
         _ => return vec![],
     };
     for name in all.iter().filter(|name| name.starts_with("standin")) {
@@ -354,13 +355,15 @@ fn dependencies_point_one_way() {
     complains(rule, "crates/sim/Cargo.toml", "[target.'cfg(unix)'.dependencies]\nlibc = \"0.2\"\n");
     complains(rule, "crates/linux/Cargo.toml", "[dependencies.tokio]\nversion = \"1\"\n");
     complains(rule, "Cargo.toml", "[dependencies]\nstandin-sim.workspace = true\n");
+    complains(rule, "crates/tree/Cargo.toml", "[dependencies]\ntokio = \"1\"\n");
+    complains(rule, "crates/sim/Cargo.toml", "[dependencies]\nstandin-tree.workspace = true\n");
     accepts(
         rule,
         "crates/core/Cargo.toml",
         "[dependencies]\n\n[dev-dependencies]\nproptest = \"1\"\n",
     );
     hold(rule, |file| file.is("Cargo.toml"));
-    for room in ["core", "config", "linux", "sim"] {
+    for room in ["core", "config", "linux", "tree", "sim"] {
         assert!(root().join(format!("crates/{room}/Cargo.toml")).is_file(), "{room} has moved");
     }
 }

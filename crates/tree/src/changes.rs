@@ -68,7 +68,8 @@ pub fn root_changes(old: &Root, new: &Root) -> Vec<Change> {
         let (entry, what) = match (before.peek().copied(), after.peek().copied()) {
             (None, None) => return all,
             (Some(was), Some(is)) if was.path == is.path => {
-                (before.next(), after.next());
+                before.next();
+                after.next();
                 let joined = ours.first(was) != theirs.first(is);
                 (is, difference(was, is, joined))
             }
@@ -95,11 +96,7 @@ struct Links<'a>(HashMap<u32, &'a [u8]>);
 
 impl<'a> Links<'a> {
     fn first(&mut self, entry: &'a Entry) -> Option<&'a [u8]> {
-        match entry.kind {
-            Kind::File { link: 1.., .. } => {}
-            _ => return None,
-        }
-        let Kind::File { link, .. } = entry.kind else { return None };
+        let Kind::File { link: link @ 1.., .. } = entry.kind else { return None };
         Some(*self.0.entry(link).or_insert(&entry.path))
     }
 }

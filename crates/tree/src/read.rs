@@ -150,13 +150,16 @@ pub(crate) struct Known {
     pub(crate) sure: bool,
 }
 
+/// Files by device and inode.
+pub(crate) type Inodes = HashMap<(u64, u64), Known>;
+
 /// The stamps of a whole tree, sorted by root and path.
 pub(crate) type Stamps = Vec<(usize, Box<[u8]>, Stamp)>;
 
 /// Reads trees, and remembers the hashes of files by inode, size and times.
 #[derive(Debug, Default)]
 pub struct Reader {
-    known: HashMap<(u64, u64), Known>,
+    known: Inodes,
     /// Of the last tree that was read without a move.
     stamps: Stamps,
 }

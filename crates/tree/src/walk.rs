@@ -16,7 +16,9 @@ use crate::manifest::{
     Entry, Kind, MAX_DEPTH, MAX_ENTRIES, MAX_FILE, MAX_PATH, MAX_TOTAL, Manifest, Root,
 };
 use crate::owners::Owners;
-use crate::read::{BeforeListing, Directory, Known, LeftOut, Place, Scan, Spec, Stamps, Why};
+use crate::read::{
+    BeforeListing, Directory, Inodes, Known, LeftOut, Place, Scan, Spec, Stamps, Why,
+};
 use crate::stamp::{Seen, about, is_gone, now, open_directory, open_file};
 use crate::store::Store;
 
@@ -48,12 +50,12 @@ pub(crate) struct Walk<'a> {
     spec: &'a Spec,
     depth: Depth,
     store: Option<&'a Store>,
-    known: &'a HashMap<(u64, u64), Known>,
+    known: &'a Inodes,
     before_listing: BeforeListing<'a>,
     owners: Owners,
     scan: Scan,
     found: Vec<Vec<Found>>,
-    now_known: HashMap<(u64, u64), Known>,
+    now_known: Inodes,
     stamps: Stamps,
     entries: usize,
     bytes: u64,
@@ -67,7 +69,7 @@ impl<'a> Walk<'a> {
         spec: &'a Spec,
         depth: Depth,
         store: Option<&'a Store>,
-        known: &'a HashMap<(u64, u64), Known>,
+        known: &'a Inodes,
         before_listing: BeforeListing<'a>,
     ) -> Self {
         Self {
@@ -101,7 +103,7 @@ impl<'a> Walk<'a> {
         self.stamps
     }
 
-    pub(crate) fn finish(mut self) -> io::Result<(Scan, HashMap<(u64, u64), Known>, Stamps)> {
+    pub(crate) fn finish(mut self) -> io::Result<(Scan, Inodes, Stamps)> {
         let mut roots = Vec::new();
         for (path, mut found) in self.spec.roots().iter().zip(mem::take(&mut self.found)) {
             found.sort_unstable_by(|a, b| a.entry.path.cmp(&b.entry.path));

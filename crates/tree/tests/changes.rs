@@ -1,5 +1,7 @@
 //! What is called a change, and what is asked about first.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
+
 mod common;
 
 use std::fs;

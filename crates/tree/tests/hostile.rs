@@ -1,5 +1,7 @@
 //! Lists that nobody's standin wrote: refused, never a panic, never memory that the bytes don't pay for.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
+
 use std::path::PathBuf;
 
 use proptest::prelude::*;

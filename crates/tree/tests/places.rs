@@ -1,5 +1,7 @@
 //! Roots in every shape that a host may give them, and what is left out of a tree.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
+
 mod common;
 
 use std::fs;

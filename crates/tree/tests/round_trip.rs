@@ -1,5 +1,7 @@
 //! Any tree, read, encoded, decoded, stored and built again, is the same tree.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
+
 mod common;
 
 use std::ffi::OsStr;

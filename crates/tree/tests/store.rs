@@ -1,5 +1,7 @@
 //! The store keeps what it was given, says when the disk has damaged it, and forgets in time.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
+
 mod common;
 
 use std::fs;

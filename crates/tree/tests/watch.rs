@@ -1,5 +1,7 @@
 //! A watched tree: each change is told of once it is over, whole, and nothing is missed.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
+
 mod common;
 
 use std::fs;

@@ -1,6 +1,7 @@
 //! A tree and a store in a directory of their own, and a picture of a tree taken in another way.
 
 #![allow(dead_code, reason = "each test program uses what it needs")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
 
 use std::collections::BTreeMap;
 use std::fs;
