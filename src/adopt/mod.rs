@@ -8,6 +8,7 @@
 //!
 //! The running host comes before the files: if the machine dies in between, it boots as it was.
 
+mod await_vacant;
 mod files;
 mod host;
 mod record;
@@ -16,6 +17,7 @@ mod undo;
 use std::io::{self, IsTerminal, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
@@ -41,11 +43,22 @@ pub(crate) struct AdoptArgs {
     vip: Option<String>,
     /// What this host itself is called from now on: a free address of the same subnet
     #[arg(long, value_name = "ADDRESS/LENGTH", value_parser = record::parse_prefix,
-          required_unless_present = "undo")]
+          required_unless_present_any = ["undo", "await_vacant"])]
     new_address: Option<Prefix>,
     /// The way back: addresses, routes and files as they were
     #[arg(long, conflicts_with_all = ["vip", "new_address"])]
     undo: bool,
+    /// On a new node: take the address once nobody answers for it, give it back if its old host
+    /// shows again or this node isn't healthy
+    #[arg(long, conflicts_with_all = ["new_address", "undo", "dry_run", "no_files"])]
+    await_vacant: bool,
+    /// With --await-vacant: how often the address is asked for
+    #[arg(long, value_name = "TIME", default_value = "100ms", requires = "await_vacant",
+          value_parser = crate::cli::orders::duration)]
+    every: Duration,
+    /// With --await-vacant: no longer; an address that this node has by then it keeps
+    #[arg(long, requires = "await_vacant")]
+    end: bool,
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -158,6 +171,9 @@ pub(crate) fn main(args: &AdoptArgs) -> Result<()> {
     if args.undo {
         return undo::run(args);
     }
+    if let (true, Some(address), Some(vip)) = (args.await_vacant, args.address, &args.vip) {
+        return await_vacant::run(args, address, vip);
+    }
     let (Some(address), Some(vip), Some(new)) = (args.address, &args.vip, args.new_address) else {
         bail!("an address, --vip and --new-address are needed");
     };
@@ -175,8 +191,8 @@ fn adopt(args: &AdoptArgs, address: IpAddr, vip: &str, new: Prefix) -> Result<()
     let place = host.find(address)?.ok_or_else(|| {
         anyhow!(
             "no interface of this host has {address}; run this on the machine that serves it now. \
-             If that machine can't run standin, let a new node wait for the address: standin check \
-             and standin run there hold it as soon as nobody answers for it"
+             If that machine can't run standin, let a new node wait for the address: standin adopt \
+             {address} --vip {vip} --await-vacant"
         )
     })?;
     judge(&cluster, &place, vip, new)?;

@@ -5,6 +5,7 @@
 //! | `GET /v1/status` | [`types::Status`] |
 //! | `GET /v1/events?after=SEQ&follow=true` | one event a line, as JSON |
 //! | `POST /v1/maintenance` `{"on": true, "for_s": 1800}` | `{}` |
+//! | `POST /v1/await-vacant` `{"vip": "web", "every_ms": 100}`, `null`: no longer | `{}` |
 //! | `POST /v1/reload` | `{"text": …}`, or 422 with what is wrong |
 //!
 //! Over TCP only the `GET`s are answered: nobody is known there.
@@ -45,6 +46,10 @@ const TCP_CONNECTIONS: usize = 32;
 /// Longer than this nobody means; it also keeps the engine's clock from running over.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
+/// Probes for a vacant address closer than this wouldn't wait for answers; later ones find it too late.
+const PROBE_GAPS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(50)..=Duration::from_secs(10);
+
 type Desk = mpsc::Sender<Request>;
 
 /// Who is on the other end of the Unix socket.
@@ -64,8 +69,10 @@ impl Connected<IncomingStream<'_, UnixListener>> for Caller {
 /// Answers on the Unix socket for as long as the runtime lives.
 pub(crate) fn serve(socket: StdUnixListener, desk: Desk) {
     let reading = reading();
-    let writing =
-        Router::new().route("/v1/maintenance", post(maintenance)).route("/v1/reload", post(reload));
+    let writing = Router::new()
+        .route("/v1/maintenance", post(maintenance))
+        .route("/v1/await-vacant", post(await_vacant))
+        .route("/v1/reload", post(reload));
     let app = reading.merge(writing).with_state(desk);
     tokio::spawn(async move {
         match UnixListener::from_std(socket) {
@@ -167,7 +174,7 @@ async fn ask<T>(desk: &Desk, request: impl FnOnce(oneshot::Sender<T>) -> Request
 
 async fn nothing_here() -> Response {
     let body = json!({ "error": "there is /v1/status, /v1/events; over the Unix socket also \
-                                 POST /v1/maintenance, /v1/reload" });
+                                 POST /v1/maintenance, /v1/await-vacant, /v1/reload" });
     (StatusCode::NOT_FOUND, Json(body)).into_response()
 }
 
@@ -265,6 +272,33 @@ async fn maintenance(
     match ask(&desk, |reply| Request::Command { command, by, reply }).await {
         Some(true) => Json(json!({})).into_response(),
         Some(false) | None => stuck(),
+    }
+}
+
+#[derive(Deserialize)]
+struct VacancyOrder {
+    vip: String,
+    every_ms: Option<u64>,
+}
+
+async fn await_vacant(
+    State(desk): State<Desk>,
+    ConnectInfo(Caller(by)): ConnectInfo<Caller>,
+    Json(VacancyOrder { vip, every_ms }): Json<VacancyOrder>,
+) -> Response {
+    let gap = every_ms.map(Duration::from_millis);
+    if gap.is_some_and(|gap| !PROBE_GAPS.contains(&gap)) {
+        let body = json!({ "error": "every_ms is 50 to 10000" });
+        return (StatusCode::BAD_REQUEST, Json(body)).into_response();
+    }
+    let name = vip.clone();
+    match ask(&desk, |reply| Request::AwaitVacancy { vip, gap, by, reply }).await {
+        Some(true) => Json(json!({})).into_response(),
+        Some(false) => {
+            let error = format!("this node has no VIP {name}");
+            (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
+        }
+        None => stuck(),
     }
 }
 

@@ -66,7 +66,17 @@ pub(crate) struct Vip {
     pub(crate) holder_priority: Option<u8>,
     /// The MAC of a host outside the cluster that answers for the address.
     pub(crate) foreign_owner: Option<String>,
+    /// The addresses are waited for until nobody answers for them (`adopt --await-vacant`).
+    pub(crate) awaited: Option<Awaited>,
     pub(crate) counters: Counters,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Awaited {
+    /// The MAC of who answered last.
+    pub(crate) owner: Option<String>,
+    /// Probes in a row that nobody answered, up to three.
+    pub(crate) unanswered: u8,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -199,6 +209,10 @@ impl From<VipView> for Vip {
             holder: vip.holder,
             holder_priority: vip.holder_priority.map(|priority| priority.0),
             foreign_owner: vip.foreign_owner.map(|mac| mac.to_string()),
+            awaited: vip.awaited.map(|awaited| Awaited {
+                owner: awaited.owner.map(|mac| mac.to_string()),
+                unanswered: awaited.unanswered,
+            }),
             counters: Counters {
                 adverts_sent: vip.counters.adverts_sent,
                 adverts_heard: vip.counters.adverts_heard,

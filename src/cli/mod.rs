@@ -5,7 +5,7 @@ pub(crate) mod client;
 mod events;
 mod init;
 mod join;
-mod orders;
+pub(crate) mod orders;
 mod release;
 mod status;
 mod token;
@@ -63,7 +63,8 @@ enum Command {
     Release(release::ReleaseArgs),
     /// Make a live machine's own address a VIP, in place, without a packet lost; and back
     #[command(after_help = "Examples:\n  standin adopt 192.168.1.41 --vip web --new-address \
-                            192.168.1.189/24 --dry-run\n  standin adopt --undo")]
+                            192.168.1.189/24 --dry-run\n  standin adopt --undo\n  standin \
+                            adopt 192.168.1.41 --vip web --await-vacant")]
     Adopt(adopt::AdoptArgs),
     /// Read the cluster file again; a file with errors changes nothing
     #[command(

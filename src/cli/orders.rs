@@ -31,7 +31,7 @@ pub(crate) struct ReloadArgs {
     places: Places,
 }
 
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     standin_config::duration::parse(text)
         .ok_or_else(|| "a time has a unit: 500ms, 90s, 30m, 2h".to_owned())
 }

@@ -192,6 +192,15 @@ fn vip_block(out: &mut String, vip: &Vip, node: &str, color: bool) {
         _ => String::new(),
     };
     let _ = writeln!(out, "  priority   {}{said}", vip.priority);
+    if let Some(awaited) = &vip.awaited {
+        let owner = awaited.owner.as_deref().unwrap_or("nobody yet");
+        let text = if vip.role == "active" {
+            format!("given back as soon as the old host ({owner}) answers (await-vacant)")
+        } else {
+            format!("taken as soon as the old host ({owner}) answers no more (await-vacant)")
+        };
+        let _ = writeln!(out, "             {}", painted(&text, Paint::Attention, color));
+    }
     if let Some(mac) = &vip.foreign_owner {
         let text = format!("{mac} answers for the address and is no node: not taken");
         let _ = writeln!(out, "             {}", painted(&text, Paint::Bad, color));

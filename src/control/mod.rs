@@ -86,6 +86,13 @@ pub(crate) enum Request {
         by: String,
         reply: oneshot::Sender<bool>,
     },
+    /// Wait for a VIP's addresses to fall vacant, or no longer; false: no such VIP, or no engine.
+    AwaitVacancy {
+        vip: String,
+        gap: Option<Duration>,
+        by: String,
+        reply: oneshot::Sender<bool>,
+    },
     /// Answers with what is wrong with the file, if anything.
     Reload {
         by: String,
@@ -396,9 +403,17 @@ impl Control {
                     Command::MaintenanceOn { lasting: None } => "maintenance on".to_owned(),
                     Command::MaintenanceOff => "maintenance off".to_owned(),
                     Command::Stop => "stop".to_owned(),
+                    Command::AwaitVacancy { .. } => "await vacancy".to_owned(),
                 };
                 self.log.line(Severity::Notice, None, &format!("{words}, asked by {by}"));
                 let _ = reply.send(self.engine.offer(ToEngine::Command(command)));
+            }
+            Request::AwaitVacancy { vip, gap, by, reply } => {
+                let what = if gap.is_some() { "await" } else { "end awaiting" };
+                let text = format!("{what} vacancy, asked by {by}");
+                self.log.line(Severity::Notice, Some(&vip), &text);
+                let known = self.cluster.vip(&vip).is_some();
+                let _ = reply.send(known && self.engine.offer(ToEngine::AwaitVacancy { vip, gap }));
             }
             Request::Reload { by, reply } => {
                 let outcome = self.reload(&by);

@@ -43,6 +43,7 @@ const fn kind_word(kind: &Kind) -> &'static str {
         Kind::HeardAgain { .. } => "heard_again",
         Kind::ForeignOwner { .. } => "foreign_owner",
         Kind::ForeignOwnerGone => "foreign_owner_gone",
+        Kind::AwaitingVacancy { .. } => "awaiting_vacancy",
         Kind::AddressConflict { .. } => "address_conflict",
         Kind::AddressRestored { .. } => "address_restored",
         Kind::AddressRefused { .. } => "address_refused",
@@ -60,6 +61,7 @@ pub(super) const fn severity(kind: &Kind) -> Severity {
         | Kind::Check { passing: true, .. }
         | Kind::HeardAgain { .. }
         | Kind::ForeignOwnerGone
+        | Kind::AwaitingVacancy { .. }
         | Kind::Maintenance { .. }
         | Kind::Reloaded => Severity::Info,
         Kind::Transition { .. } => Severity::Notice,

@@ -84,6 +84,11 @@ pub(crate) enum ToEngine {
         released: Instant,
     },
     Command(Command),
+    /// [`Command::AwaitVacancy`], by the VIP's name.
+    AwaitVacancy {
+        vip: String,
+        gap: Option<Duration>,
+    },
     Plan {
         generation: u64,
         plan: Box<Plan>,

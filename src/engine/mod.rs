@@ -32,7 +32,7 @@ use standin_core::resume::Resume;
 use standin_core::types::{Instant, InterfaceId};
 use standin_core::wire::neighbour;
 use standin_core::wire::vrrp::Envelope;
-use standin_core::{Effect, Effects, Input, InterfaceState};
+use standin_core::{Command, Effect, Effects, Input, InterfaceState};
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
 use standin_linux::queue::Taken;
@@ -263,6 +263,13 @@ impl Engine {
                 peers::take_over(node, time, (&from, &vip), (epoch, released), effects);
             }
             ToEngine::Command(command) => node.step(time, Input::Command(command), effects),
+            ToEngine::AwaitVacancy { vip, gap } => {
+                let known = node.routers().find(|(_, router)| router.plan().name == vip);
+                if let Some((vip, _)) = known {
+                    let command = Command::AwaitVacancy { vip, gap };
+                    node.step(time, Input::Command(command), effects);
+                }
+            }
             ToEngine::Plan { generation, plan } => {
                 self.generation = generation;
                 node.step(time, Input::Plan(plan), effects);

@@ -4,6 +4,7 @@
 
 #[path = "../hosts/mod.rs"]
 mod hosts;
+mod vacant;
 
 use std::fs::File;
 use std::process::{Child, Stdio};

@@ -49,13 +49,18 @@ pub(crate) struct Adverts {
 
 impl Adverts {
     pub(crate) fn capture(lan: &Lan) -> Self {
+        Self::matching(lan, "ip proto 112 or ip6 proto 112")
+    }
+
+    /// As [`Adverts::capture`], of other packets.
+    pub(crate) fn matching(lan: &Lan, filter: &str) -> Self {
         let mut command = Command::new("tcpdump");
         // A promiscuous bridge sees what it forwards. As another user tcpdump would outlive a test
         // that is killed: the kernel forgets the death signal with the change.
         command
             .args(["-Z", "root"])
             .args(["-i", "br0", "-l", "-n", "-e", "-v", "-tt", "--immediate-mode"])
-            .arg("ip proto 112 or ip6 proto 112")
+            .arg(filter)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         spawn::born(&mut command, Birth { dies_with_parent: true, new_session: true });

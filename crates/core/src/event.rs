@@ -70,6 +70,10 @@ pub enum Kind {
     },
     /// Nobody answers for it any more.
     ForeignOwnerGone,
+    /// The addresses are waited for until nobody answers for them, or no longer.
+    AwaitingVacancy {
+        on: bool,
+    },
     /// Someone else claims an address that this node holds; it was announced again.
     AddressConflict {
         address: IpAddr,
@@ -170,6 +174,10 @@ pub enum Reason {
     Resumed,
     /// Nobody was ever heard and nobody answered for the address.
     NobodyThere,
+    /// Nobody answered three probes in a row; the one that had it before is named.
+    Vacant {
+        last: Option<Mac>,
+    },
     /// The active was not heard any more.
     Silence {
         who: Party,
@@ -202,6 +210,10 @@ pub enum Reason {
     TakenWhileStalled {
         by: Party,
         lasted: Duration,
+    },
+    /// The host that had the address before answers for it again.
+    OwnerBack {
+        mac: Mac,
     },
     /// This node isn't eligible any more.
     Obstacle(Obstacle),
@@ -242,6 +254,12 @@ impl Reason {
             Self::NobodyThere => {
                 out.write_str("no advert was heard and nobody answers for the address")
             }
+            Self::Vacant { last: None } => {
+                out.write_str("nobody answered for the address, three times in a row")
+            }
+            Self::Vacant { last: Some(mac) } => {
+                write!(out, "{mac} doesn't answer for the address any more, three times in a row")
+            }
             Self::Silence { who, lasted } => {
                 write!(out, "{} has been silent for {}", who.words(plan), brief(*lasted))
             }
@@ -272,6 +290,9 @@ impl Reason {
                 by.words(plan),
                 brief(*lasted)
             ),
+            Self::OwnerBack { mac } => {
+                write!(out, "{mac} answers for the address again; given back to it")
+            }
             Self::Obstacle(obstacle) => obstacle.write(plan, out),
             Self::InterfaceDown => out.write_str("the interface is down or gone"),
             Self::SourceAddressGone => {
@@ -371,6 +392,12 @@ impl Kind {
                 "{mac} answers for {address} and sends no adverts; the VIP isn't taken while it does"
             ),
             Self::ForeignOwnerGone => out.write_str("nobody else answers for the address any more"),
+            Self::AwaitingVacancy { on: true } => {
+                out.write_str("waiting for the address: it is taken once nobody answers for it")
+            }
+            Self::AwaitingVacancy { on: false } => {
+                out.write_str("the address isn't waited for any more")
+            }
             Self::AddressConflict { address, mac } => {
                 write!(out, "{mac} claims {address}, which this node holds; announced it again")
             }

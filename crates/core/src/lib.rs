@@ -129,6 +129,12 @@ pub enum Command {
         lasting: Option<Duration>,
     },
     MaintenanceOff,
+    /// Wait until nobody answers for the VIP's addresses, asking each `gap`, then take them; `None`
+    /// ends the waiting. In force until then, or until the program ends.
+    AwaitVacancy {
+        vip: VipId,
+        gap: Option<Duration>,
+    },
     /// Give everything up; [`Effect::Stopped`] follows when nothing is held any more.
     Stop,
 }

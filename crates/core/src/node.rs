@@ -394,6 +394,9 @@ impl Node {
                 self.set_maintenance(now, Some(until), effects);
             }
             Command::MaintenanceOff => self.set_maintenance(now, None, effects),
+            Command::AwaitVacancy { vip, gap } => {
+                self.with(now, vip, effects, |router, step, _, _| router.await_vacancy(step, gap));
+            }
             Command::Stop => {
                 if self.stopping == Stopping::No {
                     self.stopping = Stopping::Asked;
@@ -658,6 +661,7 @@ impl Node {
             holder,
             holder_priority,
             foreign_owner: router.foreign_owner(),
+            awaited: router.awaited(),
             counters: router.counters(),
         }
     }

@@ -185,6 +185,12 @@ fn write_input(input: &Recorded, out: &mut String) {
             write!(out, "maintenance on {}", lasting.as_nanos())
         }
         Recorded::Command(Command::MaintenanceOff) => write!(out, "maintenance off"),
+        Recorded::Command(Command::AwaitVacancy { vip, gap: None }) => {
+            write!(out, "vacancy {} off", vip.0)
+        }
+        Recorded::Command(Command::AwaitVacancy { vip, gap: Some(gap) }) => {
+            write!(out, "vacancy {} {}", vip.0, gap.as_nanos())
+        }
         Recorded::Command(Command::Stop) => write!(out, "stop"),
         Recorded::Plan(plan) => {
             out.push_str("plan");
@@ -291,6 +297,16 @@ fn entry(line: &str) -> Result<Entry, String> {
                 Command::MaintenanceOn { lasting: words.maybe("a time")?.map(Duration::from_nanos) }
             }
             _ => Command::MaintenanceOff,
+        }),
+        "vacancy" => Recorded::Command(Command::AwaitVacancy {
+            vip: VipId(words.number("a VIP")?),
+            gap: match words.next("a time or off")? {
+                "off" => None,
+                gap => {
+                    let nanos = gap.parse().map_err(|_| format!("{gap} is no time"))?;
+                    Some(Duration::from_nanos(nanos))
+                }
+            },
         }),
         "stop" => Recorded::Command(Command::Stop),
         "plan" => Recorded::Plan(Box::new(plan::read(&mut words)?)),

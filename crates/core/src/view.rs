@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::election::Counters;
+use crate::election::vacancy::Awaited;
 use crate::event::{Role, Standing};
 use crate::health::State;
 use crate::types::{Mac, Prefix, Priority, Vrid};
@@ -46,6 +47,8 @@ pub struct VipView {
     pub holder: Option<String>,
     pub holder_priority: Option<Priority>,
     pub foreign_owner: Option<Mac>,
+    /// The addresses are waited for until nobody answers for them.
+    pub awaited: Option<Awaited>,
     pub counters: Counters,
 }
 

@@ -112,6 +112,7 @@ fn recorded() -> impl Strategy<Value = Recorded> {
     ];
     let command = prop_oneof![
         Just(Command::MaintenanceOff),
+        proptest::option::of(wait()).prop_map(|gap| Command::AwaitVacancy { vip: VipId(3), gap }),
         Just(Command::Stop),
         proptest::option::of(wait()).prop_map(|lasting| Command::MaintenanceOn { lasting })
     ];

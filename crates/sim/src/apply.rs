@@ -8,7 +8,7 @@ use standin_core::node::Node;
 use standin_core::plan::{Failback, Plan};
 use standin_core::record::{self, Entry, Recorded};
 use standin_core::resume::Resume;
-use standin_core::types::{CheckId, Family, InterfaceId};
+use standin_core::types::{CheckId, Family, InterfaceId, VipId};
 use standin_core::{Command, Input, Verdict};
 
 use crate::clock::{Clock, MILLISECOND, Nanos, SECOND};
@@ -82,6 +82,7 @@ impl Scene {
             }
             Fault::Result { machine, check, verdict } => self.result(machine, check, verdict),
             Fault::Maintenance { machine, on, lasting } => self.maintain(machine, on, lasting),
+            Fault::Await { machine, vip, on } => self.await_vacancy(machine, vip, on),
             Fault::Edit(edit) => self.file.edit(edit),
             Fault::Reload { machine } => self.reload(machine),
             Fault::Interface { machine, up } => {
@@ -120,6 +121,7 @@ impl Scene {
     /// Whether it takes a daemon that isn't standing still, as this one is.
     fn waits(&self, fault: &Fault) -> bool {
         let (Fault::Maintenance { machine, .. }
+        | Fault::Await { machine, .. }
         | Fault::Quit { machine }
         | Fault::Reload { machine }
         | Fault::Result { machine, .. }) = *fault
@@ -368,6 +370,14 @@ impl Scene {
             machine,
             if on { Command::MaintenanceOn { lasting } } else { Command::MaintenanceOff },
         );
+    }
+
+    fn await_vacancy(&mut self, machine: u8, vip: u8, on: bool) {
+        let places = &self.machines[usize::from(machine)].places;
+        let place = places.iter().position(|place| *place == Some(vip));
+        let Some(vip) = place.and_then(|place| u16::try_from(place).ok()) else { return };
+        let gap = on.then_some(Duration::from_millis(100));
+        self.command(machine, Command::AwaitVacancy { vip: VipId(vip), gap });
     }
 
     pub fn service(&mut self, machine: u8, check: u8, works: bool, sudden: bool, gap: Nanos) {

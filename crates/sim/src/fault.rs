@@ -40,6 +40,12 @@ pub enum Fault {
         witness: Side,
         cut: bool,
     },
+    /// `standin adopt --await-vacant` on a machine, or its end.
+    Await {
+        machine: u8,
+        vip: u8,
+        on: bool,
+    },
     Loss {
         ppm: u32,
     },

@@ -541,6 +541,8 @@ pub const fn reason_name(reason: &Reason) -> &'static str {
         Reason::Usable => "usable",
         Reason::Resumed => "resumed",
         Reason::NobodyThere => "nobody there",
+        Reason::Vacant { .. } => "vacant",
+        Reason::OwnerBack { .. } => "owner back",
         Reason::Silence { .. } => "silence",
         Reason::Released { .. } => "released",
         Reason::HandedOver { .. } => "handed over",

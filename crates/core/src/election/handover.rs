@@ -102,6 +102,7 @@ impl VirtualRouter {
         let Handover { from, epoch, released } = handover;
         let void = step.now.since(released) > VOID_AFTER
             || self.handovers.obeyed == Some((from, epoch))
+            || self.vacancy.is_some()
             || self.standing != Standing::Eligible;
         let State::Backup(backup) = &self.state else { return };
         if void || !backup.awaits(Party::Node(from), released) {

@@ -15,6 +15,7 @@ mod active;
 mod backup;
 pub mod handover;
 pub mod timers;
+pub mod vacancy;
 mod witness;
 
 use std::net::IpAddr;
@@ -30,6 +31,7 @@ use crate::{Effect, Effects, Outcome};
 use active::Active;
 use backup::Backup;
 use handover::Handovers;
+use vacancy::Vacancy;
 use witness::Witnessing;
 
 /// A VIP whose address the kernel refused is not claimed again before this.
@@ -137,6 +139,8 @@ pub struct VirtualRouter {
     holding: bool,
     handovers: Handovers,
     counters: Counters,
+    /// The addresses are waited for, or were taken so.
+    vacancy: Option<Vacancy>,
     rival_said: Rated,
     conflict_said: Rated,
     ignored_said: Rated,
@@ -168,6 +172,7 @@ impl VirtualRouter {
             holding: false,
             handovers: Handovers::default(),
             counters: Counters::default(),
+            vacancy: None,
             rival_said: Rated::default(),
             conflict_said: Rated::default(),
             ignored_said: Rated::default(),
@@ -268,8 +273,12 @@ impl VirtualRouter {
     pub fn next_deadline(&self) -> Instant {
         let state = match &self.state {
             State::Idle => Instant::FAR,
-            State::Backup(backup) => self.backup_deadline(backup),
-            State::Active(active) => active.next_deadline(),
+            State::Backup(backup) => {
+                self.vacancy_deadline().unwrap_or_else(|| self.backup_deadline(backup))
+            }
+            State::Active(active) => {
+                active.next_deadline().min(self.vacancy_deadline().unwrap_or(Instant::FAR))
+            }
         };
         let hold = self.hold_until.unwrap_or(Instant::FAR);
         let refused = self.refused.map_or(Instant::FAR, |(until, _)| until);
@@ -290,15 +299,18 @@ impl VirtualRouter {
         }
         match self.state {
             State::Idle => {}
+            State::Backup(_) if self.vacancy.is_some() => {}
             State::Backup(_) => self.backup_tick(step, late),
             State::Active(_) => self.active_tick(step),
         }
+        self.vacancy_tick(step, late);
     }
 
     /// An advert of another node for this VIP.
     pub fn heard(&mut self, step: &mut Step<'_>, heard: &Heard<'_>) {
         self.counters.adverts_heard += 1;
         self.introduced = true;
+        self.vacancy_rival(step.now);
         self.compare_addresses(step, heard);
         match self.state {
             State::Idle => {}
@@ -309,6 +321,9 @@ impl VirtualRouter {
 
     /// Another host says that it has one of the VIP's addresses.
     pub fn sighted(&mut self, step: &mut Step<'_>, address: IpAddr, mac: Mac) {
+        if self.vacancy_sighted(step, address, mac) {
+            return;
+        }
         match self.state {
             State::Idle => {}
             State::Backup(_) => self.backup_sighted(step, address, mac),
@@ -463,6 +478,10 @@ impl VirtualRouter {
         match self.state {
             State::Idle => {}
             State::Backup(_) => self.backup_judged(step, was),
+            State::Active(_) if self.vacancy.is_some() && standing == Standing::Ineligible => {
+                let reason = self.obstacle.clone().map(Reason::Obstacle);
+                self.give_back(step, reason.unwrap_or(Reason::NobodyEligible));
+            }
             State::Active(_) => self.active_judged(step, was),
         }
     }

@@ -4,6 +4,7 @@
 
 mod handover;
 mod rig;
+mod vacancy;
 mod witness;
 
 use std::net::IpAddr;

@@ -88,6 +88,7 @@ impl Claim<'_> {
             Reason::Usable => (from, to) == (Role::Idle, Role::Backup),
             Reason::Resumed => (from, to) == (Role::Idle, Role::Active),
             Reason::NobodyThere
+            | Reason::Vacant { .. }
             | Reason::Silence { .. }
             | Reason::Released { .. }
             | Reason::HandedOver { .. }
@@ -96,6 +97,7 @@ impl Claim<'_> {
             | Reason::NobodyEligible => (from, to) == (Role::Backup, Role::Active),
             Reason::Outranked { .. }
             | Reason::TakenWhileStalled { .. }
+            | Reason::OwnerBack { .. }
             | Reason::Obstacle(_)
             | Reason::AddressRefused { .. } => (from, to) == (Role::Active, Role::Backup),
             Reason::InterfaceDown
@@ -145,6 +147,7 @@ impl Claim<'_> {
             Reason::TakenWhileStalled { by, .. } => {
                 (self.is_advert_of(*by, None), "no advert of it was heard")
             }
+            Reason::OwnerBack { .. } => (cause == Cause::Sighting, "nobody answered"),
             Reason::HandedOver { who } => return self.doubt_handover(*who),
             _ if cause != Cause::Tick => (false, "no wait was over"),
             Reason::Silence { who, lasted } => {
@@ -155,6 +158,12 @@ impl Claim<'_> {
             }
             Reason::LastResortOver { who } => {
                 (self.has_said(*who, Priority::LAST_RESORT), "it didn't say so")
+            }
+            Reason::Vacant { .. } => {
+                let answered = host.answered[usize::from(self.told.vip)];
+                // Three probes, 100 ms apart, by a clock that may be 2 % fast.
+                let since = |at: Nanos| at + 190 * MILLISECOND > self.scene.now;
+                (!answered.is_some_and(since), "somebody answered")
             }
             Reason::NobodyThere => return self.doubt_nobody(),
             Reason::NobodyEligible => {

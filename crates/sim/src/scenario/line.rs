@@ -14,6 +14,7 @@
 //! reload n1 | reload all
 //! interface n1 down | up                                  address n1 lost | back
 //! delete web on n1 | refuse web on n1 for 3s | kernel n1 takes 433ms | clock n1 200ppm
+//! await web on n1 | await web on n1 ends
 //! foreign web appears | leaves | stranger web | nothing
 //! ```
 
@@ -134,6 +135,10 @@ impl Line {
             },
             ["foreign", vip, word @ ("appears" | "leaves")] => {
                 Fault::Foreign { vip: names.vip(vip)?, present: word == "appears" }
+            }
+            ["await", vip, "on", node, ref ends @ ..] if matches!(*ends, [] | ["ends"]) => {
+                let (machine, vip) = (names.node(node)?, names.vip(vip)?);
+                Fault::Await { machine, vip, on: ends.is_empty() }
             }
             ["stranger", vip] => Fault::Stranger { vip: names.vip(vip)? },
             ["check", check, "on", node, what] => {
