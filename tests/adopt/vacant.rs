@@ -81,9 +81,9 @@ fn a_vacant_address_is_taken_at_once_and_given_back_to_its_old_host_within_one_p
         scene.n1.wait_has(VIP, true, ms(3000));
         let mine = |line: &str| line.contains(&format!("{} >", scene.n1.mac()));
         let announced = wait_for("an announcement", ms(1000), || {
-            let of = |it: &&_| mine(it) && it.contains(&format!("tell {VIP}"));
+            let is = |line: &str| mine(line) && line.contains(&format!("tell {VIP}"));
             let all = packets.since(unplugged);
-            let first = all.iter().find(|it| of(&&it.line.clone().as_str()));
+            let first = all.iter().find(|it| is(&it.line));
             first.map(|it| it.at)
         });
         let probe =
