@@ -16,6 +16,13 @@ fn find(text: &str, name: &str) -> Option<u32> {
     line.split(':').nth(1)?.parse().ok()
 }
 
+/// The name of a group; `None` when the host has none for that id.
+#[must_use]
+pub fn name(id: u32) -> Option<String> {
+    let group = nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(id));
+    group.ok().flatten().map(|group| group.name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::find;
@@ -27,11 +34,4 @@ mod tests {
         assert_eq!(find(text, "stand"), None);
         assert_eq!(find("standin:x:\n", "standin"), None);
     }
-}
-
-/// The name of a group; `None` when the host has none for that id.
-#[must_use]
-pub fn name(id: u32) -> Option<String> {
-    let group = nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(id));
-    group.ok().flatten().map(|group| group.name)
 }
