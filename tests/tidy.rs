@@ -322,7 +322,10 @@ fn stands_where_it_may(file: &File) -> Vec<String> {
         "crates/config/Cargo.toml" | "crates/linux/Cargo.toml" => &["standin-core"],
         "crates/tree/Cargo.toml" => &["standin-linux"],
         "crates/sim/Cargo.toml" => &["standin-core", "standin-config"],
-        "Cargo.toml" => &["standin-core", "standin-config", "standin-linux", "standin-tree"],
+        "crates/apply/Cargo.toml" => &["standin-config", "standin-linux"],
+        "Cargo.toml" => {
+            &["standin-apply", "standin-core", "standin-config", "standin-linux", "standin-tree"]
+        }
         _ => return vec![],
     };
     for name in all.iter().filter(|name| name.starts_with("standin")) {
@@ -363,7 +366,7 @@ fn dependencies_point_one_way() {
         "[dependencies]\n\n[dev-dependencies]\nproptest = \"1\"\n",
     );
     hold(rule, |file| file.is("Cargo.toml"));
-    for room in ["core", "config", "linux", "tree", "sim"] {
+    for room in ["apply", "core", "config", "linux", "tree", "sim"] {
         assert!(root().join(format!("crates/{room}/Cargo.toml")).is_file(), "{room} has moved");
     }
 }

@@ -6,14 +6,17 @@ mod events;
 mod init;
 mod join;
 pub(crate) mod orders;
+mod recover;
 mod release;
 mod status;
 mod token;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 
 use crate::adopt;
@@ -66,6 +69,13 @@ enum Command {
                             192.168.1.189/24 --dry-run\n  standin adopt --undo\n  standin \
                             adopt 192.168.1.41 --vip web --await-vacant")]
     Adopt(adopt::AdoptArgs),
+    /// Put nginx's old files back if a change of them was interrupted
+    #[command(after_help = "Example: standin recover\n\nstandin-recover.service does it before \
+                            nginx starts, and the daemon when it starts.")]
+    Recover(recover::RecoverArgs),
+    /// Test staged files as nginx would see them; the daemon starts it
+    #[command(hide = true)]
+    Tester,
     /// Read the cluster file again; a file with errors changes nothing
     #[command(
         after_help = "Example: standin reload\n\nkill -HUP and `systemctl reload standin` do \
@@ -111,6 +121,22 @@ pub(crate) struct Places {
 impl Places {
     pub(crate) fn socket(&self) -> PathBuf {
         self.run_dir.join("standin.sock")
+    }
+
+    /// Keeps a daemon from starting while the lock lives; fails while one runs, and says `so` then.
+    fn without_daemon(&self, so: &str) -> anyhow::Result<Option<File>> {
+        let lock = self.run_dir.join("lock");
+        match File::options().write(true).open(&lock) {
+            Ok(file) => {
+                if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
+                    let words = format!("a standin runs here ({} is locked), {so}", lock.display());
+                    return Err(Unanswered { exit: Exit::Running, words }.into());
+                }
+                Ok(Some(file))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("{}", lock.display())),
+        }
     }
 
     pub(crate) fn run_dir(&self) -> &Path {
@@ -165,6 +191,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Reload(args) => orders::reload(&args),
         Command::Adopt(args) => adopt::main(&args),
         Command::Release(args) => release::main(&args),
+        Command::Recover(args) => recover::main(&args),
+        Command::Tester => recover::tester(),
         Command::Init(args) => init::main(&args),
         Command::Token(args) => token::main(&args),
         Command::Join(args) => join::main(&args),

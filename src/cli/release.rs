@@ -1,6 +1,5 @@
 //! `standin release`: removes by hand what a standin that is gone has left on this host.
 
-use std::fs::File;
 use std::io;
 
 use anyhow::{Context, Result};
@@ -8,8 +7,6 @@ use clap::Args;
 use standin_linux::netlink::{Change, PROTOCOL, Rtnl};
 
 use super::Places;
-use super::client::Unanswered;
-use crate::exit::Exit;
 
 #[derive(Debug, Args)]
 pub(crate) struct ReleaseArgs {
@@ -19,22 +16,8 @@ pub(crate) struct ReleaseArgs {
 
 /// The kernel marks each address with the program that added it; those of standin are taken away.
 pub(super) fn main(args: &ReleaseArgs) -> Result<()> {
-    let lock = args.places.run_dir.join("lock");
     // Kept to the end: no daemon starts meanwhile.
-    let _held = match File::options().write(true).open(&lock) {
-        Ok(file) => {
-            if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
-                let words = format!(
-                    "a standin runs here ({} is locked), so nothing is a leftover; stop it first",
-                    lock.display()
-                );
-                return Err(Unanswered { exit: Exit::Running, words }.into());
-            }
-            Some(file)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).with_context(|| format!("{}", lock.display())),
-    };
+    let _held = args.places.without_daemon("so nothing is a leftover; stop it first")?;
     let mut rtnl = Rtnl::open().context("netlink")?;
     let addresses = rtnl.addresses().context("the host's addresses")?;
     let links = rtnl.links().context("the host's interfaces")?;

@@ -1,10 +1,10 @@
-//! How an nginx binary was built: flavour, version and compiled-in paths, from `nginx -V`.
+//! Asks an nginx binary how it was built: `nginx -V`.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use standin_config::nginx::Build;
 use standin_linux::child::User;
 use standin_linux::spawn;
 use tokio::io::AsyncReadExt;
@@ -18,223 +18,39 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// OpenResty's configure arguments are the longest, about 3 KiB.
 const OUTPUT_BYTES: u64 = 64 * 1024;
 
-/// Whose nginx it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Flavour {
-    #[default]
-    Nginx,
-    OpenResty,
-    Tengine,
-    Angie,
-    Freenginx,
-}
-
-impl Flavour {
-    /// What stands before the slash in `nginx version: openresty/1.25.3.1`.
-    const WORDS: [(&str, Self); 5] = [
-        ("openresty", Self::OpenResty),
-        ("tengine", Self::Tengine),
-        ("angie", Self::Angie),
-        ("freenginx", Self::Freenginx),
-        ("nginx", Self::Nginx),
-    ];
-
-    fn named(word: &str) -> Option<Self> {
-        let word = word.to_ascii_lowercase();
-        Self::WORDS.iter().find(|(known, _)| *known == word).map(|(_, flavour)| *flavour)
+/// Runs `binary -V`, as nobody where others than root could have put the binary there: whoever
+/// can name a process of his nginx can't make root run his program by that.
+///
+/// # Errors
+/// In words, when it can't be run, takes too long, or is no nginx.
+pub(super) async fn ask(binary: &Path) -> Result<Build, String> {
+    let shown = binary.display();
+    let mut command = Command::new(binary);
+    if spawn::is_root() && trust::objection(&[shown.to_string()]).is_some() {
+        User::nobody().applies_to(command.as_std_mut());
     }
-}
-
-impl fmt::Display for Flavour {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Nginx => "nginx",
-            Self::OpenResty => "OpenResty",
-            Self::Tengine => "Tengine",
-            Self::Angie => "Angie",
-            Self::Freenginx => "freenginx",
-        })
-    }
-}
-
-/// What `-V` says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Build {
-    pub(crate) flavour: Flavour,
-    /// The flavour's own, `1.25.3.1` of `openresty/1.25.3.1`.
-    pub(crate) version: String,
-    pub(crate) prefix: PathBuf,
-    /// Absolute.
-    pub(crate) conf_path: PathBuf,
-    /// Absolute.
-    pub(crate) pid_path: PathBuf,
-}
-
-impl Build {
-    /// Runs `binary -V`, as nobody where others than root could have put the binary there: whoever
-    /// can name a process of his nginx can't make root run his program by that.
-    ///
-    /// # Errors
-    /// In words, when it can't be run, takes too long, or is no nginx.
-    pub(crate) async fn of(binary: &Path) -> Result<Self, String> {
-        let shown = binary.display();
-        let mut command = Command::new(binary);
-        if spawn::is_root() && trust::objection(&[shown.to_string()]).is_some() {
-            User::nobody().applies_to(command.as_std_mut());
+    let run = async {
+        let mut running = command
+            .arg("-V")
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let mut said = Vec::new();
+        if let Some(stderr) = running.stderr.take() {
+            stderr.take(OUTPUT_BYTES).read_to_end(&mut said).await?;
         }
-        let run = async {
-            let mut running = command
-                .arg("-V")
-                .env_clear()
-                .current_dir("/")
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped())
-                .kill_on_drop(true)
-                .spawn()?;
-            let mut said = Vec::new();
-            if let Some(stderr) = running.stderr.take() {
-                stderr.take(OUTPUT_BYTES).read_to_end(&mut said).await?;
-            }
-            running.wait().await?;
-            Ok::<_, std::io::Error>(String::from_utf8_lossy(&said).into_owned())
-        };
-        match tokio::time::timeout(PATIENCE, run).await {
-            Ok(Ok(said)) => Self::parse(&said)
-                .ok_or_else(|| format!("`{shown} -V` doesn't speak like an nginx")),
-            Ok(Err(error)) => Err(format!("{shown} can't be run: {error}")),
-            Err(_) => Err(format!("`{shown} -V` didn't end within {} s", PATIENCE.as_secs())),
+        running.wait().await?;
+        Ok::<_, std::io::Error>(String::from_utf8_lossy(&said).into_owned())
+    };
+    match tokio::time::timeout(PATIENCE, run).await {
+        Ok(Ok(said)) => {
+            Build::parse(&said).ok_or_else(|| format!("`{shown} -V` doesn't speak like an nginx"))
         }
-    }
-
-    /// Reads what `-V` printed; `None` when that is no nginx.
-    #[must_use]
-    pub(crate) fn parse(said: &str) -> Option<Self> {
-        let versions = said.lines().filter_map(|line| line.split_once(" version: "));
-        // Forks that also say which nginx they come from say their own name first.
-        let (flavour, version) = versions.filter_map(|(_, what)| named_version(what)).next()?;
-        let arguments = said.lines().find_map(|line| line.strip_prefix("configure arguments:"));
-        let arguments = split(arguments.unwrap_or_default());
-        let option = |name: &str| {
-            let mut values = arguments.iter().rev().filter_map(|word| word.strip_prefix(name));
-            values.find_map(|rest| rest.strip_prefix('=')).map(PathBuf::from)
-        };
-        let (home, stem) = match flavour {
-            Flavour::Angie => ("/usr/local/angie", "angie"),
-            _ => ("/usr/local/nginx", "nginx"),
-        };
-        let prefix = option("--prefix").unwrap_or_else(|| PathBuf::from(home));
-        let conf_path = option("--conf-path").unwrap_or_else(|| format!("conf/{stem}.conf").into());
-        let pid_path = option("--pid-path").unwrap_or_else(|| format!("logs/{stem}.pid").into());
-        Some(Self {
-            flavour,
-            version,
-            conf_path: prefix.join(conf_path),
-            pid_path: prefix.join(pid_path),
-            prefix,
-        })
-    }
-}
-
-/// `openresty/1.25.3.1`, `Tengine/2.2.2 (nginx/1.8.1)`
-fn named_version(what: &str) -> Option<(Flavour, String)> {
-    let (name, rest) = what.split_once('/')?;
-    let version = rest.split_ascii_whitespace().next()?;
-    Some((Flavour::named(name)?, version.to_owned()))
-}
-
-/// Splits as a shell would: configure writes arguments with blanks in single quotes.
-fn split(line: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut quote = None;
-    for letter in line.chars() {
-        match (letter, quote) {
-            (letter, Some(open)) if letter == open => quote = None,
-            ('\'' | '"', None) => quote = Some(letter),
-            (' ' | '\t', None) => words.push(String::new()),
-            _ => words.last_mut().into_iter().for_each(|word| word.push(letter)),
-        }
-    }
-    words.retain(|word| !word.is_empty());
-    words
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const FIXTURES: [(&str, Flavour, &str, &str, &str); 7] = [
-        (
-            include_str!("fixtures/debian.txt"),
-            Flavour::Nginx,
-            "1.22.1",
-            "/etc/nginx/nginx.conf",
-            "/run/nginx.pid",
-        ),
-        (
-            include_str!("fixtures/source.txt"),
-            Flavour::Nginx,
-            "1.27.4",
-            "/usr/local/nginx/conf/nginx.conf",
-            "/usr/local/nginx/logs/nginx.pid",
-        ),
-        (
-            include_str!("fixtures/openresty.txt"),
-            Flavour::OpenResty,
-            "1.25.3.1",
-            "/usr/local/openresty/nginx/conf/nginx.conf",
-            "/usr/local/openresty/nginx/logs/nginx.pid",
-        ),
-        (
-            include_str!("fixtures/tengine.txt"),
-            Flavour::Tengine,
-            "3.1.0",
-            "/usr/local/tengine/conf/nginx.conf",
-            "/usr/local/tengine/logs/nginx.pid",
-        ),
-        (
-            include_str!("fixtures/tengine_old.txt"),
-            Flavour::Tengine,
-            "2.2.2",
-            "/etc/nginx/nginx.conf",
-            "/var/run/nginx.pid",
-        ),
-        (
-            include_str!("fixtures/angie.txt"),
-            Flavour::Angie,
-            "1.11.0",
-            "/etc/angie/angie.conf",
-            "/run/angie.pid",
-        ),
-        (
-            include_str!("fixtures/freenginx.txt"),
-            Flavour::Freenginx,
-            "1.27.5",
-            "/usr/local/nginx/conf/nginx.conf",
-            "/usr/local/nginx/logs/nginx.pid",
-        ),
-    ];
-
-    #[test]
-    fn every_flavour_tells_its_name_its_version_and_its_paths() {
-        for (said, flavour, version, conf, pid) in FIXTURES {
-            let build = Build::parse(said).unwrap();
-            assert_eq!(build.flavour, flavour);
-            assert_eq!(build.version, version);
-            assert_eq!(build.conf_path, Path::new(conf));
-            assert_eq!(build.pid_path, Path::new(pid));
-        }
-    }
-
-    #[test]
-    fn what_is_no_nginx_is_none() {
-        assert_eq!(Build::parse(""), None);
-        assert_eq!(Build::parse("Apache version: Apache/2.4"), None);
-        assert_eq!(Build::parse("nginx version: "), None);
-    }
-
-    #[test]
-    fn quoted_configure_arguments_stay_whole() {
-        assert_eq!(split(" --a='x y' --b=\"c d\" --e"), ["--a=x y", "--b=c d", "--e"]);
+        Ok(Err(error)) => Err(format!("{shown} can't be run: {error}")),
+        Err(_) => Err(format!("`{shown} -V` didn't end within {} s", PATIENCE.as_secs())),
     }
 }

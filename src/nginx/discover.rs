@@ -8,14 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use standin_config::model::Nginx;
-use standin_config::nginx::{self as files, NginxConfig};
+use standin_config::nginx::title::{self, Arguments, Title};
+use standin_config::nginx::{self as files, Build, NginxConfig};
+use standin_linux::glob::glob;
 use standin_linux::process as system;
 
-use super::build::Build;
-use super::glob::glob;
 use super::local::is_local;
-use super::restart;
-use super::title::{self, Arguments, Title};
+use super::{build, restart};
 use crate::checks::process::pid_in;
 
 /// Where nginx and its forks are installed, the packaged ones first.
@@ -255,7 +254,7 @@ async fn build_of(binary: &Path, earlier: Option<&Survey>) -> Result<Build, Stri
     {
         return Ok(build.clone());
     }
-    Build::of(binary).await
+    build::ask(binary).await
 }
 
 /// A path that the master was given relative to where it was started.

@@ -11,22 +11,20 @@
 
 pub(crate) mod build;
 mod discover;
-mod glob;
 pub(crate) mod local;
 pub(crate) mod nonlocal;
 mod probe;
 mod restart;
-mod title;
 mod watch;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use standin_config::model::{Cluster, Nginx};
+pub(crate) use standin_config::nginx::Flavour;
 use standin_config::nginx::NginxConfig;
+pub(crate) use standin_linux::glob::glob;
 
-pub(crate) use build::Flavour;
-pub(crate) use glob::glob;
 pub(crate) use watch::watch;
 
 /// What is known of nginx, for status.

@@ -8,6 +8,9 @@ use std::time::Duration;
 use crate::host::{Host, Program, STANDIN, field, pair, rack, until};
 
 const UNIT: &str = include_str!("../../dist/systemd/standin.service");
+const SOCKET: &str = include_str!("../../dist/systemd/standin-tester.socket");
+const TESTER: &str = include_str!("../../dist/systemd/standin-tester@.service");
+const RECOVER: &str = include_str!("../../dist/systemd/standin-recover.service");
 
 /// The values of a directive of the unit.
 fn directive(name: &str) -> Vec<&'static str> {
@@ -153,15 +156,66 @@ fn the_unit_s_file_is_as_it_should_be() {
     let stop: u32 = directive("TimeoutStopSec")[0].strip_suffix('s').unwrap().parse().unwrap();
     assert!(stop > 90, "above drain_timeout, and the stop scripts' minute");
 
-    // The binary isn't installed here, and systemd looks for it.
+    verified("standin.service", UNIT);
+}
+
+/// The binary isn't installed here, and systemd looks for it.
+fn verified(name: &str, unit: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let unit = folder.path().join("standin.service");
-    std::fs::write(&unit, UNIT.replace("/usr/bin/standin", "/bin/true")).unwrap();
-    let verify = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&unit).output();
+    let file = folder.path().join(name);
+    std::fs::write(&file, unit.replace("/usr/bin/standin", "/bin/true")).unwrap();
+    // A socket is looked at together with its service.
+    let tester = TESTER.replace("/usr/bin/standin", "/bin/true");
+    std::fs::write(folder.path().join("standin-tester@.service"), tester).unwrap();
+    let verify = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&file).output();
     let Ok(output) = verify else {
-        eprintln!("SKIPPED: systemd-analyze isn't installed, the unit was not verified");
+        eprintln!("SKIPPED: systemd-analyze isn't installed, {name} was not verified");
         return;
     };
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn the_tester_hears_root_only_and_the_recovery_comes_before_nginx() {
+    let lines = |unit: &'static str| unit.lines().collect::<Vec<_>>();
+    assert!(lines(SOCKET).contains(&"SocketMode=0600"));
+    assert!(lines(SOCKET).contains(&"Accept=yes"));
+    assert!(lines(TESTER).contains(&"ExecStart=/usr/bin/standin tester"));
+    assert!(lines(TESTER).contains(&"StandardOutput=socket"));
+    let before = lines(RECOVER).into_iter().find(|line| line.starts_with("Before=")).unwrap();
+    assert!(before.contains("nginx.service") && before.contains("standin.service"), "{before}");
+    verified("standin-tester.socket", SOCKET);
+    verified("standin-recover.service", RECOVER);
+}
+
+#[test]
+fn an_interrupted_change_is_taken_back_by_recover_and_not_under_a_daemon() {
+    rack("unit::an_interrupted_change_is_taken_back_by_recover_and_not_under_a_daemon", || {
+        let host = Host::new("n1", 11);
+        assert!(host.standin("recover").out.contains("nothing to recover"));
+        host.sh("mkdir -p /run/web/conf /run/web/.standin-1; echo old > /run/web/conf/nginx.conf");
+        host.sh("echo new > /run/web/.standin-1/nginx.conf");
+        // As a swap leaves it that is killed: the journal is written by the crate itself.
+        let inodes = ["/run/web/conf", "/run/web/.standin-1"]
+            .map(|inside| std::fs::metadata(host.path(inside)).unwrap().ino().to_string());
+        let field = |text: &str| format!("{}:{text}", text.len());
+        let head = ["standin apply 1", "17", "swapping"].map(field).concat();
+        let root =
+            ["root", "/run/web/conf", "/run/web/.standin-1", "whole", &inodes[0], &inodes[1]];
+        host.sh("mkdir -p /var/lib/standin/apply; mv /run/web/conf /run/web/x");
+        host.sh("mv /run/web/.standin-1 /run/web/conf; mv /run/web/x /run/web/.standin-1");
+        let journal = format!("3:{head}6:{}", root.map(field).concat());
+        host.write("/var/lib/standin/apply/journal", &journal);
+        let said = host.standin("recover");
+        assert_eq!(said.code, 0, "{said:?}");
+        assert!(said.out.contains("/run/web/conf has its old files again"), "{said:?}");
+        assert!(said.out.contains("17"), "{said:?}");
+        assert_eq!(host.read("/run/web/conf/nginx.conf"), "old\n");
+        assert!(host.standin("recover").out.contains("nothing to recover"));
+        host.cluster(&pair("checks = []", ""));
+        let _daemon = host.start(&format!("{STANDIN} run"), "/run/standin.log");
+        until("the daemon answers", || host.standin("status").code == 0);
+        assert_eq!(host.standin("recover").code, 6);
+    });
 }

@@ -73,6 +73,9 @@ pub struct NginxConfig {
     /// Of `stream` and `mail` servers: they bind addresses too.
     pub other_listens: Vec<Listen>,
     pub outside: Vec<Outside>,
+    /// What nginx makes or writes: logs, temporary directories, caches, sockets; relative to its
+    /// prefix where it isn't absolute.
+    pub writes: Vec<Outside>,
     pub problems: Vec<Problem>,
 }
 
@@ -149,6 +152,13 @@ fn outside_base(directive: &str) -> Option<Base> {
     let lua = directive.ends_with("_by_lua_file")
         || matches!(directive, "lua_ssl_trusted_certificate" | "lua_ssl_crl");
     (lua || directive == "load_module").then_some(Base::Prefix)
+}
+
+/// Directives whose first argument nginx opens for writing, or makes, at its start.
+fn writes(directive: &str) -> bool {
+    matches!(directive, "error_log" | "access_log" | "pid" | "lock_file")
+        || directive.ends_with("_temp_path")
+        || directive.ends_with("_cache_path")
 }
 
 /// A block that is open.
@@ -333,6 +343,7 @@ impl Reader<'_> {
             }
             (b"user", [user, ..]) if self.blocks.is_empty() => self.config.user = Some(text(user)),
             (b"listen", _) => {
+                let at = at.clone();
                 let Some(Block::Server(server)) = self.blocks.last_mut() else { return };
                 let args: Vec<String> = args.iter().map(text).collect();
                 match Listen::parse(server.protocol, &args, at.clone()) {
@@ -353,6 +364,20 @@ impl Reader<'_> {
             }
             _ => self.directive_outside(words, &at),
         }
+        if let ([path, ..], true) = (args, writes(&String::from_utf8_lossy(name))) {
+            self.directive_writes(name, path, at);
+        }
+    }
+
+    fn directive_writes(&mut self, name: &[u8], path: &[u8], at: Place) {
+        let elsewhere: [&[u8]; 3] = [b"syslog:", b"memory:", b"|"];
+        let none = matches!(path, b"off" | b"stderr") || path.contains(&b'$');
+        if none || elsewhere.iter().any(|prefix| path.starts_with(prefix)) {
+            return;
+        }
+        let path = PathBuf::from(OsStr::from_bytes(path));
+        let directive = String::from_utf8_lossy(name).into_owned();
+        self.config.writes.push(Outside { directive, path, at });
     }
 
     fn directive_outside(&mut self, words: &[Vec<u8>], at: &Place) {

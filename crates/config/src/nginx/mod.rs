@@ -2,10 +2,13 @@
 //!
 //! It judges nothing; `nginx -t` does that. What it can't follow it names among the problems.
 
+mod build;
 mod files;
 mod lexer;
 mod listen;
+pub mod title;
 
+pub use build::{Build, Flavour};
 pub use files::{MAX_BYTES, MAX_DEPTH, MAX_FILES, NginxConfig, Outside, Place, Problem, read};
 pub use lexer::{LexError, Lexer, Token, TokenKind};
 pub use listen::{Listen, ListenAddress, Protocol};

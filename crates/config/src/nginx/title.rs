@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 /// What stands before the colon; forks rename themselves or not (Angie does, Tengine doesn't).
-pub(crate) const NAMES: &[&str] = &["nginx", "angie", "openresty", "tengine", "freenginx"];
+pub const NAMES: &[&str] = &["nginx", "angie", "openresty", "tengine", "freenginx"];
 
 /// The role of an nginx process by its title.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Title {
+pub enum Title {
     Master(Arguments),
     Worker {
         /// It finishes its connections and goes.
@@ -19,20 +19,21 @@ pub(crate) enum Title {
 
 /// What the master was started with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Arguments {
+pub struct Arguments {
     /// As it was typed: absolute, relative, or a bare name.
-    pub(crate) program: PathBuf,
+    pub program: PathBuf,
     /// `-c`
-    pub(crate) conf: Option<PathBuf>,
+    pub conf: Option<PathBuf>,
     /// `-p`
-    pub(crate) prefix: Option<PathBuf>,
+    pub prefix: Option<PathBuf>,
     /// `-g`, directives that stand before the configuration file's.
-    pub(crate) globals: Option<String>,
+    pub globals: Option<String>,
 }
 
 impl Title {
     /// `None` for the title of anything but an nginx.
-    pub(crate) fn parse(title: &str) -> Option<Self> {
+    #[must_use]
+    pub fn parse(title: &str) -> Option<Self> {
         let (name, role) = title.split_once(": ")?;
         if !NAMES.contains(&name) {
             return None;
@@ -89,7 +90,8 @@ impl Arguments {
     }
 
     /// The value of a directive in `-g`: `pid` of `daemon off; pid /run/x.pid;`.
-    pub(crate) fn global(&self, directive: &str) -> Option<&str> {
+    #[must_use]
+    pub fn global(&self, directive: &str) -> Option<&str> {
         let globals = self.globals.as_deref()?;
         globals.split(';').find_map(|statement| {
             let (name, value) = statement.trim().split_once(|c: char| c.is_ascii_whitespace())?;

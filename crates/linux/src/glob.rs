@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 const MATCHES: usize = 4096;
 
 /// The files that match an absolute pattern, by name.
-pub(crate) fn glob(pattern: &str) -> Vec<PathBuf> {
+#[must_use]
+pub fn glob(pattern: &str) -> Vec<PathBuf> {
     let mut found = vec![PathBuf::from("/")];
     for part in pattern.split('/').filter(|part| !part.is_empty()) {
         let mut deeper = Vec::new();

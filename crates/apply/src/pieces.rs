@@ -1,0 +1,291 @@
+//! A root that can't be exchanged as a whole: each file that differs is, and can be taken back.
+//!
+//! The new bytes are laid into a hidden folder in the same mount first, and each rename puts the old
+//! ones where the new ones were: nothing is overwritten, and all can be told by inodes afterwards.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+use standin_linux::private::mount_id;
+
+use crate::HIDDEN;
+use crate::copy;
+use crate::fields::{Values, Writer, of_path};
+use crate::fingerprint::gone;
+
+/// One change, of a file or of a whole directory that is new or goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// `spare` goes to `target`; what was there goes to `spare`, or beside it.
+    Put { target: PathBuf, spare: PathBuf, new: u64, old: Option<u64> },
+    /// `target` goes to `spare`.
+    Remove { target: PathBuf, spare: PathBuf, old: u64 },
+    /// The directory `target` takes the metadata of `model`; `spare` has what it had.
+    Dress { target: PathBuf, spare: PathBuf, model: PathBuf },
+}
+
+pub(crate) fn inode(path: &Path) -> io::Result<Option<u64>> {
+    Ok(gone(fs::symlink_metadata(path))?.map(|found| found.ino()))
+}
+
+fn rename(from: &Path, to: &Path, flags: RenameFlags) -> rustix::io::Result<()> {
+    rustix::fs::renameat_with(CWD, from, CWD, to, flags)
+}
+
+/// Lets two paths change places.
+pub(crate) fn exchange(one: &Path, other: &Path) -> rustix::io::Result<()> {
+    rename(one, other, RenameFlags::EXCHANGE)
+}
+
+/// Moves to where nothing is.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match rename(from, to, RenameFlags::NOREPLACE) {
+        // A file system that doesn't know the flag.
+        Err(Errno::INVAL) if inode(to)?.is_none() => fs::rename(from, to),
+        other => Ok(other?),
+    }
+}
+
+/// Where the old file goes on file systems that can't exchange.
+fn aside(spare: &Path) -> PathBuf {
+    let mut name = spare.as_os_str().to_owned();
+    name.push(".old");
+    PathBuf::from(name)
+}
+
+impl Piece {
+    pub(crate) fn target(&self) -> &Path {
+        match self {
+            Self::Put { target, .. } | Self::Remove { target, .. } | Self::Dress { target, .. } => {
+                target
+            }
+        }
+    }
+
+    /// Where the old bytes are after the swap; `None` when there were none.
+    pub(crate) fn old(&self) -> Option<PathBuf> {
+        match self {
+            Self::Put { spare, old: Some(_), .. } => {
+                let aside = aside(spare);
+                Some(if aside.symlink_metadata().is_ok() { aside } else { spare.clone() })
+            }
+            Self::Remove { spare, .. } => Some(spare.clone()),
+            Self::Put { .. } | Self::Dress { .. } => None,
+        }
+    }
+
+    /// Does it; a second time does nothing.
+    pub(crate) fn place(&self) -> io::Result<()> {
+        match self {
+            Self::Put { target, spare, new, .. } => {
+                if inode(target)? == Some(*new) {
+                    return Ok(());
+                }
+                if inode(target)?.is_none() {
+                    return rename_new(spare, target);
+                }
+                match exchange(spare, target) {
+                    Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                        fs::rename(target, aside(spare))?;
+                        fs::rename(spare, target)
+                    }
+                    other => Ok(other?),
+                }
+            }
+            Self::Remove { target, spare, old } => match inode(target)? == Some(*old) {
+                true => rename_new(target, spare),
+                false => Ok(()),
+            },
+            Self::Dress { target, model, .. } => {
+                copy::metadata(model, &fs::symlink_metadata(model)?, target)
+            }
+        }
+    }
+
+    /// Undoes it, whole or half done; a second time does nothing.
+    pub(crate) fn take_back(&self) -> io::Result<()> {
+        match self {
+            Self::Put { target, spare, new, .. } => {
+                let aside = aside(spare);
+                let ours = inode(target)? == Some(*new);
+                if inode(&aside)?.is_some() {
+                    if ours {
+                        fs::rename(target, spare)?;
+                    }
+                    return back(&aside, target);
+                }
+                match inode(spare)? {
+                    // It was new, or it has been taken back already.
+                    None if ours => rename_new(target, spare),
+                    Some(there) if there != *new => back(spare, target),
+                    None | Some(_) => Ok(()),
+                }
+            }
+            Self::Remove { target, spare, .. } => match inode(spare)? {
+                Some(_) => back(spare, target),
+                None => Ok(()),
+            },
+            Self::Dress { target, spare, .. } => match gone(fs::symlink_metadata(spare))? {
+                Some(before) => copy::metadata(spare, &before, target),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// What somebody else has put at the target meanwhile, after it was taken back.
+    pub(crate) fn foreign(&self) -> io::Result<Option<PathBuf>> {
+        let (spare, ours) = match self {
+            Self::Put { spare, new, .. } => (spare, Some(*new)),
+            Self::Remove { spare, .. } => (spare, None),
+            Self::Dress { .. } => return Ok(None),
+        };
+        Ok(inode(spare)?.filter(|there| Some(*there) != ours).map(|_| spare.clone()))
+    }
+
+    pub(crate) fn write(&self, writer: &mut Writer) {
+        let number = |number: u64| number.to_string().into_bytes();
+        match self {
+            Self::Put { target, spare, new, old } => writer.record(&[
+                b"piece",
+                b"put",
+                of_path(target),
+                of_path(spare),
+                &number(*new),
+                &number(old.unwrap_or_default()),
+            ]),
+            Self::Remove { target, spare, old } => {
+                let paths = (of_path(target), of_path(spare));
+                writer.record(&[b"piece", b"remove", paths.0, paths.1, &number(*old)]);
+            }
+            Self::Dress { target, spare, model } => {
+                let paths = [target, spare, model].map(|path| of_path(path));
+                writer.record(&[b"piece", b"dress", paths[0], paths[1], paths[2]]);
+            }
+        }
+    }
+
+    /// Reads what [`Self::write`] wrote, after its first word.
+    pub(crate) fn read(values: &mut Values<'_>) -> Option<Self> {
+        let word = values.text()?;
+        let (target, spare) = (values.path()?, values.path()?);
+        Some(match word {
+            "put" => {
+                let (new, old) = (values.number()?, values.number::<u64>()?);
+                Self::Put { target, spare, new, old: Some(old).filter(|old| *old != 0) }
+            }
+            "remove" => Self::Remove { target, spare, old: values.number()? },
+            "dress" => Self::Dress { target, spare, model: values.path()? },
+            _ => return None,
+        })
+    }
+}
+
+/// Puts the old one back where it was; what is there by now goes where it lay.
+fn back(old: &Path, target: &Path) -> io::Result<()> {
+    if inode(target)?.is_none() {
+        return rename_new(old, target);
+    }
+    match exchange(old, target) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            let mut name: OsString = old.as_os_str().to_owned();
+            name.push(".new");
+            fs::rename(target, PathBuf::from(name))?;
+            fs::rename(old, target)
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Prepares everything that makes `root` like `staged`, without changing what is seen there.
+pub(crate) struct Preparation<'r> {
+    root: &'r Path,
+    /// Told each hidden folder before it is made.
+    announce: &'r mut dyn FnMut(&Path) -> io::Result<()>,
+    pub(crate) folders: Vec<PathBuf>,
+    pub(crate) pieces: Vec<Piece>,
+}
+
+impl<'r> Preparation<'r> {
+    pub(crate) fn of(
+        root: &'r Path,
+        staged: &Path,
+        announce: &'r mut dyn FnMut(&Path) -> io::Result<()>,
+    ) -> io::Result<Self> {
+        let mut it = Self { root, announce, folders: Vec::new(), pieces: Vec::new() };
+        it.compare(root, staged)?;
+        Ok(it)
+    }
+
+    fn compare(&mut self, live: &Path, staged: &Path) -> io::Result<()> {
+        let (old, new) = (gone(fs::symlink_metadata(live))?, gone(fs::symlink_metadata(staged))?);
+        match (old, new) {
+            (Some(old), Some(new)) if old.is_dir() && new.is_dir() => {
+                let names = |folder: &Path| -> io::Result<BTreeSet<OsString>> {
+                    fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name())).collect()
+                };
+                let mut all = names(live)?;
+                all.append(&mut names(staged)?);
+                for name in all.iter().filter(|name| name.as_os_str() != HIDDEN) {
+                    self.compare(&live.join(name), &staged.join(name))?;
+                }
+                if copy::same(live, staged)? { Ok(()) } else { self.dress(live, staged, &old) }
+            }
+            (Some(_), Some(_)) if copy::same(live, staged)? => Ok(()),
+            (old, Some(_)) => {
+                let spare = self.spare(live)?;
+                // A link is the staged file itself, with all its attributes.
+                if fs::hard_link(staged, &spare).is_err() {
+                    copy::tree(staged, &spare)?;
+                }
+                let new = inode(&spare)?.ok_or(io::ErrorKind::NotFound)?;
+                let old = old.map(|found| found.ino());
+                self.pieces.push(Piece::Put { target: live.to_owned(), spare, new, old });
+                Ok(())
+            }
+            (Some(old), None) => {
+                let spare = self.spare(live)?;
+                let target = live.to_owned();
+                self.pieces.push(Piece::Remove { target, spare, old: old.ino() });
+                Ok(())
+            }
+            (None, None) => Ok(()),
+        }
+    }
+
+    fn dress(&mut self, live: &Path, model: &Path, old: &fs::Metadata) -> io::Result<()> {
+        let spare = self.spare(&live.join("x"))?;
+        fs::DirBuilder::new().mode(0o700).create(&spare)?;
+        copy::metadata(live, old, &spare)?;
+        let (target, model) = (live.to_owned(), model.to_owned());
+        self.pieces.push(Piece::Dress { target, spare, model });
+        Ok(())
+    }
+
+    /// A free name in a hidden folder in the same mount as the target's directory.
+    fn spare(&mut self, target: &Path) -> io::Result<PathBuf> {
+        let parent = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        let mount = mount_id(parent)?;
+        let mut anchor = parent;
+        while anchor != self.root
+            && let Some(above) = anchor.parent().filter(|above| above.starts_with(self.root))
+            && mount_id(above)? == mount
+        {
+            anchor = above;
+        }
+        let folder = anchor.join(HIDDEN);
+        if !self.folders.contains(&folder) {
+            (self.announce)(&folder)?;
+            // No journal has named it before: it belongs to nobody.
+            gone(fs::remove_dir_all(&folder))?;
+            fs::DirBuilder::new().mode(0o700).create(&folder)?;
+            self.folders.push(folder.clone());
+        }
+        Ok(folder.join(self.pieces.len().to_string()))
+    }
+}

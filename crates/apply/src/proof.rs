@@ -1,0 +1,382 @@
+//! Reloads nginx and proves that it runs with the new files: nothing that it says is believed alone.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hasher};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::classes::Class;
+use crate::journal::Way;
+use crate::nginx::{Family, Master, Nginx, open_as};
+use crate::swap::Swapped;
+use crate::test::Tested;
+use crate::view;
+
+const HUP: i32 = 1;
+
+/// Between two looks at the workers: reading a few files of `/proc`.
+const STEP: Duration = Duration::from_millis(1);
+
+/// Once new workers are there, the old ones are told to go 100 ms after them.
+const SLOW_STEP: Duration = Duration::from_millis(4);
+
+/// What nginx may log during one reload and is still read.
+const LOG_BYTES: u64 = 1024 * 1024;
+
+/// nginx tries five times, half a second apart, before it gives a port up.
+const GIVES_UP_WITHIN: Duration = Duration::from_secs(4);
+
+/// nginx as it was before it was told to reload.
+#[derive(Debug)]
+pub struct Before {
+    master: Master,
+    family: Family,
+    logs: Watchers,
+    files: Files,
+}
+
+/// nginx runs with the new files.
+#[derive(Clone, Debug)]
+pub struct Proven {
+    pub master: u32,
+    pub workers: Vec<u32>,
+    /// Since the signal.
+    pub first_worker_after: Duration,
+    /// Since the signal, until the last old worker was leaving.
+    pub took: Duration,
+}
+
+/// Why it can't be said that nginx runs with the new files.
+#[derive(Clone, Debug)]
+pub enum NotProven {
+    /// It said no, and its old workers go on as before.
+    Refused {
+        class: Class,
+        /// nginx's own words, from its error log.
+        said: String,
+    },
+    /// No new workers, or old ones that don't leave, until the end.
+    Late { what: String },
+    /// The files are not, or are no more, those that were tested.
+    Moved { what: String },
+    /// There is no master that could be told.
+    NoMaster { why: String },
+}
+
+impl NotProven {
+    /// What kind of refusal it is.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        match self {
+            Self::Refused { class, .. } => *class,
+            Self::Late { .. } | Self::Moved { .. } | Self::NoMaster { .. } => Class::Other,
+        }
+    }
+}
+
+impl fmt::Display for NotProven {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { class, said } => {
+                write!(f, "{class}: nginx said: {}; mend: {}", said.trim(), class.mend())
+            }
+            Self::Late { what } => write!(f, "the reload isn't proven in time: {what}"),
+            Self::Moved { what } => write!(f, "the reload proves nothing: {what}"),
+            Self::NoMaster { why } => f.write_str(why),
+        }
+    }
+}
+
+/// Looks at nginx before its reload; the new files are live already.
+///
+/// # Errors
+/// Why there is nothing to prove anything with.
+pub fn look(nginx: &Nginx, tested: &Tested, swapped: &Swapped) -> Result<Before, NotProven> {
+    let master = nginx.hold().map_err(|why| NotProven::NoMaster { why })?;
+    let family = master.family();
+    if !family.heirs.is_empty() {
+        let heirs = format!("{:?}", family.heirs);
+        return Err(NotProven::Refused {
+            class: Class::UpgradePending,
+            said: format!("master {} has started the new master {heirs}", master.pid),
+        });
+    }
+    if family.workers.is_empty() && family.leaving.is_empty() {
+        let why = format!("master {} has no workers, so no reload can be proven", master.pid);
+        return Err(NotProven::NoMaster { why });
+    }
+    let files = Files::of(&master, tested)?;
+    same_trees(&master, swapped)?;
+    let logs = Watchers::of(&master, tested);
+    Ok(Before { master, family, logs, files })
+}
+
+/// Has nginx read its files again without comparing them: after old ones were put back.
+///
+/// # Errors
+/// As [`reload_and_prove`].
+pub fn reload(nginx: &Nginx, tested: &Tested, patience: Duration) -> Result<Proven, NotProven> {
+    let master = nginx.hold().map_err(|why| NotProven::NoMaster { why })?;
+    let (family, logs) = (master.family(), Watchers::of(&master, tested));
+    let files = Files(BTreeMap::new());
+    let mut before = Before { master, family, logs, files };
+    signalled(&mut before, patience)
+}
+
+/// What stands where this master looks is what was tested.
+pub(crate) fn standing(
+    master: &Master,
+    tested: &Tested,
+    swapped: &Swapped,
+) -> Result<(), NotProven> {
+    Files::of(master, tested)?;
+    same_trees(master, swapped)
+}
+
+fn signalled(before: &mut Before, patience: Duration) -> Result<Proven, NotProven> {
+    let why = format!("master {} was gone before it could be told", before.master.pid);
+    let told = Instant::now();
+    before.master.fd.signal(HUP).map_err(|_| NotProven::NoMaster { why })?;
+    watch(before, told, patience)
+}
+
+/// Tells nginx to reload, and waits until it is proven.
+///
+/// # Errors
+/// Why it isn't. After `Refused` the old workers run on untouched.
+pub fn reload_and_prove(
+    mut before: Before,
+    tested: &Tested,
+    swapped: &Swapped,
+    patience: Duration,
+) -> Result<Proven, NotProven> {
+    let proven = signalled(&mut before, patience)?;
+    // What nginx has read lies between these two looks.
+    let now = Files::of(&before.master, tested)?;
+    if let Some(file) = before.files.differs(&now) {
+        let what = format!("{} was changed while nginx read it", file.display());
+        return Err(NotProven::Moved { what });
+    }
+    same_trees(&before.master, swapped)?;
+    Ok(proven)
+}
+
+/// Waits for new workers and for the old ones to leave.
+fn watch(before: &mut Before, told: Instant, patience: Duration) -> Result<Proven, NotProven> {
+    let pid = before.master.pid;
+    let mut first = None;
+    loop {
+        let alive = before.master.fd.alive();
+        let family = before.master.family();
+        let old = |worker: &u32| before.family.workers.contains(worker);
+        let new: Vec<u32> = family.workers.iter().copied().filter(|it| !old(it)).collect();
+        let staying: Vec<u32> = family.workers.iter().copied().filter(old).collect();
+        if !new.is_empty() && first.is_none() {
+            first = Some(told.elapsed());
+        }
+        if let Some(said) = before.logs.emergency() {
+            return Err(refused(before, &said, first.is_some()));
+        }
+        if !alive {
+            let why = format!("master {pid} ended at the reload; its error log says why");
+            return Err(NotProven::NoMaster { why });
+        }
+        if let Some(first_worker_after) = first
+            && !new.is_empty()
+            && staying.is_empty()
+        {
+            let took = told.elapsed();
+            return Ok(Proven { master: pid, workers: new, first_worker_after, took });
+        }
+        if told.elapsed() >= patience {
+            let took = told.elapsed().as_millis();
+            let what = match first {
+                None => format!("no new worker after {took} ms"),
+                Some(_) => format!("after {took} ms the old workers {staying:?} don't leave"),
+            };
+            return Err(NotProven::Late { what });
+        }
+        std::thread::sleep(if first.is_some() { SLOW_STEP } else { STEP });
+    }
+}
+
+/// An emergency was logged: waits until nginx has given up, so that it can't succeed later.
+fn refused(before: &mut Before, said: &str, loaded: bool) -> NotProven {
+    let class = Class::of(said);
+    let end = Instant::now() + GIVES_UP_WITHIN;
+    let mut last = said.to_owned();
+    while class == Class::PortTaken && !last.contains("could not bind") && Instant::now() < end {
+        std::thread::sleep(SLOW_STEP);
+        last = before.logs.emergency().unwrap_or(last);
+    }
+    let now = before.master.family();
+    let untouched = before.family.workers.iter().all(|worker| now.workers.contains(worker));
+    if loaded || !untouched {
+        let what = format!("new workers run, but nginx said: {}", said.trim());
+        return NotProven::Late { what };
+    }
+    NotProven::Refused { class, said: said.to_owned() }
+}
+
+/// The master sees the staged trees where it looks for them.
+fn same_trees(master: &Master, swapped: &Swapped) -> Result<(), NotProven> {
+    for plan in &swapped.journal.plans {
+        let moved =
+            |what: &str| NotProven::Moved { what: format!("{}: {what}", plan.path.display()) };
+        let Way::Whole { new, .. } = plan.way else { continue };
+        let seen = view::of(Some(master.pid), &plan.path);
+        let seen = seen.map_err(|error| moved(&error.to_string()))?;
+        let shows = |place: &PathBuf| {
+            let below = place.strip_prefix("/").unwrap_or(place);
+            let there = Path::new(&format!("/proc/{}/root", master.pid)).join(below);
+            fs::symlink_metadata(there).is_ok_and(|found| found.ino() == new)
+        };
+        if !seen.places.iter().any(shows) {
+            return Err(moved("nginx's master doesn't see the new tree there"));
+        }
+    }
+    Ok(())
+}
+
+/// Every file of the configuration as the master sees it.
+#[derive(Debug, PartialEq, Eq)]
+struct Files(BTreeMap<PathBuf, (u64, u64, String)>);
+
+impl Files {
+    /// # Errors
+    /// When one differs from what was tested.
+    fn of(master: &Master, tested: &Tested) -> Result<Self, NotProven> {
+        let mut files = BTreeMap::new();
+        for (path, mark_then) in &tested.files {
+            let moved =
+                |what: &str| NotProven::Moved { what: format!("{} {what}", path.display()) };
+            let mut file = open_as(master.pid, path)
+                .map_err(|error| moved(&format!("isn't what nginx would read: {error}")))?;
+            let looked = file.metadata().and_then(|found| Ok((found, mark(&mut file)?)));
+            let (found, now) = looked.map_err(|error| moved(&format!("can't be read: {error}")))?;
+            if now != *mark_then {
+                return Err(moved("isn't the file that was tested: nginx sees another one"));
+            }
+            files.insert(path.clone(), (found.dev(), found.ino(), now));
+        }
+        Ok(Self(files))
+    }
+
+    /// The first file that is another one, or has other bytes.
+    fn differs<'n>(&self, now: &'n Self) -> Option<&'n PathBuf> {
+        now.0.iter().find(|(path, found)| self.0.get(*path) != Some(found)).map(|(path, _)| path)
+    }
+}
+
+/// Size and hash of a file's bytes: tells two states of it apart, nobody forges them here.
+pub(crate) fn mark(file: &mut File) -> io::Result<String> {
+    let mut hash = DefaultHasher::new();
+    let mut size = 0_u64;
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let read = file.read(&mut buffer)?;
+        let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { break };
+        size += read as u64;
+        hash.write(bytes);
+    }
+    Ok(format!("{size}-{:016x}", hash.finish()))
+}
+
+/// The error logs of a master, of which only what is new is read.
+#[derive(Debug)]
+pub(crate) struct Watchers(Vec<Log>);
+
+impl Watchers {
+    pub(crate) fn of(master: &Master, tested: &Tested) -> Self {
+        Self(Log::all(master, &tested.logs))
+    }
+
+    /// The next new line that says `[emerg]`.
+    pub(crate) fn emergency(&mut self) -> Option<String> {
+        self.0.iter_mut().find_map(Log::emergency)
+    }
+}
+
+/// The new part of an error log.
+#[derive(Debug)]
+struct Log {
+    /// As the master sees it; `None` for what it has open now.
+    path: Option<PathBuf>,
+    master: u32,
+    identity: Option<(u64, u64)>,
+    read_to: u64,
+    /// The beginning of a line that isn't complete.
+    rest: String,
+}
+
+impl Log {
+    /// What the master has as its standard error, and what the new configuration names.
+    fn all(master: &Master, named: &[PathBuf]) -> Vec<Self> {
+        let mut logs: Vec<Self> = Vec::new();
+        let paths = std::iter::once(None).chain(named.iter().cloned().map(Some));
+        for path in paths {
+            let (identity, read_to) = (None, 0);
+            let mut log = Self { path, master: master.pid, identity, read_to, rest: String::new() };
+            match log.open().and_then(|file| file.metadata()) {
+                Ok(found) if !found.is_file() => continue,
+                Ok(found) => {
+                    log.identity = Some((found.dev(), found.ino()));
+                    log.read_to = found.len();
+                }
+                // A log that is yet to be made is read from its beginning.
+                Err(_) if log.path.is_some() => {}
+                Err(_) => continue,
+            }
+            if log.identity.is_none() || logs.iter().all(|known| known.identity != log.identity) {
+                logs.push(log);
+            }
+        }
+        logs
+    }
+
+    fn open(&self) -> io::Result<File> {
+        match &self.path {
+            Some(path) => open_as(self.master, path),
+            None => File::open(format!("/proc/{}/fd/2", self.master)),
+        }
+    }
+
+    /// The next line that was read already.
+    fn line(&mut self) -> Option<String> {
+        while let Some(end) = self.rest.find('\n') {
+            let line: String = self.rest.drain(..=end).collect();
+            if line.contains("[emerg]") {
+                return Some(line);
+            }
+        }
+        None
+    }
+
+    /// The next new line that says `[emerg]`.
+    fn emergency(&mut self) -> Option<String> {
+        if let Some(line) = self.line() {
+            return Some(line);
+        }
+        let mut file = self.open().ok()?;
+        let found = file.metadata().ok().filter(fs::Metadata::is_file)?;
+        let identity = (found.dev(), found.ino());
+        if self.identity != Some(identity) {
+            // Rotated or new meanwhile.
+            self.identity = Some(identity);
+            self.read_to = 0;
+        }
+        if found.len() <= self.read_to {
+            return None;
+        }
+        file.seek(SeekFrom::Start(self.read_to)).ok()?;
+        let mut bytes = Vec::new();
+        let read = file.take(LOG_BYTES).read_to_end(&mut bytes).ok()?;
+        self.read_to += read as u64;
+        self.rest.push_str(&String::from_utf8_lossy(&bytes));
+        self.line()
+    }
+}

@@ -1,0 +1,467 @@
+//! Puts staged trees in the place of the live ones, so that any end leaves the old or can be undone.
+//!
+//! A journal is on the disk before the first change and goes when all is as it was, or when the old
+//! trees are retired. What isn't proven is undone: the old files are the ones that nginx has run
+//! with.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use standin_linux::private::mount_id;
+
+use crate::fingerprint::{Drift, DriftKind, Fingerprint};
+use crate::journal::{Journal, Plan, Way, make_folder};
+use crate::nginx::Nginx;
+use crate::pieces::{Piece, Preparation, exchange, inode, rename_new};
+use crate::{Hook, Root, Staged, Step, copy, view};
+
+/// Staged trees that are live, and not proven yet.
+#[derive(Debug)]
+pub struct Swapped {
+    pub(crate) journal: Journal,
+    state_dir: PathBuf,
+    /// What was edited in the old trees of the generation before, which are retired by now.
+    pub drift: Vec<Drift>,
+}
+
+/// The swap didn't happen.
+#[derive(Debug)]
+pub struct NotSwapped {
+    pub why: String,
+    /// Whether the old trees stand whole; else the journal is kept, and [`recover`] has to do it.
+    pub undone: bool,
+}
+
+/// A proven generation whose predecessor still lies beside it.
+#[derive(Debug)]
+pub struct Kept {
+    /// Where the old trees are: a shell or an editor may be in one.
+    pub old: Vec<PathBuf>,
+}
+
+/// An attempt that is taken back.
+#[derive(Debug, Default)]
+pub struct Undone {
+    /// What was edited in the new trees while they were live.
+    pub drift: Vec<Drift>,
+}
+
+/// What a start has found.
+#[derive(Debug)]
+pub enum Recovered {
+    /// Nothing was under way.
+    Clean,
+    /// A swap was; the roots have their old trees. An nginx that runs may have loaded the new ones:
+    /// it has to be reloaded.
+    Undone { generation: String, roots: Vec<PathBuf>, drift: Vec<Drift> },
+}
+
+impl Swapped {
+    /// Where the old tree or file of a root is now; `None` for a root that was changed in pieces.
+    #[must_use]
+    pub fn old(&self, root: usize) -> Option<&Path> {
+        let plan = self.journal.plans.get(root)?;
+        matches!(plan.way, Way::Whole { .. }).then_some(plan.staged.as_path())
+    }
+}
+
+/// Swaps all roots, with one journal in `state_dir`, which is on a disk and is only standin's.
+///
+/// # Errors
+/// Why it didn't happen; the old trees are back then, unless it says otherwise.
+pub fn swap(
+    staged: &Staged,
+    nginx: &Nginx,
+    state_dir: &Path,
+    hook: Hook<'_>,
+) -> Result<Swapped, NotSwapped> {
+    let before = |why: String| NotSwapped { why, undone: true };
+    let drift = match Journal::read(state_dir).map_err(|error| before(error.to_string()))? {
+        Some(journal) if !journal.proven => {
+            let why = "an earlier swap was neither proven nor undone; `standin recover` undoes it";
+            return Err(NotSwapped { why: why.to_owned(), undone: false });
+        }
+        Some(_) => retire(state_dir, hook).map_err(|error| before(error.to_string()))?,
+        None => Vec::new(),
+    };
+    let mut journal = Journal { generation: staged.generation.clone(), ..Journal::default() };
+    let planned = plan(staged, nginx, state_dir, &mut journal, hook);
+    let mut swapped = Swapped { journal, state_dir: state_dir.to_owned(), drift };
+    match planned.and_then(|()| carry_out(&mut swapped, hook)) {
+        Ok(()) => {
+            hook(Step::Swapped);
+            Ok(swapped)
+        }
+        Err(why) => match undo(swapped, hook) {
+            Ok(_) => Err(before(why)),
+            Err(error) => Err(NotSwapped { why: format!("{why}; then: {error}"), undone: false }),
+        },
+    }
+}
+
+fn plan(
+    staged: &Staged,
+    nginx: &Nginx,
+    state_dir: &Path,
+    journal: &mut Journal,
+    hook: Hook<'_>,
+) -> Result<(), String> {
+    for root in &staged.roots {
+        let at = |error: io::Error| format!("{}: {error}", root.path.display());
+        let before = match &root.before {
+            Some(before) => before.clone(),
+            None => Fingerprint::of(&root.path).map_err(at)?,
+        };
+        let fresh = Fingerprint::of(&root.staged).map_err(at)?;
+        let whole = whole(root, nginx).map_err(at)?;
+        let way = whole.clone().unwrap_or(Way::NONE);
+        let (path, staged) = (root.path.clone(), root.staged.clone());
+        journal.plans.push(Plan { path, staged, way, before, fresh });
+        if whole.is_none() {
+            prepare(journal, journal.plans.len() - 1, state_dir).map_err(at)?;
+        }
+    }
+    hook(Step::Prepared);
+    for plan in &journal.plans {
+        sync(plan).map_err(|error| format!("{}: {error}", plan.staged.display()))?;
+    }
+    hook(Step::Synced);
+    journal
+        .write(state_dir)
+        .map_err(|error| format!("the journal in {}: {error}", state_dir.display()))?;
+    hook(Step::Journalled);
+    Ok(())
+}
+
+/// How a root can be exchanged as a whole, if it can.
+fn whole(root: &Root, nginx: &Nginx) -> io::Result<Option<Way>> {
+    let new = inode(&root.staged)?.ok_or(io::ErrorKind::NotFound)?;
+    let old = inode(&root.path)?;
+    if old.is_some() && fs::canonicalize(&root.path)? != root.path {
+        let words = "a symbolic link leads there; it has to be given by its real path";
+        return Err(io::Error::other(words));
+    }
+    let parent = root.path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let beside = root.staged.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    let mount = mount_id(parent)?;
+    let one = mount_id(beside)? == mount
+        && mount_id(&root.staged)? == mount
+        && (old.is_none() || mount_id(&root.path)? == mount);
+    // A bind mount of nginx's would go on showing the old tree.
+    let bound =
+        old.is_some() && nginx.master.is_some() && view::of(nginx.master, &root.path)?.bound;
+    Ok((one && !bound).then_some(Way::Whole { old, new }))
+}
+
+/// Lays what a root's files are exchanged with beside them; the journal knows each hidden folder
+/// before it is made.
+fn prepare(journal: &mut Journal, number: usize, state_dir: &Path) -> io::Result<()> {
+    let plan = journal.plans.get_mut(number).ok_or(io::ErrorKind::NotFound)?;
+    plan.way = Way::NONE;
+    let (path, staged) = (plan.path.clone(), plan.staged.clone());
+    let mut announce = |folder: &Path| {
+        if let Some(Plan { way: Way::Pieces { folders, .. }, .. }) = journal.plans.get_mut(number) {
+            folders.push(folder.to_owned());
+        }
+        journal.write(state_dir)
+    };
+    let Preparation { folders, pieces, .. } = Preparation::of(&path, &staged, &mut announce)?;
+    if let Some(plan) = journal.plans.get_mut(number) {
+        plan.way = Way::Pieces { folders, pieces };
+    }
+    Ok(())
+}
+
+/// Everything that is about to become live, on the disk: after a power cut nothing may be empty.
+fn sync(plan: &Plan) -> io::Result<()> {
+    let mut places = vec![plan.staged.clone()];
+    if let Way::Pieces { folders, .. } = &plan.way {
+        places.clone_from(folders);
+    }
+    for place in places {
+        let place = if place.is_dir() { place } else { place.with_file_name(".") };
+        rustix::fs::syncfs(File::open(place)?)?;
+    }
+    Ok(())
+}
+
+fn carry_out(swapped: &mut Swapped, hook: Hook<'_>) -> Result<(), String> {
+    for number in 0..swapped.journal.plans.len() {
+        let Some(plan) = swapped.journal.plans.get(number) else { break };
+        let shown = plan.path.display().to_string();
+        let at = |error: io::Error| format!("{shown}: {error}");
+        if let Way::Whole { old, .. } = plan.way {
+            let refused = match old {
+                Some(_) => exchange(&plan.staged, &plan.path).map_err(io::Error::from),
+                None => rename_new(&plan.staged, &plan.path),
+            };
+            match refused {
+                Ok(()) => {
+                    hook(Step::Exchanged(number));
+                    continue;
+                }
+                // Some file systems say only now that they can't (overlayfs, NFS).
+                Err(error) if !can_be_had_in_pieces(&error) => return Err(at(error)),
+                Err(_) => {}
+            }
+            prepare(&mut swapped.journal, number, &swapped.state_dir).map_err(at)?;
+            swapped.journal.plans.get(number).map_or(Ok(()), sync).map_err(at)?;
+            swapped.journal.write(&swapped.state_dir).map_err(at)?;
+        }
+        let Some(plan) = swapped.journal.plans.get(number) else { break };
+        if let Way::Pieces { pieces, .. } = &plan.way {
+            for (piece, one) in pieces.iter().enumerate() {
+                let at = |error| refusal(one.target(), &error);
+                one.place().map_err(at)?;
+                hook(Step::Placed { root: number, piece });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn can_be_had_in_pieces(error: &io::Error) -> bool {
+    let known = [Errno::XDEV, Errno::BUSY, Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP];
+    known.iter().any(|known| error.raw_os_error() == Some(known.raw_os_error()))
+}
+
+fn refusal(target: &Path, error: &io::Error) -> String {
+    let shown = target.display();
+    if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) {
+        return format!(
+            "{shown} is a mount point by itself, so nothing can take its place; mend: mount the \
+             directory that it lies in, not the file"
+        );
+    }
+    format!("{shown}: {error}")
+}
+
+/// Says on the disk that the new trees are proven. The old ones stay where they are until
+/// [`retire`], or the next swap: somebody may be working in them.
+///
+/// # Errors
+/// What the file system says; the new trees are live all the same, until [`recover`].
+pub fn keep(mut swapped: Swapped, hook: Hook<'_>) -> io::Result<Kept> {
+    for plan in &swapped.journal.plans {
+        let parent = plan.path.parent().unwrap_or_else(|| Path::new("/"));
+        File::open(parent)?.sync_all()?;
+    }
+    swapped.journal.proven = true;
+    swapped.journal.write(&swapped.state_dir)?;
+    hook(Step::Kept);
+    let old = swapped.journal.plans.iter().map(|plan| plan.staged.clone());
+    Ok(Kept { old: old.collect() })
+}
+
+/// Puts the old trees back; the new ones lie where they were staged afterwards.
+///
+/// # Errors
+/// What couldn't be put back; the journal stays, and [`recover`] tries again.
+pub fn undo(swapped: Swapped, hook: Hook<'_>) -> io::Result<Undone> {
+    take_back(&swapped.journal, &swapped.state_dir, hook)
+}
+
+/// Undoes a swap that was interrupted. Harmless at any time when no swap is under way in another
+/// process: a second time does nothing.
+///
+/// # Errors
+/// A journal that isn't understood, or what couldn't be put back.
+pub fn recover(state_dir: &Path, hook: Hook<'_>) -> io::Result<Recovered> {
+    match Journal::read(state_dir)? {
+        None => Ok(Recovered::Clean),
+        Some(journal) if journal.proven => Ok(Recovered::Clean),
+        Some(journal) => {
+            let drift = take_back(&journal, state_dir, hook)?.drift;
+            let roots = journal.plans.iter().map(|plan| plan.path.clone()).collect();
+            Ok(Recovered::Undone { generation: journal.generation, roots, drift })
+        }
+    }
+}
+
+fn take_back(journal: &Journal, state_dir: &Path, hook: Hook<'_>) -> io::Result<Undone> {
+    for (root, plan) in journal.plans.iter().enumerate().rev() {
+        match &plan.way {
+            Way::Whole { old, new } => whole_back(plan, *old, *new)?,
+            Way::Pieces { pieces, .. } => {
+                for (piece, one) in pieces.iter().enumerate().rev() {
+                    one.take_back()?;
+                    hook(Step::PieceTakenBack { root, piece });
+                }
+            }
+        }
+        let parent = plan.path.parent().unwrap_or_else(|| Path::new("/"));
+        File::open(parent)?.sync_all()?;
+        hook(Step::TakenBack(root));
+    }
+    let mut safe = Safe::new(state_dir, &format!("{}-undone", journal.generation));
+    for (number, plan) in journal.plans.iter().enumerate() {
+        match &plan.way {
+            Way::Whole { .. } => {
+                let now = Fingerprint::of(&plan.staged)?;
+                safe.keep(number, plan, Path::new(""), &plan.staged, &plan.fresh, &now)?;
+            }
+            Way::Pieces { pieces, .. } => {
+                for one in pieces {
+                    if let Some(foreign) = one.foreign()? {
+                        let now = Fingerprint::of(&foreign)?;
+                        let below = below(one, plan);
+                        let none = Fingerprint::default();
+                        safe.keep(number, plan, below, &foreign, &none, &now)?;
+                    }
+                }
+            }
+        }
+    }
+    let drift = safe.finish()?;
+    hook(Step::DriftKept);
+    discard(journal);
+    Journal::remove(state_dir)?;
+    hook(Step::Undone);
+    Ok(Undone { drift })
+}
+
+/// The path of a piece, relative to its root; empty for a root that is one piece.
+fn below<'p>(piece: &'p Piece, plan: &Plan) -> &'p Path {
+    piece.target().strip_prefix(&plan.path).unwrap_or_else(|_| Path::new(""))
+}
+
+fn whole_back(plan: &Plan, old: Option<u64>, new: u64) -> io::Result<()> {
+    let (here, beside) = (inode(&plan.path)?, inode(&plan.staged)?);
+    if here == old {
+        return Ok(());
+    }
+    if here == Some(new) && beside == old {
+        return match old {
+            Some(_) => Ok(exchange(&plan.staged, &plan.path)?),
+            None => rename_new(&plan.path, &plan.staged),
+        };
+    }
+    Err(io::Error::other(format!(
+        "{} is neither what it was nor what standin put there; nothing was changed: look at it and \
+         at {}, then remove the journal",
+        plan.path.display(),
+        plan.staged.display()
+    )))
+}
+
+/// Hidden folders hold links and copies; what is left of them the next swap removes.
+fn discard(journal: &Journal) {
+    for plan in &journal.plans {
+        if let Way::Pieces { folders, .. } = &plan.way {
+            for folder in folders {
+                let _left = fs::remove_dir_all(folder);
+            }
+        }
+    }
+}
+
+/// Removes the old trees of a proven generation, after what was edited in them since is in safety.
+/// Does nothing when there are none.
+///
+/// # Errors
+/// What the file system says; nothing is removed before the edits are in safety.
+pub fn retire(state_dir: &Path, hook: Hook<'_>) -> io::Result<Vec<Drift>> {
+    let Some(journal) = Journal::read(state_dir)?.filter(|journal| journal.proven) else {
+        return Ok(Vec::new());
+    };
+    let mut safe = Safe::new(state_dir, &journal.generation);
+    for (number, plan) in journal.plans.iter().enumerate() {
+        match &plan.way {
+            Way::Whole { .. } if !is_old(plan)? => {}
+            Way::Whole { .. } => {
+                let now = Fingerprint::of(&plan.staged)?;
+                safe.keep(number, plan, Path::new(""), &plan.staged, &plan.before, &now)?;
+            }
+            Way::Pieces { pieces, .. } => {
+                for one in pieces {
+                    let Some(old) = one.old().filter(|old| old.symlink_metadata().is_ok()) else {
+                        continue;
+                    };
+                    let below = below(one, plan);
+                    let (before, now) = (plan.before.below(below), Fingerprint::of(&old)?);
+                    safe.keep(number, plan, below, &old, &before, &now)?;
+                }
+            }
+        }
+    }
+    let drift = safe.finish()?;
+    hook(Step::DriftKept);
+    for plan in &journal.plans {
+        let whole = matches!(plan.way, Way::Whole { .. });
+        if whole && is_old(plan)? {
+            remove(&plan.staged)?;
+        }
+    }
+    discard(&journal);
+    Journal::remove(state_dir)?;
+    hook(Step::Retired);
+    Ok(drift)
+}
+
+/// Whether the old tree, and nothing else, lies where the new one was staged.
+fn is_old(plan: &Plan) -> io::Result<bool> {
+    let Way::Whole { old: Some(old), new } = plan.way else { return Ok(false) };
+    Ok(inode(&plan.path)? == Some(new) && inode(&plan.staged)? == Some(old))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match path.symlink_metadata()?.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    }
+}
+
+/// Where bytes go that somebody wrote behind the swap's back.
+struct Safe {
+    folder: PathBuf,
+    drift: Vec<Drift>,
+}
+
+impl Safe {
+    fn new(state_dir: &Path, generation: &str) -> Self {
+        // It is one name, whatever the caller calls its generations.
+        let name: String = generation.chars().map(|c| if c == '/' { '_' } else { c }).collect();
+        Self { folder: state_dir.join("drift").join(name), drift: Vec::new() }
+    }
+
+    /// Copies what differs between `before` and `now` out of `tree`, which is `below` the root.
+    fn keep(
+        &mut self,
+        number: usize,
+        plan: &Plan,
+        below: &Path,
+        tree: &Path,
+        before: &Fingerprint,
+        now: &Fingerprint,
+    ) -> io::Result<()> {
+        for (path, kind) in before.differences(now) {
+            let join = |base: &Path, rest: &Path| match rest.as_os_str().is_empty() {
+                true => base.to_owned(),
+                false => base.join(rest),
+            };
+            let at = join(below, &path);
+            let mut kept = None;
+            let source = join(tree, &path);
+            if kind != DriftKind::Removed && !source.is_dir() {
+                let to = join(&self.folder.join(number.to_string()), &at);
+                make_folder(to.parent().unwrap_or(&self.folder))?;
+                if to.symlink_metadata().is_ok() {
+                    fs::remove_file(&to)?;
+                }
+                copy::tree(&source, &to)?;
+                kept = Some(to);
+            }
+            self.drift.push(Drift { root: plan.path.clone(), path: at, kind, kept });
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> io::Result<Vec<Drift>> {
+        if self.drift.iter().any(|drift| drift.kept.is_some()) {
+            rustix::fs::syncfs(File::open(&self.folder)?)?;
+        }
+        Ok(self.drift)
+    }
+}

@@ -1,0 +1,363 @@
+//! A real nginx, alone in namespaces: what it refuses changes nothing, what it takes is proven.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const TRIAL: &str = env!("CARGO_BIN_EXE_standin-apply-trial");
+const MARK: &str = "STANDIN_APPLY_TEST";
+
+/// Seconds after which a test hangs.
+const TOO_LONG: &str = "100";
+
+/// Runs `body` as the first process of new namespaces; `test` is the test's name.
+fn alone(test: &str, body: impl FnOnce()) {
+    if fs::metadata("/proc/self").unwrap().uid() != 0 || !Path::new("/usr/sbin/nginx").exists() {
+        eprintln!("SKIPPED: {test} needs root and nginx");
+        return;
+    }
+    if std::env::var(MARK).as_deref() == Ok(test) {
+        for folder in ["/run", "/etc/nginx", "/var/log/nginx", "/var/lib/nginx", "/srv"] {
+            sh(&format!("mkdir -p {folder}; mount -t tmpfs -o mode=755 tmpfs {folder}"));
+        }
+        sh("ip link set lo up; mkdir /run/state /var/log/nginx/deep");
+        body();
+        return;
+    }
+    let output = Command::new("timeout")
+        .args(["-k", "5", TOO_LONG, "unshare", "--net", "--mount", "--pid", "--fork"])
+        .args(["--kill-child", "--mount-proc", "--propagation", "private", "--"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture", "--test-threads", "1"])
+        .env(MARK, test)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    print!("{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "alone in {test}: {}", output.status);
+    assert!(said.contains("1 passed"), "there is no test {test}");
+}
+
+fn sh(line: &str) -> String {
+    let output = Command::new("/bin/sh").args(["-ec", line]).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[track_caller]
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(15);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < end, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What a test may change nothing of: bytes, sizes, owners, times.
+fn everything(below: &[&Path]) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut ahead: Vec<PathBuf> = below.iter().map(|path| path.to_path_buf()).collect();
+    while let Some(path) = ahead.pop() {
+        let seen = fs::symlink_metadata(&path).unwrap();
+        let bytes = if seen.is_dir() {
+            ahead.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            String::new()
+        } else {
+            fs::read_to_string(&path).unwrap_or_default()
+        };
+        let line =
+            format!("{} {:o} {}:{} {bytes}", seen.ino(), seen.mode(), seen.uid(), seen.gid());
+        found.insert(path, line);
+    }
+    found
+}
+
+/// An nginx whose configuration is in a folder, and the folder as the host sees it.
+struct Nginx {
+    master: u32,
+    /// The real path of the configuration.
+    root: PathBuf,
+    /// As nginx sees it.
+    seen: PathBuf,
+    generation: u32,
+}
+
+const PID_FILE: &str = "/run/nginx.pid";
+
+impl Nginx {
+    /// Writes a configuration at `root`, which nginx sees at `seen`.
+    fn configure(root: &Path, seen: &Path) {
+        fs::create_dir_all(root.join("sites")).unwrap();
+        let seen = seen.display();
+        let conf = format!(
+            "user www-data;\nworker_processes 2;\nerror_log /var/log/nginx/error.log;\n\
+             pid {PID_FILE};\nevents {{}}\nhttp {{\n access_log /var/log/nginx/access.log;\n\
+             server {{ listen 127.0.0.1:80; location / {{ return 200 one; }} }}\n\
+             include {seen}/sites/*.conf;\n}}\n"
+        );
+        fs::write(root.join("nginx.conf"), conf).unwrap();
+    }
+
+    fn start(root: &Path, seen: &Path) -> Self {
+        Self::configure(root, seen);
+        sh(&format!("/usr/sbin/nginx -c {}/nginx.conf", seen.display()));
+        Self::found(root, seen)
+    }
+
+    fn found(root: &Path, seen: &Path) -> Self {
+        let master = until("nginx runs", || fs::read_to_string(PID_FILE).ok()?.trim().parse().ok());
+        let (root, seen) = (root.to_owned(), seen.to_owned());
+        let it = Self { master, root, seen, generation: 0 };
+        until("both workers run", || (it.workers().len() == 2).then_some(()));
+        it
+    }
+
+    fn workers(&self) -> Vec<String> {
+        let pids = Command::new("pgrep").args(["-P", &self.master.to_string()]).output().unwrap();
+        String::from_utf8(pids.stdout).unwrap().split_whitespace().map(str::to_owned).collect()
+    }
+
+    fn answer(&self) -> String {
+        let output = Command::new("curl").args(["-sS", "-m", "5", "http://127.0.0.1/"]).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    }
+
+    /// A copy of the tree, changed by a shell line that runs in it.
+    fn stage(&mut self, edit: &str) -> PathBuf {
+        self.generation += 1;
+        let name = format!(".standin-{}", self.generation);
+        let staged = self.root.with_file_name(name);
+        sh(&format!("cp -a {} {1}; cd {1}; {edit}", self.root.display(), staged.display()));
+        staged
+    }
+
+    fn apply(&mut self, edit: &str, may_restart: &str) -> Output {
+        let staged = self.stage(edit);
+        let master = self.master.to_string();
+        Command::new(TRIAL)
+            .args(["apply", "/run/state", &master, PID_FILE, may_restart, "0"])
+            .args([&self.root, &staged])
+            .output()
+            .unwrap()
+    }
+
+    fn test(&mut self, edit: &str, patience_ms: &str) -> Output {
+        let staged = self.stage(edit);
+        let test = ["test", &self.master.to_string(), patience_ms];
+        Command::new(TRIAL).args(test).args([&self.root, &staged]).output().unwrap()
+    }
+
+    /// Applies a change that must be taken, and sees it served by new workers.
+    fn proven(&mut self, text: &str) {
+        let before = self.workers();
+        let edit = format!("sed -i 's/return 200 [a-z-]*;/return 200 {text};/' nginx.conf");
+        let said = self.apply(&edit, "no");
+        assert!(said.status.success(), "{said:?}");
+        assert!(self.workers().iter().any(|worker| !before.contains(worker)));
+        assert_eq!(self.answer(), text);
+        let conf = fs::read_to_string(self.root.join("nginx.conf")).unwrap();
+        assert!(conf.contains(&format!("return 200 {text}")), "{conf}");
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn listener(port: u16) -> Child {
+    let line = format!(
+        "import socket,time; s=socket.create_server((\"127.0.0.1\",{port})); time.sleep(90)"
+    );
+    let child = Command::new("python3").args(["-c", &line]).stdin(Stdio::null()).spawn().unwrap();
+    until("the port is taken", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+    child
+}
+
+#[test]
+fn what_nginx_refuses_leaves_tree_and_workers_as_they_are() {
+    alone("what_nginx_refuses_leaves_tree_and_workers_as_they_are", || {
+        let mut nginx = Nginx::start(Path::new("/etc/nginx/conf"), Path::new("/etc/nginx/conf"));
+        nginx.proven("two");
+        let mut squatter = listener(8081);
+        let key = "limit_req_zone \\$uri zone=z:1m rate=9r/s;";
+        assert!(nginx.apply(&format!("echo \"{key}\" > sites/z.conf"), "no").status.success());
+        let bad = [
+            (
+                "syntax",
+                "echo 'sevrer {}' > sites/a.conf",
+                "unknown directive \"sevrer\" in /etc/nginx/conf/sites/a.conf:1",
+            ),
+            (
+                "certificate",
+                "echo 'server { listen 127.0.0.1:443 ssl; ssl_certificate /no.pem; ssl_certificate_key /no.key; }' > sites/a.conf",
+                "cannot load certificate \"/no.pem\"",
+            ),
+            (
+                "absolute include",
+                "echo 'include /etc/nginx/conf/sites/b.inc;' > sites/a.conf; echo 'sevrer {}' > sites/b.inc",
+                "unknown directive \"sevrer\" in /etc/nginx/conf/sites/b.inc:1",
+            ),
+            (
+                "upstream",
+                "echo 'upstream a { server no.such.name.invalid; }' > sites/a.conf",
+                "the name no.such.name.invalid can't be looked up",
+            ),
+            (
+                "port",
+                "echo 'server { listen 8081; }' > sites/a.conf",
+                "bind() to 0.0.0.0:8081 failed (98: Address already in use); process ",
+            ),
+            (
+                "address",
+                "echo 'server { listen 192.0.2.77:80; }\nserver { listen 192.0.2.77:81; }' > sites/a.conf",
+                "bind() to 192.0.2.77:81 failed (99: Cannot assign requested address)",
+            ),
+            (
+                "zone",
+                "echo 'limit_req_zone $remote_addr zone=z:1m rate=9r/s;' > sites/z.conf",
+                "limit_req \"z\" uses the \"$remote_addr\" key while previously it used the \"$uri\" key",
+            ),
+        ];
+        for (name, edit, words) in bad {
+            until("old workers are gone", || (nginx.workers().len() == 2).then_some(()));
+            let (before, workers) = (everything(&[&nginx.root]), nginx.workers());
+            let output = nginx.apply(edit, "no");
+            assert!(
+                !output.status.success() && said(&output).contains(words),
+                "{name}: {output:?}"
+            );
+            assert_eq!(everything(&[&nginx.root]), before, "{name}");
+            assert_eq!(nginx.workers(), workers, "{name}");
+            assert_eq!(nginx.answer(), "two", "{name}");
+        }
+        squatter.kill().unwrap();
+        squatter.wait().unwrap();
+        nginx.proven("three");
+        assert_eq!(sh("cat /run/nginx.pid"), nginx.master.to_string());
+    });
+}
+
+#[test]
+fn a_test_touches_nothing_and_still_sees_everything() {
+    alone("a_test_touches_nothing_and_still_sees_everything", || {
+        let mut nginx = Nginx::start(Path::new("/etc/nginx/conf"), Path::new("/etc/nginx/conf"));
+        nginx.answer();
+        // A log that is copied into memory as a whole would not fit there.
+        sh("truncate -s 100G /var/log/nginx/access.log || true");
+        sh("chown root /var/lib/nginx/body; rm /run/nginx.pid");
+        let places = ["/etc/nginx/conf", "/run", "/var/log/nginx", "/var/lib/nginx"].map(Path::new);
+        let sizes = || sh("ls -l --time-style=full-iso /var/log/nginx /var/lib/nginx /run");
+        let (before, listed) = (everything(&places[..]), sizes());
+        let edit = "cat > sites/a.conf <<E\n\
+            proxy_temp_path /var/lib/nginx/other;\nproxy_cache_path /var/lib/nginx/cache keys_zone=c:1m;\n\
+            server { listen 127.0.0.1:8088; listen unix:/run/nginx.sock; server_name x; \
+            access_log /var/log/nginx/deep/x.log; error_log /var/log/nginx/deep/y.log; }\n\
+            upstream known { server localhost:1; }\nE";
+        let output = nginx.test(edit, "10000");
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(everything(&places[..]), before);
+        assert_eq!(sizes(), listed);
+    });
+}
+
+#[test]
+fn the_tester_s_socket_does_what_its_child_does() {
+    alone("the_tester_s_socket_does_what_its_child_does", || {
+        let mut nginx = Nginx::start(Path::new("/etc/nginx/conf"), Path::new("/etc/nginx/conf"));
+        // As systemd with Accept=yes, StandardInput=socket.
+        let socket = UnixListener::bind("/run/standin-tester.sock").unwrap();
+        std::thread::spawn(move || {
+            for stream in socket.incoming() {
+                let stream = OwnedFd::from(stream.unwrap());
+                let (input, output) = (stream.try_clone().unwrap().into(), stream.into());
+                let mut tester = Command::new(TRIAL);
+                tester.arg("tester").stdin::<Stdio>(input).stdout::<Stdio>(output);
+                tester.status().unwrap();
+            }
+        });
+        nginx.proven("by-socket");
+        let output = nginx.apply("echo 'sevrer {}' > sites/a.conf", "no");
+        assert!(said(&output).contains("unknown directive \"sevrer\""), "{output:?}");
+        assert!(!sh("ps -eo args").contains("trial tester"), "none is left");
+    });
+}
+
+#[test]
+fn a_name_that_nobody_answers_for_costs_the_patience_and_no_more() {
+    alone("a_name_that_nobody_answers_for_costs_the_patience_and_no_more", || {
+        let mut nginx = Nginx::start(Path::new("/etc/nginx/conf"), Path::new("/etc/nginx/conf"));
+        sh("echo nameserver 127.0.0.1 > /run/resolv; mount --bind /run/resolv /etc/resolv.conf");
+        let _deaf = std::net::UdpSocket::bind("127.0.0.1:53").unwrap();
+        let began = Instant::now();
+        let output = nginx.test("echo 'upstream a { server a.example; }' > sites/a.conf", "700");
+        assert!(said(&output).contains("`nginx -t` was killed after 700 ms"), "{output:?}");
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        assert!(!sh("ps -eo args").contains("nginx -t"), "nothing is left of it");
+    });
+}
+
+#[test]
+fn a_changed_zone_is_taken_with_a_new_master_where_that_is_allowed() {
+    alone("a_changed_zone_is_taken_with_a_new_master_where_that_is_allowed", || {
+        let mut nginx = Nginx::start(Path::new("/etc/nginx/conf"), Path::new("/etc/nginx/conf"));
+        let zone =
+            |key: &str| format!("echo 'limit_req_zone {key} zone=z:1m rate=9r/s;' > sites/z.conf");
+        assert!(nginx.apply(&zone("$uri"), "yes").status.success());
+        let output = nginx.apply(&zone("$remote_addr"), "yes");
+        assert!(output.status.success() && said(&output).contains("ZoneChanged"), "{output:?}");
+        let now = sh("cat /run/nginx.pid");
+        assert_ne!(now, nginx.master.to_string(), "a new master has it");
+        until("the old one is gone", || {
+            (!Path::new(&format!("/proc/{}/exe", nginx.master)).exists()).then_some(())
+        });
+        nginx.master = now.parse().unwrap();
+        assert_eq!(nginx.answer(), "one");
+        nginx.proven("after");
+    });
+}
+
+#[test]
+fn a_mount_point_a_link_and_a_bind_mount_elsewhere_are_proven_as_well() {
+    alone("a_mount_point_a_link_and_a_bind_mount_elsewhere_are_proven_as_well", || {
+        sh("mkdir /srv/mount; mount -t tmpfs -o mode=755 tmpfs /srv/mount");
+        let mut nginx = Nginx::start(Path::new("/srv/mount"), Path::new("/srv/mount"));
+        nginx.proven("mounted");
+        let output = nginx.apply("echo 'sevrer {}' > sites/a.conf", "no");
+        assert!(said(&output).contains("unknown directive"), "{output:?}");
+        nginx.proven("again");
+        sh(&format!("kill -QUIT {}; while test -e {PID_FILE}; do sleep 0.05; done", nginx.master));
+
+        sh("mkdir /srv/link; ln -s /srv/link/real /srv/link/conf");
+        let (real, link) = (Path::new("/srv/link/real"), Path::new("/srv/link/conf"));
+        let mut nginx = Nginx::start(real, link);
+        nginx.proven("linked");
+        nginx.proven("linked-again");
+        sh(&format!("kill -QUIT {}; while test -e {PID_FILE}; do sleep 0.05; done", nginx.master));
+
+        // As in a container: its own mounts, in which the host's folder lies elsewhere.
+        let (host, inside) = (Path::new("/srv/host/conf"), Path::new("/srv/in"));
+        fs::create_dir_all(inside).unwrap();
+        Nginx::configure(host, inside);
+        sh(
+            "unshare -m sh -ec 'mount --bind /srv/host/conf /srv/in; mount -t tmpfs tmpfs /srv/link; \
+            exec /usr/sbin/nginx -c /srv/in/nginx.conf'",
+        );
+        let mut nginx = Nginx::found(host, inside);
+        assert_eq!(nginx.seen, inside);
+        nginx.proven("bound");
+        let output = nginx.apply("echo 'sevrer {}' > sites/a.conf", "no");
+        let words = "unknown directive \"sevrer\" in /srv/in/sites/a.conf:1";
+        assert!(said(&output).contains(words), "{output:?}");
+        nginx.proven("bound-again");
+    });
+}

@@ -1,0 +1,290 @@
+//! A swap that is killed at any of its steps leaves a whole generation, after `recover` at the latest.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use standin_apply::{
+    Fingerprint, Nginx, Recovered, Root, Staged, keep, recover, retire, swap, undo,
+};
+
+const TRIAL: &str = env!("CARGO_BIN_EXE_standin-apply-trial");
+
+/// More steps than any swap here has.
+const STEPS: u32 = 200;
+
+/// Bytes, mode and owner of every file, by its path.
+fn tree(root: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut ahead = vec![root.to_owned()];
+    while let Some(path) = ahead.pop() {
+        let seen = fs::symlink_metadata(&path).unwrap();
+        let bytes = if seen.is_symlink() {
+            format!("{:?}", fs::read_link(&path).unwrap())
+        } else if seen.is_dir() {
+            ahead.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            String::new()
+        } else {
+            fs::read_to_string(&path).unwrap()
+        };
+        let line = format!("{:o} {}:{} {bytes}", seen.mode(), seen.uid(), seen.gid());
+        found.insert(path.strip_prefix(root).unwrap().to_owned(), line);
+    }
+    found
+}
+
+fn write(path: &Path, text: &str, mode: u32) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn old_tree(at: &Path) {
+    write(&at.join("nginx.conf"), "old", 0o644);
+    write(&at.join("same.conf"), "same", 0o644);
+    write(&at.join("gone.conf"), "gone", 0o600);
+    write(&at.join("sites/a.conf"), "a old", 0o640);
+    write(&at.join("leaving/deep/b.conf"), "b", 0o644);
+    write(&at.join("kind"), "a file", 0o644);
+    symlink("sites/a.conf", at.join("link")).unwrap();
+}
+
+fn new_tree(at: &Path) {
+    write(&at.join("nginx.conf"), "new!", 0o600);
+    write(&at.join("same.conf"), "same", 0o644);
+    write(&at.join("sites/a.conf"), "a new", 0o640);
+    write(&at.join("sites/added/c.conf"), "c", 0o644);
+    fs::set_permissions(at.join("sites"), fs::Permissions::from_mode(0o700)).unwrap();
+    write(&at.join("kind/inside"), "a folder", 0o644);
+    symlink("sites/added/c.conf", at.join("link")).unwrap();
+}
+
+/// A root that can be exchanged, one that is made a mount point, one that isn't there, and a file.
+struct Stage {
+    folder: tempfile::TempDir,
+}
+
+type Trees = Vec<BTreeMap<PathBuf, String>>;
+
+impl Stage {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let it = Self { folder };
+        for root in ["plain", "mounted"] {
+            old_tree(&it.at(root));
+            new_tree(&it.at(&format!(".standin-{root}")));
+        }
+        write(&it.at("dhparam.pem"), "old", 0o600);
+        write(&it.at(".standin-dhparam.pem"), "new", 0o600);
+        new_tree(&it.at(".standin-absent"));
+        it
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().canonicalize().unwrap().join(name)
+    }
+
+    /// Runs shell lines in which `mounted` is a mount point, `$T` the trial and `$S` the state.
+    fn run(&self, lines: &str) -> Output {
+        let at = self.at("");
+        let at = at.display().to_string();
+        let at = at.trim_end_matches('/');
+        let script = format!(
+            "mount --bind {at}/mounted {at}/mounted; T={TRIAL}; S={at}/state; \
+             R='{at}/plain {at}/.standin-plain {at}/mounted {at}/.standin-mounted \
+             {at}/dhparam.pem {at}/.standin-dhparam.pem {at}/absent {at}/.standin-absent'; {lines}"
+        );
+        Command::new("unshare").args(["-m", "sh", "-c", &script]).output().unwrap()
+    }
+
+    fn trees(&self) -> Trees {
+        let roots = ["plain", "mounted", "dhparam.pem", "absent"].map(|root| self.at(root));
+        let there = roots
+            .iter()
+            .map(|root| if root.symlink_metadata().is_ok() { tree(root) } else { BTreeMap::new() });
+        there.collect()
+    }
+}
+
+/// What the four roots are before and after.
+fn generations() -> (Trees, Trees) {
+    let stage = Stage::new();
+    let old = stage.trees();
+    let said = stage.run("$T swap $S keep 0 $R");
+    assert!(said.status.success(), "{said:?}");
+    let new = stage.trees();
+    let staged = Stage::new();
+    assert_eq!(new[0], tree(&staged.at(".standin-plain")));
+    assert_eq!(new[1], tree(&staged.at(".standin-mounted")), "in pieces it comes out the same");
+    assert_eq!(new[2], tree(&staged.at(".standin-dhparam.pem")));
+    assert_eq!(new[3], tree(&staged.at(".standin-absent")));
+    assert!(!stage.at("mounted/.standin").exists() && !stage.at(".standin-plain").exists());
+    (old, new)
+}
+
+fn root() -> bool {
+    let root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    if !root {
+        eprintln!("SKIPPED: needs root");
+    }
+    root
+}
+
+/// Kills a swap at each of its steps; says in how many.
+fn killed_everywhere(then: &str, old: &Trees, new: &Trees) -> u32 {
+    for step in 1..STEPS {
+        let stage = Stage::new();
+        // A shell says 137 for a child that was killed.
+        let said = stage.run(&format!(
+            "$T swap $S {then} {step} $R; K=$?; $T recover $S 0 || exit 1; \
+             $T recover $S 0 | grep -qx 'Ok(Clean)' || exit 2; $T retire $S 0 || exit 3; exit $K"
+        ));
+        let shown = String::from_utf8_lossy(&said.stderr).into_owned();
+        let code = said.status.code().unwrap();
+        assert!(matches!(code, 0 | 137), "{then} {step}: {code}\n{shown}");
+        let trees = stage.trees();
+        if &trees != new {
+            assert_eq!(&trees, old, "{then} {step}\n{shown}");
+        }
+        if code == 0 {
+            return step;
+        }
+    }
+    panic!("more than {STEPS} steps");
+}
+
+#[test]
+fn a_kill_at_any_step_leaves_a_whole_generation() {
+    if !root() {
+        return;
+    }
+    let (old, new) = generations();
+    let kept = killed_everywhere("keep", &old, &new);
+    assert!(kept > 15, "{kept} steps were hit");
+    let undone = killed_everywhere("undo", &old, &new);
+    assert!(undone > 25, "{undone} steps were hit");
+}
+
+#[test]
+fn a_recovery_that_is_killed_at_any_step_is_finished_by_the_next() {
+    if !root() {
+        return;
+    }
+    let (old, _) = generations();
+    // The step at which everything is swapped and nothing proven.
+    let swapped = {
+        let said = Stage::new().run("$T swap $S undo 0 $R");
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        let line = said.lines().find(|line| line.contains(" Swapped ")).unwrap().to_owned();
+        line.split(' ').next().unwrap().to_owned()
+    };
+    for step in 1..STEPS {
+        let stage = Stage::new();
+        let said = stage.run(&format!(
+            "$T swap $S undo {swapped} $R; $T recover $S {step}; K=$?; \
+             $T recover $S 0 || exit 1; $T recover $S 0 | grep -qx 'Ok(Clean)' || exit 2; exit $K"
+        ));
+        let code = said.status.code().unwrap();
+        assert!(matches!(code, 0 | 137), "{step}: {code} {said:?}");
+        assert_eq!(stage.trees(), old, "{step}");
+        if code == 0 {
+            assert!(step > 10, "{step} steps were hit");
+            return;
+        }
+    }
+    panic!("more than {STEPS} steps");
+}
+
+fn one_root(stage: &Stage, before: Option<Fingerprint>) -> Staged {
+    let root = Root { path: stage.at("plain"), staged: stage.at(".standin-plain"), before };
+    Staged { generation: "17".into(), roots: vec![root] }
+}
+
+#[test]
+fn edits_in_the_old_tree_are_kept_with_their_bytes() {
+    let stage = Stage::new();
+    let state = stage.at("state");
+    let before = Fingerprint::of(&stage.at("plain")).unwrap();
+    // Between the reading of the live tree and the swap.
+    fs::write(stage.at("plain/raced.conf"), "raced").unwrap();
+    let staged = one_root(&stage, Some(before));
+    let swapped = swap(&staged, &Nginx::default(), &state, &mut |_| ()).unwrap();
+    let old = swapped.old(0).unwrap().to_owned();
+    let kept = keep(swapped, &mut |_| ()).unwrap();
+    assert_eq!(kept.old, [old.as_path()]);
+    // A shell that stood in the directory goes on writing there.
+    fs::write(old.join("nginx.conf"), "edited afterwards").unwrap();
+    fs::remove_file(old.join("gone.conf")).unwrap();
+    let drift = retire(&state, &mut |_| ()).unwrap();
+    let found: Vec<String> = drift
+        .iter()
+        .map(|one| {
+            let bytes = one.kept.as_ref().map(|path| fs::read_to_string(path).unwrap());
+            format!("{:?} {} {}", one.kind, one.path.display(), bytes.unwrap_or_default())
+        })
+        .collect();
+    assert_eq!(
+        found,
+        ["Changed nginx.conf edited afterwards", "Added raced.conf raced", "Removed gone.conf "]
+    );
+    assert!(!old.exists());
+    assert_eq!(fs::read_to_string(stage.at("plain/nginx.conf")).unwrap(), "new!");
+    assert!(retire(&state, &mut |_| ()).unwrap().is_empty());
+}
+
+#[test]
+fn edits_in_a_new_tree_that_is_put_back_are_kept_with_their_bytes() {
+    let stage = Stage::new();
+    let (state, old) = (stage.at("state"), tree(&stage.at("plain")));
+    let staged = one_root(&stage, None);
+    let swapped = swap(&staged, &Nginx::default(), &state, &mut |_| ()).unwrap();
+    fs::write(stage.at("plain/nginx.conf"), "edited meanwhile").unwrap();
+    let undone = undo(swapped, &mut |_| ()).unwrap();
+    assert_eq!(tree(&stage.at("plain")), old);
+    let kept = undone.drift[0].kept.clone().unwrap();
+    assert_eq!(fs::read_to_string(kept).unwrap(), "edited meanwhile");
+    assert!(matches!(recover(&state, &mut |_| ()).unwrap(), Recovered::Clean));
+}
+
+#[test]
+fn the_next_swap_retires_the_one_before_and_an_unproven_one_stands_in_its_way() {
+    let stage = Stage::new();
+    let state = stage.at("state");
+    let staged = one_root(&stage, None);
+    let swapped = swap(&staged, &Nginx::default(), &state, &mut |_| ()).unwrap();
+    let again = swap(&staged, &Nginx::default(), &state, &mut |_| ()).unwrap_err();
+    assert!(!again.undone && again.why.contains("standin recover"), "{again:?}");
+    keep(swapped, &mut |_| ()).unwrap();
+    fs::write(stage.at(".standin-plain/nginx.conf"), "drift").unwrap();
+    let mut next = one_root(&stage, None);
+    next.roots[0].staged = stage.at(".standin-mounted");
+    let swapped = swap(&next, &Nginx::default(), &state, &mut |_| ()).unwrap();
+    assert_eq!(swapped.drift.len(), 1);
+    assert!(!stage.at(".standin-plain").exists());
+    undo(swapped, &mut |_| ()).unwrap();
+}
+
+#[test]
+fn a_root_behind_a_link_or_a_foreign_tree_is_left_alone() {
+    let stage = Stage::new();
+    let state = stage.at("state");
+    symlink(stage.at("plain"), stage.at("link")).unwrap();
+    let mut staged = one_root(&stage, None);
+    staged.roots[0].path = stage.at("link");
+    let refused = swap(&staged, &Nginx::default(), &state, &mut |_| ()).unwrap_err();
+    assert!(refused.undone && refused.why.contains("real path"), "{refused:?}");
+
+    let staged = one_root(&stage, None);
+    let swapped = swap(&staged, &Nginx::default(), &state, &mut |_| ()).unwrap();
+    // Somebody restores a backup over it.
+    fs::rename(stage.at("plain"), stage.at("elsewhere")).unwrap();
+    fs::create_dir(stage.at("plain")).unwrap();
+    drop(swapped);
+    let error = recover(&state, &mut |_| ()).unwrap_err().to_string();
+    assert!(error.contains("neither"), "{error}");
+    assert!(stage.at(".standin-plain").exists() && stage.at("elsewhere").exists());
+}

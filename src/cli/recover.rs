@@ -1,0 +1,54 @@
+//! `standin recover`: after a change of nginx's files was interrupted, the old ones are put back.
+
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use standin_apply::Recovered;
+
+use super::Places;
+
+#[derive(Debug, Args)]
+pub(crate) struct RecoverArgs {
+    #[command(flatten)]
+    places: Places,
+    /// The directory of what outlives the daemon
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/standin")]
+    state_dir: PathBuf,
+}
+
+/// What wasn't proven is undone: nginx starts with the files that it has run with.
+pub(super) fn main(args: &RecoverArgs) -> Result<()> {
+    // Kept to the end: no daemon starts meanwhile.
+    let _held = args.places.without_daemon("and it recovers by itself when it starts")?;
+    let journal = standin_apply::folder(&args.state_dir);
+    let found = standin_apply::recover(&journal, &mut |_| ());
+    match found.context("nginx's files couldn't be put back")? {
+        Recovered::Clean => {
+            println!("nothing to recover: no change of nginx's files was interrupted");
+        }
+        Recovered::Undone { generation, roots, drift } => {
+            println!("generation {generation} was interrupted before it was proven");
+            for root in roots {
+                println!("{} has its old files again", root.display());
+            }
+            for one in drift {
+                let kept = one.kept.map(|path| format!(", kept as {}", path.display()));
+                println!(
+                    "{} was edited meanwhile{}",
+                    one.root.join(&one.path).display(),
+                    kept.unwrap_or_default()
+                );
+            }
+            println!("an nginx that runs may have loaded the other files: reload it");
+        }
+    }
+    Ok(())
+}
+
+/// Answers one request on standard input; this process has one thread yet.
+pub(super) fn tester() -> Result<()> {
+    let (mut input, mut output) = (io::stdin(), io::stdout());
+    Ok(standin_apply::serve_tester(&mut input, &mut output)?)
+}
