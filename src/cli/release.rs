@@ -4,6 +4,7 @@ use std::io;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use standin_linux::forward;
 use standin_linux::netlink::{Change, PROTOCOL, Rtnl};
 
 use super::Places;
@@ -14,7 +15,8 @@ pub(crate) struct ReleaseArgs {
     places: Places,
 }
 
-/// The kernel marks each address with the program that added it; those of standin are taken away.
+/// The kernel marks each address with the program that added it; those of standin are taken away,
+/// and nftables tables with its name that belong to no living process.
 pub(super) fn main(args: &ReleaseArgs) -> Result<()> {
     // Kept to the end: no daemon starts meanwhile.
     let _held = args.places.without_daemon("so nothing is a leftover; stop it first")?;
@@ -23,8 +25,9 @@ pub(super) fn main(args: &ReleaseArgs) -> Result<()> {
     let links = rtnl.links().context("the host's interfaces")?;
     let leftovers: Vec<_> =
         addresses.iter().filter(|address| address.protocol == PROTOCOL).collect();
-    if leftovers.is_empty() {
-        println!("nothing to release: no address on this host was left by a standin");
+    let tables = forward::remove_leftovers();
+    if leftovers.is_empty() && tables.as_ref().is_ok_and(Vec::is_empty) {
+        println!("nothing to release: no address or table on this host was left by a standin");
         return Ok(());
     }
     let drops: Vec<_> = leftovers
@@ -45,6 +48,9 @@ pub(super) fn main(args: &ReleaseArgs) -> Result<()> {
                 println!("couldn't remove {} from {name}: {error}", address.prefix);
             }
         }
+    }
+    for table in tables.context("removing nftables tables; find them with: nft list tables")? {
+        println!("removed nftables table {table}");
     }
     anyhow::ensure!(failed == 0, "{failed} addresses are still there");
     Ok(())

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use standin_config::{Cluster, Diagnostic, Loaded};
 use standin_core::plan::Plan;
+use standin_linux::forward;
 use standin_linux::netlink::Rtnl;
 use standin_linux::process;
 
@@ -111,10 +112,35 @@ pub(super) fn prepare(paths: &Paths, log: &mut Log) -> Result<Ready, Refusal> {
         log.line(Severity::Error, None, &text);
         History::in_memory()
     });
+    remove_tables(&mut log);
     let socket_path = paths.run_dir.join("standin.sock");
     let socket =
         listen(&socket_path).map_err(|error| failed("can't listen on", &socket_path, &error))?;
     Ok(Ready { chosen, log, history, socket, lock })
+}
+
+/// Kernels since 5.12 remove the tables of a switchover with the program that made them.
+fn remove_tables(log: &mut Log) {
+    let (severity, text) = match forward::remove_leftovers() {
+        Ok(tables) if tables.is_empty() => return,
+        Ok(tables) => {
+            let names: Vec<_> = tables.iter().map(ToString::to_string).collect();
+            let names = names.join(" and ");
+            (
+                Severity::Warning,
+                format!("removed nftables table {names}, left by an earlier standin"),
+            )
+        }
+        Err(error) => (
+            Severity::Warning,
+            format!(
+                "can't look for nftables tables that an earlier standin left ({error}): look for \
+                 {}… in: nft list tables",
+                forward::PREFIX
+            ),
+        ),
+    };
+    log.line(severity, None, &text);
 }
 
 /// Two daemons that claim one router id on one host would fight for ever.

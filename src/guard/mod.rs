@@ -57,6 +57,10 @@ const BACK_OFF: [Duration; 6] = [
 /// Who lived this long didn't die of its start.
 const LIVED: Duration = Duration::from_secs(60);
 
+/// What a daemon changes of an interface: for the end of a primary address, and for a VIP that stays
+/// on the loopback link after a switchover.
+const INTERFACE_SETTINGS: [&str; 3] = ["promote_secondaries", "arp_ignore", "arp_announce"];
+
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
 const SIGKILL: i32 = 9;
@@ -414,8 +418,9 @@ impl Guard {
         }
         // What stands in shared memory is believed no further than it has to be.
         let known = |setting: &&sysctl::Change| {
+            let last = setting.path.rsplit('/').next();
             setting.path.starts_with("net/ipv4/conf/")
-                && setting.path.ends_with("/promote_secondaries")
+                && last.is_some_and(|last| INTERFACE_SETTINGS.contains(&last))
         };
         let settings = state.settings.iter().filter(known).cloned().collect();
         for (path, error) in sysctl::Settings::resume(settings).undo() {

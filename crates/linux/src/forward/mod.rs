@@ -273,6 +273,17 @@ pub struct Leftover {
     pub name: String,
 }
 
+impl fmt::Display for Leftover {
+    /// As nft(8) names it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let family = match self.family {
+            Family::V4 => "ip",
+            Family::V6 => "ip6",
+        };
+        write!(f, "{family} {}", self.name)
+    }
+}
+
 /// Removes the tables that a standin left which is gone, and says which these were. Tables that
 /// belong to a process that lives are spared.
 ///
@@ -285,7 +296,11 @@ pub fn remove_leftovers() -> io::Result<Vec<Leftover>> {
         Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
-    let leftovers = nft.leftovers()?;
+    let leftovers = match nft.leftovers() {
+        // Nor has one whose netfilter knows no tables.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(Vec::new()),
+        other => other?,
+    };
     for leftover in &leftovers {
         nft.remove(&leftover.name, &[leftover.family])?;
     }
