@@ -148,6 +148,9 @@ impl Rtnl {
     /// As [`Rtnl::change`], and returns once packets to the addresses reach this host's sockets, or
     /// after `wait`: an address that is announced earlier costs its clients their first packets.
     ///
+    /// It is a work queue of the kernel's that is waited for. On a host with forty times more to do
+    /// than it can, that took more than 100 ms once in ten times.
+    ///
     /// # Errors
     /// As [`Rtnl::change`].
     pub fn change_and_wait(
@@ -186,7 +189,13 @@ impl Rtnl {
             news.read(&mut notices)?;
         }
         self.news = Some(news);
-        Ok(())
+        // The notice comes before the route does (tried on Linux 6.18: 0.1 ms), within one hold of the
+        // kernel's rtnl lock: whoever has had that lock once more comes after both.
+        let mut made = changes.iter().zip(results.iter()).filter(|(_, result)| result.is_ok());
+        match made.rfind(|(change, _)| change.comes_late().is_some()) {
+            Some((last, _)) => self.change(&[*last], &mut Vec::new()),
+            None => Ok(()),
+        }
     }
 
     /// Makes `holds` again without asking what became of them: what was refused runs out, and a

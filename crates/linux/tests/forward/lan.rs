@@ -106,8 +106,7 @@ impl Host {
     fn change(&self, changes: &[Change]) {
         self.run(|| {
             let mut results = Vec::new();
-            let wait = Duration::from_millis(100);
-            Rtnl::open().unwrap().change_and_wait(changes, &mut results, wait).unwrap();
+            Rtnl::open().unwrap().change_and_wait(changes, &mut results, ANSWER_WAIT).unwrap();
             assert!(results.iter().all(Result::is_ok), "{}: {results:?}", self.name);
         });
     }
