@@ -150,7 +150,8 @@ fn the_unit_s_file_is_as_it_should_be() {
     assert_eq!(directive("Type"), ["notify"]);
     assert!(directive("After").contains(&"nginx.service"));
     assert!(directive("After").contains(&"network-online.target"));
-    assert_eq!(directive("Wants"), ["network-online.target"]);
+    assert_eq!(directive("Wants"), ["network-online.target", "standin-tester.socket"]);
+    assert!(directive("ReadWritePaths").contains(&"-/etc"), "nginx's files are exchanged there");
     assert_eq!(directive("LimitMEMLOCK"), ["infinity"]);
     assert_eq!(directive("ProtectKernelTunables"), ["no"], "standin sets sysctls");
     let stop: u32 = directive("TimeoutStopSec")[0].strip_suffix('s').unwrap().parse().unwrap();

@@ -270,21 +270,64 @@ fn a_test_touches_nothing_and_still_sees_everything() {
     });
 }
 
+/// As systemd with `Accept=yes` and `StandardInput=socket`.
+fn tester_unit() {
+    let socket = UnixListener::bind("/run/standin-tester.sock").unwrap();
+    std::thread::spawn(move || {
+        for stream in socket.incoming() {
+            let stream = OwnedFd::from(stream.unwrap());
+            let (input, output) = (stream.try_clone().unwrap().into(), stream.into());
+            let mut tester = Command::new(TRIAL);
+            tester.arg("tester").stdin::<Stdio>(input).stdout::<Stdio>(output);
+            tester.status().unwrap();
+        }
+    });
+}
+
+#[test]
+fn the_privileges_of_the_daemon_s_unit_are_enough_with_files_of_another_user() {
+    let test = "the_privileges_of_the_daemon_s_unit_are_enough_with_files_of_another_user";
+    alone(test, || {
+        let unit = include_str!("../../../dist/systemd/standin.service");
+        let set = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+        let list: Vec<String> = set
+            .unwrap()
+            .split(' ')
+            .map(|name| format!("+{}", name.strip_prefix("CAP_").unwrap().to_ascii_lowercase()))
+            .collect();
+        tester_unit();
+        for (place, mount) in [("/srv/plain", false), ("/srv/mounted", true)] {
+            fs::create_dir(place).unwrap();
+            let root = Path::new(place).join("conf");
+            fs::create_dir(&root).unwrap();
+            if mount {
+                sh(&format!("mount --bind {0} {0}", root.display()));
+            }
+            let mut nginx = Nginx::start(&root, &root);
+            sh(&format!("chown -R www-data {place}; chmod -R go= {place}"));
+            let staged = nginx.stage("sed -i 's/return 200 one/return 200 two/' nginx.conf");
+            let output = Command::new("setpriv")
+                .args(["--no-new-privs", "--inh-caps=-all"])
+                .arg(format!("--bounding-set=-all,{}", list.join(",")))
+                .args([TRIAL, "apply", "/run/state", &nginx.master.to_string(), PID_FILE])
+                .args(["no", "0"])
+                .args([&root, &staged])
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{place}: {output:?}");
+            assert_eq!(nginx.answer(), "two", "{place}");
+            let owner = fs::metadata(root.join("nginx.conf")).unwrap().uid();
+            assert_eq!(owner, fs::metadata(&root).unwrap().uid(), "{place}");
+            sh(&format!("kill {}; while test -e {PID_FILE}; do sleep 0.05; done", nginx.master));
+        }
+    });
+}
+
 #[test]
 fn the_tester_s_socket_does_what_its_child_does() {
     alone("the_tester_s_socket_does_what_its_child_does", || {
         let mut nginx = Nginx::start(Path::new("/etc/nginx/conf"), Path::new("/etc/nginx/conf"));
-        // As systemd with Accept=yes, StandardInput=socket.
-        let socket = UnixListener::bind("/run/standin-tester.sock").unwrap();
-        std::thread::spawn(move || {
-            for stream in socket.incoming() {
-                let stream = OwnedFd::from(stream.unwrap());
-                let (input, output) = (stream.try_clone().unwrap().into(), stream.into());
-                let mut tester = Command::new(TRIAL);
-                tester.arg("tester").stdin::<Stdio>(input).stdout::<Stdio>(output);
-                tester.status().unwrap();
-            }
-        });
+        tester_unit();
         nginx.proven("by-socket");
         let output = nginx.apply("echo 'sevrer {}' > sites/a.conf", "no");
         assert!(said(&output).contains("unknown directive \"sevrer\""), "{output:?}");
