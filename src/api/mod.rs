@@ -5,11 +5,18 @@
 //! | `GET /v1/status` | [`types::Status`] |
 //! | `GET /v1/events?after=SEQ&follow=true` | one event a line, as JSON |
 //! | `POST /v1/maintenance` `{"on": true, "for_s": 1800}` | `{}` |
+//! | `GET /v1/sync` | [`types::sync::Sync`] |
+//! | `GET /v1/sync/history` | a list of [`types::sync::Kept`] |
+//! | `GET /v1/sync/diff?node=NAME` | [`types::sync::Diff`] |
+//! | `POST /v1/sync/hold`, `/v1/sync/apply` | what was begun, or 409 with why not |
+//! | `POST /v1/sync/resume` `{"accept_deletion": false}` | the same |
+//! | `POST /v1/sync/rollback` `{"generation": "7"}` | the same |
 //! | `POST /v1/await-vacant` `{"vip": "web", "every_ms": 100}`, `null`: no longer | `{}` |
 //! | `POST /v1/reload` | `{"text": …}`, or 422 with what is wrong |
 //!
 //! Over TCP only the `GET`s are answered: nobody is known there.
 
+mod sync;
 pub(crate) mod types;
 
 use std::convert::Infallible;
@@ -73,7 +80,7 @@ pub(crate) fn serve(socket: StdUnixListener, desk: Desk) {
         .route("/v1/maintenance", post(maintenance))
         .route("/v1/await-vacant", post(await_vacant))
         .route("/v1/reload", post(reload));
-    let app = reading.merge(writing).with_state(desk);
+    let app = reading.merge(writing).merge(sync::writing()).with_state(desk);
     tokio::spawn(async move {
         match UnixListener::from_std(socket) {
             Ok(listener) => {
@@ -162,6 +169,7 @@ fn reading() -> Router<Desk> {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/events", get(events))
+        .merge(sync::reading())
         .fallback(nothing_here)
 }
 
@@ -173,8 +181,8 @@ async fn ask<T>(desk: &Desk, request: impl FnOnce(oneshot::Sender<T>) -> Request
 }
 
 async fn nothing_here() -> Response {
-    let body = json!({ "error": "there is /v1/status, /v1/events; over the Unix socket also \
-                                 POST /v1/maintenance, /v1/await-vacant, /v1/reload" });
+    let body = json!({ "error": "there is /v1/status, /v1/events, /v1/sync; over the Unix socket also \
+                                 POST /v1/maintenance, /v1/await-vacant, /v1/reload, /v1/sync/…" });
     (StatusCode::NOT_FOUND, Json(body)).into_response()
 }
 

@@ -1,6 +1,7 @@
 //! What the API says, apart from the core's types, so that either may change without the other.
 
 pub(crate) mod link;
+pub(crate) mod sync;
 
 use std::time::SystemTime;
 

@@ -9,6 +9,7 @@ pub(crate) mod orders;
 mod recover;
 mod release;
 mod status;
+mod sync;
 mod token;
 
 use std::fs::File;
@@ -94,6 +95,14 @@ enum Command {
     /// Make this machine a node of a cluster
     #[command(after_help = "Example: standin join 192.168.1.189 TOKEN --node n2=192.168.1.190")]
     Join(join::JoinArgs),
+    /// The files that the nodes share
+    #[command(after_help = "Examples:\n  standin sync status\n  standin sync diff\n  \
+                            standin sync rollback")]
+    Sync(sync::SyncArgs),
+    /// Have every node test and load the shared files, the backups first, the active last
+    #[command(after_help = "Example: standin apply nginx\n\nA failure anywhere stops it and \
+                            undoes what was done.")]
+    Apply(sync::ApplyArgs),
     /// Serve tokens while no daemon does; `init` and `token` start it
     #[command(hide = true)]
     ServeTokens(token::TokenArgs),
@@ -197,6 +206,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Token(args) => token::main(&args),
         Command::Join(args) => join::main(&args),
         Command::ServeTokens(args) => token::serve(&args),
+        Command::Sync(args) => sync::main(&args),
+        Command::Apply(args) => sync::apply(&args),
     };
     match done {
         Ok(()) => Exit::Done.into(),

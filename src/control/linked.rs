@@ -4,6 +4,7 @@ use super::log::Severity;
 use super::{Control, Duration, Record, SystemTime, time};
 use crate::engine::messages::Handover;
 use crate::link::{Around, Directory, Link, Told};
+use crate::sync::{self, Ask, Settings, Sync};
 
 /// A handover is void after this anyway.
 const TELLING: Duration = standin_core::election::handover::VOID_AFTER;
@@ -16,6 +17,7 @@ impl Control {
         let directory = Directory::of(&self.cluster, &self.node, &file);
         if let Some(link) = &mut self.link {
             link.replace(directory);
+            self.arrange_sync();
             return;
         }
         let Some(requests) = self.desk.clone() else { return };
@@ -25,6 +27,7 @@ impl Control {
             run_dir: self.paths.run_dir.clone(),
             told: self.told.clone(),
             requests,
+            sync: self.to_sync.clone(),
             engine: self.engine.clone(),
         };
         match Link::start(directory, around) {
@@ -38,6 +41,32 @@ impl Control {
                     text,
                 });
             }
+        }
+        self.arrange_sync();
+    }
+
+    /// Makes the synchronisation fit the file that is in force.
+    fn arrange_sync(&mut self) {
+        let settings = Settings::of(&self.cluster, &self.node);
+        // Sessions wait until what they have is taken, also where nothing is shared.
+        let wanted = self.link.is_some() || settings.is_some();
+        if self.sync.is_none() && wanted {
+            let Some((requests, peers)) = self.desk.clone().zip(self.from_peers.take()) else {
+                return;
+            };
+            let state_dir = self.paths.state_dir.clone();
+            let around = sync::Around { state_dir, requests, told: self.told.clone() };
+            self.sync = Some(Sync::start(around, peers));
+        }
+        if let Some(sync) = &self.sync {
+            sync.settings(settings);
+        }
+    }
+
+    pub(super) fn ask_sync(&self, ask: Ask) {
+        match &self.sync {
+            Some(sync) => sync.ask(ask),
+            None => ask.refuse("no files are shared: the cluster file has no [sync]"),
         }
     }
 

@@ -38,7 +38,9 @@ use crate::checks;
 use crate::engine::messages::{Beat, FromEngine, Happened, Inbox, Post, Posts, ToEngine};
 use crate::exit::Exit;
 use crate::guard;
+use crate::link::outlet::{FromPeers, ToSync};
 use crate::link::{self, Link, LinkView};
+use crate::sync::{Ask, Sync};
 use history::{History, Record};
 use log::{Log, Severity};
 use notify::{Call, Notifier, State};
@@ -94,6 +96,8 @@ pub(crate) enum Request {
         reply: oneshot::Sender<bool>,
     },
     /// Answers with what is wrong with the file, if anything.
+    /// About the shared files.
+    Sync(Ask),
     Reload {
         by: String,
         reply: oneshot::Sender<Result<String, String>>,
@@ -135,6 +139,10 @@ struct Control {
     program: upgrade::Program,
     link: Option<Link>,
     told: mpsc::Sender<link::Told>,
+    sync: Option<Sync>,
+    to_sync: ToSync,
+    /// Until the synchronisation is started.
+    from_peers: Option<FromPeers>,
     /// When the start, or the last reload, is over.
     settled_at: Option<tokio::time::Instant>,
     plan: standin_core::plan::Plan,
@@ -204,6 +212,7 @@ async fn serve(
     let (ran_sender, mut ran) = mpsc::unbounded_channel();
     let (requests_sender, mut requests) = mpsc::channel(REQUESTS);
     let (told_sender, mut of_link) = link::telling();
+    let (to_sync, from_peers) = ToSync::new();
     let mut this = Control {
         notifier: Notifier::new(chosen.cluster.notify.clone(), ran_sender),
         cluster: Arc::new(chosen.cluster),
@@ -222,6 +231,9 @@ async fn serve(
         program: upgrade::Program::running(),
         link: None,
         told: told_sender,
+        sync: None,
+        to_sync,
+        from_peers: Some(from_peers),
         settled_at: None,
         plan: chosen.plan,
         paths,
@@ -408,6 +420,7 @@ impl Control {
                 self.log.line(Severity::Notice, None, &format!("{words}, asked by {by}"));
                 let _ = reply.send(self.engine.offer(ToEngine::Command(command)));
             }
+            Request::Sync(ask) => self.ask_sync(ask),
             Request::AwaitVacancy { vip, gap, by, reply } => {
                 let what = if gap.is_some() { "await" } else { "end awaiting" };
                 let text = format!("{what} vacancy, asked by {by}");
@@ -494,6 +507,9 @@ impl Control {
         self.keep(record::of(&happened));
         if matches!(happened.event.kind, Kind::Standing { .. } | Kind::Transition { .. }) {
             self.stands_anew();
+            if let Some(sync) = &self.sync {
+                sync.nudge();
+            }
         }
         self.notify(&happened);
     }

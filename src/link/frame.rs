@@ -7,8 +7,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// A JSON message, the only kind there is so far.
+/// A JSON message.
 const JSON: u8 = 0;
+
+/// Bytes of files; only who has asked for them gets any.
+const BULK: u8 = 1;
 
 const HEADER: usize = 5;
 
@@ -27,6 +30,13 @@ const NESTING: usize = 16;
 /// Bytes that are asked of the connection at once; the buffer grows with what has come, not with
 /// what was announced.
 const CHUNK: usize = 4 * 1024;
+const MOST: usize = 64 * 1024;
+
+/// What came.
+pub(crate) enum Frame<T> {
+    Message(T),
+    Bulk(Vec<u8>),
+}
 
 /// Reads frames; [`Reader::next`] may be dropped and called again.
 pub(crate) struct Reader<R> {
@@ -45,24 +55,36 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     /// # Errors
     /// The connection has ended, or the frame is none; nothing more can be read then.
     pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> io::Result<T> {
+        match self.frame().await? {
+            Frame::Message(message) => Ok(message),
+            Frame::Bulk(_) => Err(malformed("files that nobody asked for")),
+        }
+    }
+
+    /// The next message, or bytes of files.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) async fn frame<T: DeserializeOwned>(&mut self) -> io::Result<Frame<T>> {
         loop {
-            if let Some(message) = self.whole()? {
-                return Ok(message);
+            if let Some(frame) = self.whole()? {
+                return Ok(frame);
             }
-            self.bytes.reserve(CHUNK);
-            if (&mut self.inner).take(CHUNK as u64).read_buf(&mut self.bytes).await? == 0 {
+            let chunk = self.bytes.len().clamp(CHUNK, MOST);
+            self.bytes.reserve(chunk);
+            if (&mut self.inner).take(chunk as u64).read_buf(&mut self.bytes).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
     }
 
-    fn whole<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+    fn whole<T: DeserializeOwned>(&mut self) -> io::Result<Option<Frame<T>>> {
         let Some((header, rest)) = self.bytes.split_first_chunk::<HEADER>() else {
             return Ok(None);
         };
         let [a, b, c, d, kind] = *header;
         let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
-        if kind != JSON {
+        if kind != JSON && kind != BULK {
             return Err(malformed(&format!("a frame of the unknown kind {kind}")));
         }
         if length > self.limit {
@@ -70,17 +92,22 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             return Err(malformed(&text));
         }
         let Some(payload) = rest.get(..length) else { return Ok(None) };
-        if too_deep(payload) {
-            return Err(malformed(&format!("a message nested deeper than {NESTING}")));
-        }
-        let message = serde_json::from_slice(payload)
-            .map_err(|error| malformed(&format!("a message that can't be read ({error})")))?;
+        let frame = if kind == BULK { Frame::Bulk(payload.to_vec()) } else { parsed(payload)? };
         self.bytes.drain(..HEADER + length);
         if self.bytes.capacity() > 4 * CHUNK && self.bytes.len() < CHUNK {
             self.bytes.shrink_to(CHUNK);
         }
-        Ok(Some(message))
+        Ok(Some(frame))
     }
+}
+
+fn parsed<T: DeserializeOwned>(payload: &[u8]) -> io::Result<Frame<T>> {
+    if too_deep(payload) {
+        return Err(malformed(&format!("a message nested deeper than {NESTING}")));
+    }
+    serde_json::from_slice(payload)
+        .map(Frame::Message)
+        .map_err(|error| malformed(&format!("a message that can't be read ({error})")))
 }
 
 fn malformed(what: &str) -> io::Error {
@@ -115,12 +142,23 @@ pub(crate) async fn send<W: AsyncWrite + Unpin>(
     to: &mut W,
     message: &impl Serialize,
 ) -> io::Result<()> {
-    let payload = serde_json::to_vec(message)?;
+    send_frame(to, JSON, &serde_json::to_vec(message)?).await
+}
+
+/// Sends bytes of files.
+///
+/// # Errors
+/// As above.
+pub(crate) async fn send_bulk<W: AsyncWrite + Unpin>(to: &mut W, bytes: &[u8]) -> io::Result<()> {
+    send_frame(to, BULK, bytes).await
+}
+
+async fn send_frame<W: AsyncWrite + Unpin>(to: &mut W, kind: u8, payload: &[u8]) -> io::Result<()> {
     let length = u32::try_from(payload.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let mut frame = Vec::with_capacity(HEADER + payload.len());
     frame.extend_from_slice(&length.to_be_bytes());
-    frame.push(JSON);
-    frame.extend_from_slice(&payload);
+    frame.push(kind);
+    frame.extend_from_slice(payload);
     to.write_all(&frame).await?;
     to.flush().await
 }

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sync::wire::Said;
+
 /// The protocol that this version speaks.
 pub(crate) const PROTOCOL: u32 = 1;
 
@@ -46,6 +48,8 @@ pub(crate) enum Message {
     Refused {
         why: String,
     },
+    /// About the shared files.
+    Sync(Said),
     Join(Join),
     Joined(Joined),
     #[serde(other)]

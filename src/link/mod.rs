@@ -16,6 +16,7 @@ mod dial;
 pub(crate) mod frame;
 pub(crate) mod listen;
 pub(crate) mod message;
+pub(crate) mod outlet;
 mod session;
 pub(crate) mod tls;
 
@@ -128,6 +129,7 @@ struct Common {
     summary: watch::Receiver<Arc<Summary>>,
     board: Board,
     told: mpsc::Sender<Told>,
+    sync: outlet::ToSync,
     engine: Post<ToEngine>,
     /// What is needed to let machines in.
     places: admit::Places,
@@ -158,6 +160,7 @@ pub(crate) struct Around {
     pub(crate) run_dir: PathBuf,
     pub(crate) told: mpsc::Sender<Told>,
     pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) sync: outlet::ToSync,
     pub(crate) engine: Post<ToEngine>,
 }
 
@@ -187,6 +190,7 @@ impl Link {
             summary,
             board: Board::default(),
             told: around.told,
+            sync: around.sync,
             engine: around.engine,
             places: admit::Places {
                 file: around.file,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use standin_config::fingerprint::Fingerprint;
@@ -13,8 +14,9 @@ use tokio::sync::mpsc;
 
 use super::Common;
 use super::board::{Begun, Measured, ToSay};
-use super::frame::{self, PEER_BYTES, Reader};
+use super::frame::{self, Frame, PEER_BYTES, Reader};
 use super::message::{Hello, Message, OLDEST, PROTOCOL, Summary, VipSummary, plain};
+use super::outlet::{FRAMES, FromPeer, Outlet, PARCELS};
 use crate::control::log::Severity;
 use crate::engine::messages::ToEngine;
 
@@ -99,7 +101,7 @@ async fn established<S: AsyncRead + AsyncWrite>(
     let mut known = Known::default();
     let why = tokio::select! {
         _ = &mut replaced => "a newer connection took its place".to_owned(),
-        why = talk(&mut reader, &mut writer, &mut to_say, (peer, &mut known), common) => {
+        why = talk(&mut reader, &mut writer, &mut to_say, (peer, id, &mut known), common) => {
             why.to_string()
         }
     };
@@ -111,22 +113,93 @@ async fn established<S: AsyncRead + AsyncWrite>(
     why
 }
 
-/// Never comes back but with the reason of the end.
+/// Never comes back but with the reason of the end. Reading and writing don't wait for each other:
+/// two nodes that both send much at one time would else both stand still.
 async fn talk<S: AsyncRead + AsyncWrite>(
     reader: &mut Reader<tokio::io::ReadHalf<S>>,
     writer: &mut WriteHalf<S>,
     to_say: &mut mpsc::Receiver<ToSay>,
-    (peer, known): (&Proven, &mut Known),
+    (peer, id, known): (&Proven, u64, &mut Known),
+    common: &Common,
+) -> io::Error {
+    let shared = Shared(Mutex::new(Heard { known, at: Instant::now() }));
+    let (post, parcels) = mpsc::channel(PARCELS);
+    let (bulk, frames) = mpsc::channel(FRAMES);
+    let outlet = Outlet { post: post.clone(), bulk };
+    common.sync.tell(&peer.name, FromPeer::Up(id, outlet)).await;
+    let error = tokio::select! {
+        error = listen(reader, &post, peer, common, &shared) => error,
+        error = speak(writer, to_say, (parcels, frames), (peer, &shared), common) => error,
+    };
+    common.sync.tell(&peer.name, FromPeer::Down(id)).await;
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => io::Error::other("the other side closed it"),
+        _ => error,
+    }
+}
+
+/// What the two halves of a session both look at; they are one task, so nobody ever waits for it.
+struct Shared<'a>(Mutex<Heard<'a>>);
+
+struct Heard<'a> {
+    known: &'a mut Known,
+    /// When anything came last.
+    at: Instant,
+}
+
+impl<'a> Shared<'a> {
+    fn lock(&self) -> MutexGuard<'_, Heard<'a>> {
+        // Nothing that can panic is done under it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard(&self) {
+        self.lock().at = Instant::now();
+    }
+}
+
+async fn listen<R: AsyncRead + Unpin>(
+    reader: &mut Reader<R>,
+    post: &mpsc::Sender<Message>,
+    peer: &Proven,
+    common: &Common,
+    shared: &Shared<'_>,
+) -> io::Error {
+    loop {
+        let frame = match reader.frame::<Message>().await {
+            Ok(frame) => frame,
+            Err(error) => return error,
+        };
+        shared.heard();
+        let done = match frame {
+            Frame::Message(message) => answer(message, post, peer, common, shared).await,
+            Frame::Bulk(bytes) => {
+                common.sync.tell(&peer.name, FromPeer::Bulk(bytes)).await;
+                Ok(())
+            }
+        };
+        // What waits for the disk has waited here; the peer isn't to blame for it.
+        shared.heard();
+        if let Err(error) = done {
+            return error;
+        }
+    }
+}
+
+async fn speak<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    to_say: &mut mpsc::Receiver<ToSay>,
+    (mut parcels, mut frames): (mpsc::Receiver<Message>, mpsc::Receiver<Vec<u8>>),
+    (peer, shared): (&Proven, &Shared<'_>),
     common: &Common,
 ) -> io::Error {
     let mut directory = common.directory.clone();
     let mut summary = common.summary.clone();
     summary.mark_changed();
     let mut tick = tokio::time::interval(PING_EVERY);
-    let mut heard = Instant::now();
     loop {
         let done = tokio::select! {
-            // Somebody waits for an answer of this VIP; the rest has time.
+            // Somebody waits for an answer of this VIP; the rest has time, and a file most of all.
             biased;
             Some(ToSay { message, said }) = to_say.recv() => {
                 let sent = send(writer, &message).await;
@@ -134,18 +207,12 @@ async fn talk<S: AsyncRead + AsyncWrite>(
                 let _ = said.send(());
                 sent
             }
-            message = reader.next() => match message {
-                Ok(message) => {
-                    heard = Instant::now();
-                    answer(message, writer, peer, common, known).await
-                }
-                Err(error) => Err(error),
-            },
             _ = tick.tick() => {
-                if heard.elapsed() > SILENCE {
+                if shared.lock().at.elapsed() > SILENCE {
                     return io::Error::other(format!("nothing was heard for {SILENCE:?}"));
                 }
-                send(writer, &Message::Ping { id: known.pings.next() }).await
+                let id = shared.lock().known.pings.next();
+                send(writer, &Message::Ping { id }).await
             }
             changed = summary.changed() => match changed {
                 Ok(()) => {
@@ -159,7 +226,7 @@ async fn talk<S: AsyncRead + AsyncWrite>(
                     return io::Error::other("this node stops");
                 }
                 // Another file may have VIPs of which the engine was told in vain.
-                known.tell_again(&peer.name, common);
+                shared.lock().known.tell_again(&peer.name, common);
                 let here = directory.borrow_and_update().knows(&peer.name, peer.fingerprint);
                 if here { Ok(()) } else {
                     let why = format!("{} isn't in the cluster file any more", peer.name);
@@ -168,36 +235,39 @@ async fn talk<S: AsyncRead + AsyncWrite>(
                     Err(io::Error::other(why))
                 }
             }
+            Some(message) = parcels.recv() => send(writer, &message).await,
+            Some(bytes) = frames.recv() => in_time(frame::send_bulk(writer, &bytes)).await,
         };
         if let Err(error) = done {
-            return match error.kind() {
-                io::ErrorKind::UnexpectedEof => io::Error::other("the other side closed it"),
-                _ => error,
-            };
+            return error;
         }
     }
 }
 
-async fn answer<W: AsyncWrite + Unpin>(
+async fn answer(
     message: Message,
-    writer: &mut W,
+    post: &mpsc::Sender<Message>,
     peer: &Proven,
     common: &Common,
-    known: &mut Known,
+    shared: &Shared<'_>,
 ) -> io::Result<()> {
     match message {
         Message::Ping { id } => {
             let boot_ns = Some(now().as_nanos());
-            send(writer, &Message::Pong { id, unix_us: unix_us(), boot_ns }).await
+            // A peer that asks more than it takes is answered less.
+            let _ = post.try_send(Message::Pong { id, unix_us: unix_us(), boot_ns });
+            Ok(())
         }
         Message::Pong { id, unix_us, boot_ns } => {
-            if let Some(measured) = known.pings.answered(id, unix_us, boot_ns) {
+            let measured = shared.lock().known.pings.answered(id, unix_us, boot_ns);
+            if let Some(measured) = measured {
                 common.board.measured(&peer.name, measured);
             }
             Ok(())
         }
         Message::Released { vip, epoch, boot_ns } => {
-            if let Some(released) = known.pings.boot.and_then(|boot| boot.ours(boot_ns, now())) {
+            let boot = shared.lock().known.pings.boot;
+            if let Some(released) = boot.and_then(|boot| boot.ours(boot_ns, now())) {
                 let from = peer.name.clone();
                 // An engine that is stuck can't take over.
                 let _ = common.engine.offer(ToEngine::TakeOver { from, vip, epoch, released });
@@ -206,8 +276,12 @@ async fn answer<W: AsyncWrite + Unpin>(
         }
         Message::Summary(summary) => {
             let summary = summary.plain();
-            known.hear(&peer.name, &summary, common);
+            shared.lock().known.hear(&peer.name, &summary, common);
             common.board.summary(&peer.name, summary);
+            Ok(())
+        }
+        Message::Sync(said) => {
+            common.sync.tell(&peer.name, FromPeer::Said(Box::new(said))).await;
             Ok(())
         }
         Message::Refused { why } => Err(io::Error::other(format!("it refuses: {}", plain(&why)))),
@@ -217,7 +291,11 @@ async fn answer<W: AsyncWrite + Unpin>(
 }
 
 async fn send<W: AsyncWrite + Unpin>(writer: &mut W, message: &Message) -> io::Result<()> {
-    tokio::time::timeout(SENDING, frame::send(writer, message))
+    in_time(frame::send(writer, message)).await
+}
+
+async fn in_time(sending: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+    tokio::time::timeout(SENDING, sending)
         .await
         .map_err(|_| io::Error::other("it doesn't take what is sent to it"))?
 }

@@ -22,6 +22,7 @@ pub mod plan;
 mod receive;
 pub mod record;
 pub mod resume;
+pub mod sync;
 pub mod types;
 pub mod view;
 pub mod wire;

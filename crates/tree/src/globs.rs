@@ -12,7 +12,7 @@ const MAX_GLOBS: usize = 256;
 const MAX_PATTERN: usize = 1024;
 
 /// Names that standin itself uses beside and within trees, never part of a generation.
-pub const OWN_PREFIX: &[u8] = b".standin-";
+pub const OWN_PREFIX: &[u8] = b".standin";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {

@@ -27,7 +27,7 @@
 //! hash. It says what this host's file system made of the generation (names without a user, times
 //! without nanoseconds), so that a later reading with another hash is drift, and nothing else is.
 //!
-//! Names that begin with `.standin-` are standin's own and never part of a tree.
+//! Names that begin with `.standin` are standin's own and never part of a tree.
 
 pub mod build;
 pub mod changes;

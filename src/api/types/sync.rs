@@ -1,0 +1,98 @@
+//! What the API says of the shared files.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/sync`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sync {
+    pub(crate) node: String,
+    /// Whom files are taken from; absent while nobody holds the VIP.
+    pub(crate) writer: Option<String>,
+    pub(crate) roots: Vec<String>,
+    /// This node first, then the others by name.
+    pub(crate) nodes: Vec<Node>,
+    /// The operator's `apply` that is under way, or the last one.
+    pub(crate) apply: Option<Apply>,
+    /// What is being done at the moment.
+    pub(crate) doing: Option<String>,
+    /// What an operator should know: files outside that the configuration names, limits.
+    pub(crate) notes: Vec<String>,
+}
+
+/// The four things known of a generation on a node, and what is in the way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) connected: bool,
+    pub(crate) writes: bool,
+    pub(crate) desired: Option<Generation>,
+    pub(crate) staged: Option<Generation>,
+    pub(crate) tested: Option<Generation>,
+    pub(crate) applied: Option<Generation>,
+    pub(crate) proven: Option<Generation>,
+    /// The tree on disk, where it isn't the applied one.
+    pub(crate) drift: Option<String>,
+    pub(crate) problem: Option<Problem>,
+    /// Why nothing is taken there.
+    pub(crate) held: Option<String>,
+    /// Whether its nginx serves the writer's generation; absent while that isn't known.
+    pub(crate) current: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Generation {
+    pub(crate) number: u64,
+    /// SHA-256 of the tree, hexadecimal.
+    pub(crate) tree: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Problem {
+    pub(crate) generation: Generation,
+    /// `refused`, `needs approval`, `unproven`, `tried again` or `undone`.
+    pub(crate) kind: String,
+    pub(crate) why: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Apply {
+    pub(crate) generation: Option<Generation>,
+    /// In words.
+    pub(crate) step: String,
+    pub(crate) over: bool,
+    pub(crate) failed: Option<String>,
+    pub(crate) nodes: Vec<String>,
+    pub(crate) skipped: Vec<String>,
+}
+
+/// One of `GET /v1/sync/history`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    pub(crate) generation: Option<u64>,
+    pub(crate) tree: String,
+    /// RFC 3339.
+    pub(crate) at: String,
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+    /// `written here`, `from n1`, `drift`, `before the first generation`.
+    pub(crate) why: String,
+    /// It is what lies on disk.
+    pub(crate) on_disk: bool,
+}
+
+/// `GET /v1/sync/diff`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Diff {
+    pub(crate) from: String,
+    pub(crate) to: String,
+    pub(crate) changes: Vec<Change>,
+    /// More than are listed.
+    pub(crate) left_out: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Change {
+    pub(crate) path: String,
+    /// `added`, `removed`, `content`, `mode`, `owner`, …
+    pub(crate) what: String,
+}

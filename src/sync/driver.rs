@@ -1,0 +1,588 @@
+//! Feeds the replica with what happens, and does what it asks for.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use standin_apply::Nginx;
+use standin_core::sync::{
+    Command, Effect, Event, Id, Input, Job, Outcome, Replica, Saved, TreeHash,
+};
+use standin_linux::clock;
+use standin_tree::changes::suspicion;
+use standin_tree::hash::Hash;
+use standin_tree::manifest::Manifest;
+use standin_tree::read::{Scan, Spec};
+use standin_tree::store::{self, Store};
+use standin_tree::watch::{Cause, Report, Watch};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use super::fetch::Came;
+use super::ground::{self, Applied, Translation};
+use super::peers::Sessions;
+use super::serve::Asked;
+use super::wire::Said;
+use super::{Around, Settings, ToDriver, memory, report};
+use crate::control::Request;
+use crate::control::log::Severity;
+use crate::link::Told;
+use crate::link::outlet::{FromPeer, FromPeers};
+
+/// How often the state of VIPs and nginx is looked at, if nothing has happened.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Old trees stay for so long: a shell or an editor may be in one.
+const RETIRE: Duration = Duration::from_secs(60);
+
+/// What comes from beside the control thread.
+pub(super) enum Found {
+    Report(Report),
+    Done(u64, Outcome),
+    Applied(u64, Applied),
+    Sight(Sight),
+    Ready(Result<Ready, String>),
+    Retired(Vec<String>),
+}
+
+/// What is known of the VIP and of nginx.
+#[derive(Default)]
+pub(super) struct Sight {
+    holder: Option<String>,
+    pub(super) nginx: Nginx,
+    conf: Option<PathBuf>,
+}
+
+/// The store and what was saved, once they are open.
+pub(super) struct Ready {
+    store: Arc<Store>,
+    saved: Saved,
+    watch: Watch,
+    recovered: Option<String>,
+}
+
+/// The tree on disk, as it was read last.
+pub(super) struct Disk {
+    pub(super) tree: TreeHash,
+    pub(super) scan: Box<Scan>,
+    /// It has been so since this time, or for longer.
+    since: SystemTime,
+}
+
+pub(super) struct Fetching {
+    pub(super) from: String,
+    pub(super) came: mpsc::Sender<Came>,
+    pub(super) task: AbortHandle,
+}
+
+/// A replica with all that it works with.
+pub(super) struct Running {
+    pub(super) replica: Replica,
+    pub(super) store: Arc<Store>,
+    pub(super) spec: Spec,
+    pub(super) disk: Option<Disk>,
+    pub(super) translation: Option<Translation>,
+    watch: Watch,
+    /// After an apply, readings that began before it are no drift.
+    unsure: bool,
+    pub(super) records: u32,
+    pub(super) limit: Option<String>,
+    pub(super) unreadable: Option<String>,
+}
+
+pub(super) struct Driver {
+    around: Around,
+    pub(super) settings: Option<Settings>,
+    pub(super) running: Option<Running>,
+    starting: bool,
+    pub(super) problem: Option<String>,
+    pub(super) sessions: Sessions,
+    pub(super) sight: Sight,
+    looking: bool,
+    pub(super) job: u64,
+    pub(super) fetching: Option<Fetching>,
+    retire_at: Option<tokio::time::Instant>,
+    pub(super) found: mpsc::UnboundedSender<Found>,
+}
+
+/// Until the daemon ends.
+pub(super) async fn run(
+    around: Around,
+    mut orders: mpsc::Receiver<ToDriver>,
+    mut peers: FromPeers,
+) {
+    // Bounded by what is under way: one job, one look, and the reports of one watch.
+    let (found, mut finds) = mpsc::unbounded_channel();
+    let mut driver = Driver {
+        around,
+        settings: None,
+        running: None,
+        starting: false,
+        problem: None,
+        sessions: Sessions::default(),
+        sight: Sight::default(),
+        looking: false,
+        job: 0,
+        fetching: None,
+        retire_at: None,
+        found,
+    };
+    let mut tick = tokio::time::interval(LOOK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let deadline = driver.deadline();
+        let due = async {
+            match deadline {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            order = orders.recv() => match order {
+                Some(order) => driver.told(order).await,
+                None => return,
+            },
+            Some((peer, what)) = peers.recv() => driver.hear(&peer, what).await,
+            Some(found) = finds.recv() => driver.found(found).await,
+            _ = tick.tick() => driver.tick().await,
+            () = due => driver.feed(Input::Tick).await,
+        }
+    }
+}
+
+impl Driver {
+    fn deadline(&self) -> Option<Duration> {
+        let at = self.running.as_ref()?.replica.next_deadline()?;
+        (at != standin_core::types::Instant::FAR).then(|| at.since(clock::now()))
+    }
+
+    async fn told(&mut self, what: ToDriver) {
+        match what {
+            ToDriver::Settings(settings) => self.replace(settings.map(|it| *it)).await,
+            ToDriver::Nudge => self.look(),
+            ToDriver::Ask(ask) => self.ask(ask).await,
+        }
+    }
+
+    async fn replace(&mut self, settings: Option<Settings>) {
+        self.settings = settings;
+        let Some(settings) = &self.settings else {
+            self.stop();
+            return;
+        };
+        let spec = settings.spec(self.sight.conf.as_ref());
+        if let (Some(running), Ok(spec)) = (&mut self.running, spec) {
+            running.watch.replace(spec.clone(), settings.options());
+            running.spec = spec;
+            let config = settings.config.clone();
+            self.feed(Input::Config(config)).await;
+        }
+        self.look();
+        self.begin();
+    }
+
+    fn stop(&mut self) {
+        self.fetching = None;
+        self.job += 1;
+        if let Some(running) = self.running.take() {
+            // The watch's thread is waited for.
+            tokio::task::spawn_blocking(move || drop(running));
+        }
+    }
+
+    /// Opens the store and starts the watch, as soon as it is known which files are shared.
+    fn begin(&mut self) {
+        let Some(settings) = &self.settings else { return };
+        if self.running.is_some() || self.starting {
+            return;
+        }
+        let spec = match settings.spec(self.sight.conf.as_ref()) {
+            Ok(spec) => spec,
+            Err(why) => {
+                self.problem = Some(why);
+                return;
+            }
+        };
+        self.starting = true;
+        let (dir, options) = (self.around.state_dir.join("sync"), settings.options());
+        let (journals, found) = (self.journals(), self.found.clone());
+        tokio::task::spawn_blocking(move || {
+            let reports = found.clone();
+            let ready = open(&dir, &journals).and_then(|(store, saved, recovered)| {
+                let tell = move |report| drop(reports.send(Found::Report(report)));
+                let watch = Watch::start(spec, options, Arc::clone(&store), tell)
+                    .map_err(|error| format!("the files can't be watched: {error}"))?;
+                Ok(Ready { store, saved, watch, recovered })
+            });
+            // The driver may have ended.
+            let _ = found.send(Found::Ready(ready));
+        });
+    }
+
+    pub(super) fn journals(&self) -> PathBuf {
+        standin_apply::folder(&self.around.state_dir)
+    }
+
+    async fn ready(&mut self, ready: Result<Ready, String>) {
+        self.starting = false;
+        let Ready { store, saved, watch, recovered } = match ready {
+            Ok(ready) => ready,
+            Err(why) => {
+                if self.problem.as_ref() != Some(&why) {
+                    self.tell(
+                        Severity::Error,
+                        "sync_failed",
+                        None,
+                        format!("files aren't shared: {why}"),
+                    );
+                }
+                self.problem = Some(why);
+                return;
+            }
+        };
+        let Some(settings) = &self.settings else { return };
+        let Ok(spec) = settings.spec(self.sight.conf.as_ref()) else { return };
+        self.problem = None;
+        let translation = memory::translation(&self.around.state_dir.join("sync"));
+        self.running = Some(Running {
+            replica: Replica::new(settings.config.clone(), saved),
+            store,
+            spec,
+            disk: None,
+            translation,
+            watch,
+            unsure: false,
+            records: 0,
+            limit: None,
+            unreadable: None,
+        });
+        if let Some(text) = recovered {
+            self.tell(Severity::Warning, "sync_recovered", None, text);
+        }
+        if let Some(running) = &self.running {
+            running.watch.look();
+        }
+        for (peer, said) in self.sessions.said() {
+            self.feed(Input::Link { peer: peer.clone(), up: true }).await;
+            for message in said {
+                self.feed(Input::Heard { from: peer.clone(), message }).await;
+            }
+        }
+        let holder = self.sight.holder.clone();
+        self.feed(Input::Holder(holder)).await;
+    }
+
+    async fn tick(&mut self) {
+        self.look();
+        self.begin();
+        self.served().await;
+        if self.retire_at.is_some_and(|at| at <= tokio::time::Instant::now()) {
+            self.retire_at = None;
+            if let Some(ground) = self.ground() {
+                let found = self.found.clone();
+                tokio::task::spawn_blocking(move || {
+                    // The driver may have ended; the same below.
+                    let _ = found.send(Found::Retired(ground.retire()));
+                });
+            }
+        }
+    }
+
+    /// Asks the control plane who holds the VIP, and for nginx.
+    fn look(&mut self) {
+        if std::mem::replace(&mut self.looking, true) {
+            return;
+        }
+        let (requests, found) = (self.around.requests.clone(), self.found.clone());
+        tokio::spawn(async move {
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            let mut sight = Sight::default();
+            if requests.send(Request::Status(sender)).await.is_ok()
+                && let Ok(Some(status)) = receiver.await
+            {
+                // Of several VIPs the file's first one says who writes.
+                sight.holder = status.view.vips.into_iter().next().and_then(|vip| vip.holder);
+                if let Some(view) = status.nginx {
+                    sight.nginx = Nginx {
+                        master: view.master,
+                        pid_file: view.pid_file,
+                        binary: view.binary,
+                        unit: None,
+                    };
+                    sight.conf = view.conf;
+                }
+            }
+            let _ = found.send(Found::Sight(sight));
+        });
+    }
+
+    async fn saw(&mut self, sight: Sight) {
+        self.looking = false;
+        let appeared = self.sight.nginx.master.is_none() && sight.nginx.master.is_some();
+        let holder = sight.holder.clone();
+        // One that is being restarted keeps its place.
+        let conf = sight.conf.clone().or_else(|| self.sight.conf.take());
+        self.sight = Sight { conf, ..sight };
+        self.begin();
+        if appeared {
+            self.feed(Input::Command(Command::Retry)).await;
+        }
+        self.feed(Input::Holder(holder)).await;
+        self.served().await;
+    }
+
+    /// Whether this node's nginx runs with what lies on disk.
+    async fn served(&mut self) {
+        let Some(running) = &self.running else { return };
+        let view = running.replica.view();
+        let (Some(disk), Some(master)) = (&running.disk, self.sight.nginx.master) else { return };
+        let tip = view.state.applied.filter(|id| id.tree == disk.tree);
+        if view.writing && tip.is_some() && view.state.proven != tip {
+            let (tree, since) = (disk.tree, disk.since);
+            if ground::runs_since(master, since) {
+                self.feed(Input::Loaded(tree)).await;
+            }
+        }
+    }
+
+    async fn hear(&mut self, peer: &str, what: FromPeer) {
+        match what {
+            FromPeer::Up(id, outlet) => {
+                self.sessions.up(peer, id, outlet);
+                self.feed(Input::Link { peer: peer.to_owned(), up: true }).await;
+            }
+            FromPeer::Down(id) => {
+                if self.sessions.down(peer, id) {
+                    if self.fetching.as_ref().is_some_and(|fetching| fetching.from == peer) {
+                        // Its end is told by the fetch itself.
+                        if let Some(fetching) = &mut self.fetching {
+                            fetching.came = mpsc::channel(1).0;
+                        }
+                    }
+                    self.feed(Input::Link { peer: peer.to_owned(), up: false }).await;
+                }
+            }
+            FromPeer::Bulk(bytes) => self.came(peer, Came::Frame(bytes)),
+            FromPeer::Said(said) => {
+                if let Said::Lacks { hash } = *said {
+                    self.came(peer, Came::Lacks(hash));
+                } else if let Some(asked) = Asked::of(&said) {
+                    if let Some(running) = &self.running {
+                        self.sessions.asked(peer, asked, &running.store);
+                    }
+                } else if let Some(message) = said.message() {
+                    self.sessions.remember(peer, &message);
+                    self.feed(Input::Heard { from: peer.to_owned(), message }).await;
+                }
+            }
+        }
+    }
+
+    fn came(&mut self, peer: &str, came: Came) {
+        let Some(fetching) = self.fetching.as_ref().filter(|it| it.from == peer) else { return };
+        // More than was asked for is nobody's; the fetch finds that something is missing.
+        let _ = fetching.came.try_send(came);
+    }
+
+    async fn found(&mut self, found: Found) {
+        match found {
+            Found::Report(report) => self.reported(report).await,
+            Found::Sight(sight) => self.saw(sight).await,
+            Found::Ready(ready) => self.ready(ready).await,
+            Found::Done(job, outcome) if job == self.job => {
+                self.fetching = None;
+                self.finished(outcome).await;
+            }
+            Found::Applied(job, applied) if job == self.job => self.applied(applied).await,
+            Found::Done(..) | Found::Applied(..) => {}
+            Found::Retired(drift) => self.drifted(&drift),
+        }
+    }
+
+    async fn finished(&mut self, outcome: Outcome) {
+        let moved = outcome == Outcome::Moved;
+        self.feed(Input::Done(outcome)).await;
+        if moved && let Some(running) = &self.running {
+            running.watch.look();
+        }
+    }
+
+    async fn applied(&mut self, applied: Applied) {
+        let Applied { outcome, translation, drift } = applied;
+        self.drifted(&drift);
+        let placed = matches!(outcome, Outcome::Done | Outcome::Unproven(_));
+        let dir = self.around.state_dir.join("sync");
+        if let Some(running) = &mut self.running {
+            if placed {
+                running.translation = translation;
+            }
+            running.unsure = true;
+            if let Some(translation) = translation.filter(|_| placed) {
+                let saved = tokio::task::spawn_blocking(move || {
+                    memory::save_translation(&dir, translation)
+                });
+                // Without it the next start finds drift, which it keeps and puts right.
+                let _ = saved.await;
+            }
+        }
+        if placed {
+            self.retire_at = Some(tokio::time::Instant::now() + RETIRE);
+        }
+        self.finished(outcome).await;
+        if let Some(running) = &self.running {
+            running.watch.look();
+        }
+    }
+
+    fn drifted(&self, drift: &[String]) {
+        if let Some(first) = drift.first() {
+            let more = drift.len() - 1;
+            let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+            let text = format!("edited while another tree took its place, kept: {first}{more}");
+            self.tell(Severity::Warning, "drift", None, text);
+        }
+    }
+
+    async fn reported(&mut self, report: Report) {
+        let Some(running) = &mut self.running else { return };
+        match report {
+            Report::Tree { scan, hash, cause } => {
+                let busy = matches!(running.replica.view().busy, Some(Job::Apply { .. }));
+                let read = TreeHash(*hash.as_bytes());
+                let tree = Translation::of(running.translation, read);
+                let expected =
+                    running.replica.view().state.applied.is_some_and(|id| id.tree == tree);
+                // It may have been read before the swap; another look follows.
+                if busy || running.unsure && !expected && cause != Cause::Asked {
+                    return;
+                }
+                running.unsure = false;
+                running.unreadable = None;
+                let since = self.since(&scan.manifest, tree, cause);
+                let loss = self.loss(&scan.manifest).await;
+                if let Some(running) = &mut self.running {
+                    running.disk = Some(Disk { tree, scan, since });
+                }
+                self.feed(Input::Disk { tree, loss }).await;
+                self.served().await;
+            }
+            Report::Unreadable(error) => {
+                let text = format!("the shared files can't be read: {error}; it is tried again");
+                running.unreadable = Some(text.clone());
+                self.tell(Severity::Error, "sync_failed", None, text);
+            }
+            Report::Limit(limit) => {
+                let text = report::limit(&limit);
+                running.limit = limit.raised_to.is_none().then(|| text.clone());
+                self.tell(Severity::Warning, "sync_limit", None, text);
+            }
+        }
+    }
+
+    /// Since when the tree is as it is.
+    fn since(&self, manifest: &Manifest, tree: TreeHash, cause: Cause) -> SystemTime {
+        let before = self.running.as_ref().and_then(|running| running.disk.as_ref());
+        if let Some(disk) = before.filter(|disk| disk.tree == tree) {
+            return disk.since;
+        }
+        let settle = self.settings.as_ref().map_or(Duration::ZERO, |it| it.settle);
+        match cause {
+            Cause::Hint => SystemTime::now() - settle,
+            // Nobody has seen it happen.
+            Cause::Start | Cause::FullScan | Cause::Asked => ground::newest(manifest),
+        }
+    }
+
+    /// In words, when too much of the last generation is gone from the writer's disk.
+    async fn loss(&self, now: &Manifest) -> Option<String> {
+        let running = self.running.as_ref()?;
+        let tip = running.replica.view().line.tip()?;
+        let (store, now) = (Arc::clone(&running.store), now.clone());
+        let found = tokio::task::spawn_blocking(move || {
+            let before = store.manifest(&own(tip)).ok()?;
+            suspicion(&before, &now).map(|suspicion| suspicion.to_string())
+        });
+        found.await.ok().flatten()
+    }
+
+    /// One step of the replica, and all that follows from it.
+    pub(super) async fn feed(&mut self, input: Input) {
+        let Some(running) = &mut self.running else { return };
+        let mut effects = Vec::new();
+        running.replica.step(clock::now(), input, &mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Send { to, message } => self.sessions.say(&to, message),
+                Effect::Save(saved) => self.save(saved).await,
+                Effect::Event(event) => self.happened(&event),
+                Effect::Scan => {
+                    if let Some(running) = &self.running {
+                        running.watch.look();
+                    }
+                }
+                Effect::Start(job) => self.start(job),
+            }
+        }
+    }
+
+    async fn save(&self, saved: Saved) {
+        let dir = self.around.state_dir.join("sync");
+        let written = tokio::task::spawn_blocking(move || memory::save(&dir, &saved)).await;
+        let error = match written {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        let text = format!("what this node has of the shared files can't be written down: {error}");
+        self.tell(Severity::Error, "sync_failed", None, text);
+    }
+
+    fn happened(&self, event: &Event) {
+        let severity = if event.alarming() { Severity::Warning } else { Severity::Notice };
+        self.tell(severity, event.kind(), None, event.to_string());
+    }
+
+    pub(super) fn tell(
+        &self,
+        severity: Severity,
+        kind: &'static str,
+        peer: Option<&str>,
+        text: String,
+    ) {
+        // With that many waiting the log says enough.
+        let told = Told { severity, kind, peer: peer.map(str::to_owned), text };
+        let _ = self.around.told.try_send(told);
+    }
+}
+
+/// The store's name of a generation.
+pub(super) fn own(id: Id) -> store::Id {
+    store::Id { number: id.number, hash: Hash::from_bytes(id.tree.0) }
+}
+
+type Opened = (Arc<Store>, Saved, Option<String>);
+
+fn open(dir: &std::path::Path, journals: &std::path::Path) -> Result<Opened, String> {
+    let at = |what: &str, error: std::io::Error| format!("{what}: {error}");
+    crate::authority::files::private_dir(dir).map_err(|e| at(&dir.display().to_string(), e))?;
+    crate::authority::files::private_dir(journals)
+        .map_err(|e| at(&journals.display().to_string(), e))?;
+    let recovered = standin_apply::recover(journals, &mut |_| {})
+        .map_err(|error| at("a swap of files that was cut off can't be undone", error))?;
+    let recovered = match recovered {
+        standin_apply::Recovered::Clean => None,
+        standin_apply::Recovered::Undone { generation, .. } => Some(format!(
+            "generation {generation} was being put in place when standin ended; it was undone, and \
+             is tried again"
+        )),
+    };
+    let store = Store::open(dir).map_err(|error| at("the history", error))?;
+    let saved = memory::load(dir).map_err(|error| at("what this node had", error))?;
+    Ok((Arc::new(store), saved, recovered))
+}
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -1,0 +1,394 @@
+//! What is done to this node's files and to its nginx. Everything here blocks.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use standin_apply::{
+    Back, Fingerprint, Means, Nginx, NotProven, Refusal, Staged, Tester, keep, retire, swap, test,
+};
+use standin_config::nginx::title::Title;
+use standin_core::sync::{Id, Outcome, TreeHash, Trouble};
+use standin_linux::process;
+use standin_tree::build::Builder;
+use standin_tree::hash::Hash;
+use standin_tree::manifest::{Manifest, Root};
+use standin_tree::read::{Reader, Scan, Spec};
+use standin_tree::store::{self, Store};
+
+/// For the test and again for the reload: 2,000 virtual hosts with TLS take 2 s and 5 s, a name that
+/// DNS doesn't answer 10 s.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often a live tree that is being written to is read before it is left for later.
+const QUIET_WITHIN: Duration = Duration::from_millis(200);
+
+/// Clock ticks of `/proc`, since Linux 2.6 the same on all of its architectures.
+const TICKS_PER_S: u64 = 100;
+
+/// Where the work is done.
+#[derive(Clone)]
+pub(crate) struct Ground {
+    pub(crate) store: Arc<Store>,
+    pub(crate) spec: Spec,
+    pub(crate) nginx: Nginx,
+    /// Where the journals of swaps are.
+    pub(crate) journals: PathBuf,
+    /// Nobody is served by this node: its nginx may get a new master where only that helps.
+    pub(crate) may_restart: bool,
+}
+
+/// What this host made of a generation: a later reading with `own` is the generation `tree`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Translation {
+    pub(crate) own: TreeHash,
+    pub(crate) tree: TreeHash,
+}
+
+impl Translation {
+    /// The generation's tree, where a reading is what this host made of it.
+    pub(crate) fn of(translation: Option<Self>, read: TreeHash) -> TreeHash {
+        translation.filter(|it| it.own == read).map_or(read, |it| it.tree)
+    }
+}
+
+/// What became of an apply, and what this host made of the tree.
+pub(crate) struct Applied {
+    pub(crate) outcome: Outcome,
+    pub(crate) translation: Option<Translation>,
+    /// What was edited behind the swap's back, and where it is now.
+    pub(crate) drift: Vec<String>,
+}
+
+type Failure = (Trouble, String);
+
+fn passing(what: impl std::fmt::Display) -> Failure {
+    (Trouble::Passing, what.to_string())
+}
+
+fn failed((trouble, why): Failure) -> Outcome {
+    Outcome::Failed { trouble, why }
+}
+
+fn refusal(refusal: &Refusal) -> Failure {
+    let trouble = match refusal {
+        Refusal::BadFile { .. } => Trouble::Refused,
+        // Another host's DNS, another process's port: they pass without anybody telling.
+        Refusal::NameNotFound { .. }
+        | Refusal::Address { .. }
+        | Refusal::Late { .. }
+        | Refusal::Unable { .. } => Trouble::Passing,
+    };
+    (trouble, refusal.to_string())
+}
+
+impl Ground {
+    fn tester() -> Tester {
+        Tester::Child {
+            program: PathBuf::from("/proc/self/exe"),
+            arguments: vec!["tester".to_owned()],
+        }
+    }
+
+    fn manifest(&self, id: Id) -> Result<Manifest, Failure> {
+        let own = store::Id { number: id.number, hash: Hash::from_bytes(id.tree.0) };
+        self.store
+            .manifest(&own)
+            .or_else(|error| {
+                // A rollback's tree is kept under another number.
+                let generations = self.store.generations();
+                let known = generations.iter().rev().find(|one| one.id.hash == own.hash);
+                known.map_or(Err(error), |one| self.store.manifest(&one.id))
+            })
+            .map_err(|error| passing(format!("generation {id} isn't in the history: {error}")))
+    }
+
+    /// Builds the trees beside the live ones, whole, with what `exclude` leaves alone here.
+    fn stage(&self, id: Id, live: Option<&Live>) -> Result<Stage, Failure> {
+        let manifest = self.manifest(id)?;
+        let mut stage = Stage::default();
+        let mut builder = Builder::new(&self.store);
+        for root in manifest.roots().iter().filter(|root| !root.entries.is_empty()) {
+            let real = real(&root.path);
+            let at =
+                beside(&real, id).ok_or_else(|| passing("the root directory can't be shared"))?;
+            // What an attempt before this one left.
+            remove(&at).map_err(passing)?;
+            stage.paths.push(at.clone());
+            builder.build(root, &at, None).map_err(passing)?;
+            let mut before = None;
+            if let Some(live) = live {
+                let left_out: Vec<_> =
+                    live.scan.left_out.iter().filter(|it| it.root == root.path).cloned().collect();
+                let refused = builder.carry(&left_out, &real, &at).map_err(passing)?;
+                if let Some(first) = refused.first() {
+                    let (path, what) = (first.path.display(), &first.what);
+                    return Err(passing(format!("{path} can't be brought along: {what}")));
+                }
+                before = live.before.iter().find(|(path, _)| *path == real).map(|it| it.1.clone());
+            }
+            stage.built.push((root.clone(), at.clone()));
+            stage.staged.roots.push(standin_apply::Root { path: real, staged: at, before });
+        }
+        stage.staged.generation = format!("{}-{}", id.number, id.tree);
+        Ok(stage)
+    }
+
+    /// Reads the live trees as they are now.
+    fn live(&self) -> Result<Live, Failure> {
+        let mut before = Vec::new();
+        for root in self.spec.roots() {
+            let real = real(root);
+            // A root that isn't there has no marks.
+            let marks = Fingerprint::of(&real).unwrap_or_default();
+            before.push((real, marks));
+        }
+        let scan = Reader::new().snapshot(&self.spec, Some(&self.store), QUIET_WITHIN);
+        let scan = scan.map_err(passing)?;
+        Ok(Live { hash: TreeHash(*scan.manifest.hash().as_bytes()), scan, before })
+    }
+
+    /// What this host made of a staged generation.
+    fn translation(&self, id: Id, stage: &Stage) -> Option<Translation> {
+        let exclude = self.spec.exclude().clone();
+        let staged: Vec<PathBuf> = stage.built.iter().map(|(_, at)| at.clone()).collect();
+        let spec = Spec::new(staged, exclude).ok()?;
+        let mut manifest = Reader::new().read(&spec, None, &mut |_| {}).ok()?.manifest;
+        for (root, at) in &stage.built {
+            manifest = manifest.moved(at, &root.path).ok()?;
+        }
+        let mut roots = manifest.roots().to_vec();
+        for path in self.spec.roots() {
+            if !roots.iter().any(|root| root.path == *path) {
+                roots.push(Root { path: path.clone(), entries: Vec::new() });
+            }
+        }
+        let own = Manifest::new(roots).ok()?.hash();
+        Some(Translation { own: TreeHash(*own.as_bytes()), tree: id.tree })
+    }
+
+    /// Tests a generation as if it stood in its place.
+    pub(crate) fn test(&self, id: Id) -> Outcome {
+        let tested = self.stage(id, None).and_then(|stage| {
+            let tested = test(&stage.staged, &self.nginx, &Self::tester(), PATIENCE);
+            stage.clear();
+            tested.map(drop).map_err(|error| refusal(&error))
+        });
+        tested.map_or_else(failed, |()| Outcome::Done)
+    }
+
+    /// Tests it, puts it in its place, has nginx load it, and proves that; or leaves all as it was.
+    pub(crate) fn apply(&self, id: Id, over: TreeHash, known: Option<Translation>) -> Applied {
+        let mut applied =
+            Applied { outcome: Outcome::Moved, translation: known, drift: Vec::new() };
+        let outcome = self.live().and_then(|live| {
+            if Translation::of(known, live.hash) != over {
+                return Ok(Outcome::Moved);
+            }
+            let stage = self.stage(id, Some(&live))?;
+            let translation = self.translation(id, &stage);
+            self.exchange(&stage, &mut applied.drift).inspect(|outcome| {
+                if matches!(outcome, Outcome::Done | Outcome::Unproven(_)) {
+                    applied.translation = translation;
+                }
+            })
+        });
+        applied.outcome = outcome.unwrap_or_else(failed);
+        applied
+    }
+
+    fn exchange(&self, stage: &Stage, drift: &mut Vec<String>) -> Result<Outcome, Failure> {
+        if self.nginx.master.is_none() {
+            return self.exchange_without_nginx(stage, drift);
+        }
+        let means = Means {
+            tester: Self::tester(),
+            state_dir: self.journals.clone(),
+            patience: PATIENCE,
+            may_restart: self.may_restart,
+        };
+        match standin_apply::apply(&stage.staged, &self.nginx, &means, &mut |_| {}) {
+            standin_apply::Outcome::Proven { earlier, .. } => {
+                drift.extend(earlier.iter().map(shown));
+                Ok(Outcome::Done)
+            }
+            standin_apply::Outcome::Refused(why) => {
+                stage.clear();
+                Err(refusal(&why))
+            }
+            standin_apply::Outcome::NotSwapped(error) => {
+                // Else the old tree lies there.
+                if error.undone {
+                    stage.clear();
+                }
+                Err(passing(error.why))
+            }
+            standin_apply::Outcome::PutBack { why, remedy, drift: edited, earlier, back } => {
+                drift.extend(earlier.iter().chain(&edited).map(shown));
+                stage.clear();
+                let trouble = match why {
+                    NotProven::Refused { .. } | NotProven::Late { .. } => Trouble::Refused,
+                    // Somebody wrote to the files, or ended nginx, just then.
+                    NotProven::Moved { .. } | NotProven::NoMaster { .. } => Trouble::Passing,
+                };
+                let mut why = why.to_string();
+                if let Some(remedy) = remedy {
+                    why = format!("{why}; a new master didn't help: {remedy}");
+                }
+                if let Back::Unknown(unknown) = back {
+                    why =
+                        format!("{why}; the old files are back, but nginx isn't proven: {unknown}");
+                }
+                Err((trouble, why))
+            }
+            standin_apply::Outcome::Stuck { why, error } => Err((
+                Trouble::Refused,
+                format!(
+                    "{why}; the old files couldn't be put back: {error}. Mend that, then restart \
+                     standin, which tries it again"
+                ),
+            )),
+        }
+    }
+
+    /// Files for an nginx that doesn't run: it will start with them.
+    fn exchange_without_nginx(
+        &self,
+        stage: &Stage,
+        drift: &mut Vec<String>,
+    ) -> Result<Outcome, Failure> {
+        let tested = test(&stage.staged, &self.nginx, &Self::tester(), PATIENCE);
+        tested.map_err(|error| {
+            stage.clear();
+            refusal(&error)
+        })?;
+        let swapped = swap(&stage.staged, &self.nginx, &self.journals, &mut |_| {});
+        let swapped = swapped.map_err(|error| {
+            // Else the old tree lies there.
+            if error.undone {
+                stage.clear();
+            }
+            passing(error.why)
+        })?;
+        drift.extend(swapped.drift.iter().map(shown));
+        keep(swapped, &mut |_| {}).map_err(passing)?;
+        Ok(Outcome::Unproven("nginx doesn't run on this node".to_owned()))
+    }
+
+    /// Has nginx load what lies there, and proves that.
+    pub(crate) fn load(&self) -> Outcome {
+        if self.nginx.master.is_none() {
+            let why = "nginx doesn't run on this node".to_owned();
+            return Outcome::Failed { trouble: Trouble::Refused, why };
+        }
+        let in_place = Staged { generation: "in-place".to_owned(), roots: Vec::new() };
+        let tested = match test(&in_place, &self.nginx, &Self::tester(), PATIENCE) {
+            Ok(tested) => tested,
+            Err(error) => return failed(refusal(&error)),
+        };
+        match standin_apply::reload(&self.nginx, &tested, PATIENCE) {
+            Ok(_) => Outcome::Done,
+            Err(why) => failed((Trouble::Refused, why.to_string())),
+        }
+    }
+
+    /// Ends the old trees of earlier swaps; what was edited in them meanwhile, and where it is now.
+    pub(crate) fn retire(&self) -> Vec<String> {
+        let drift = retire(&self.journals, &mut |_| {});
+        // What couldn't be removed is tried again by the next swap.
+        drift.unwrap_or_default().iter().map(shown).collect()
+    }
+}
+
+fn shown(drift: &standin_apply::Drift) -> String {
+    let path = drift.root.join(&drift.path);
+    match &drift.kept {
+        Some(kept) => format!("{} (now {})", path.display(), kept.display()),
+        None => path.display().to_string(),
+    }
+}
+
+/// The live trees at one time.
+struct Live {
+    hash: TreeHash,
+    scan: Scan,
+    before: Vec<(PathBuf, Fingerprint)>,
+}
+
+/// Trees that were built beside the live ones; what isn't swapped in goes with this.
+#[derive(Default)]
+struct Stage {
+    staged: Staged,
+    built: Vec<(Root, PathBuf)>,
+    paths: Vec<PathBuf>,
+}
+
+impl Stage {
+    /// Only while the new trees lie there, not the old ones.
+    fn clear(&self) {
+        for path in &self.paths {
+            // What is left is removed by the next attempt at the same generation.
+            let _ = remove(path);
+        }
+    }
+}
+
+/// With every symbolic link on the way resolved, also where the last name isn't there.
+fn real(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| {
+        let parent = path.parent().and_then(|parent| std::fs::canonicalize(parent).ok());
+        match (parent, path.file_name()) {
+            (Some(parent), Some(name)) => parent.join(name),
+            _ => path.to_owned(),
+        }
+    })
+}
+
+/// A place for a staged tree, in the same directory.
+fn beside(path: &Path, id: Id) -> Option<PathBuf> {
+    let mut name = std::ffi::OsString::from(format!("{}-", standin_apply::HIDDEN));
+    name.push(path.file_name()?);
+    name.push(format!("-{}-{}", id.number, id.tree));
+    Some(path.with_file_name(name))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    removed.or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+    })
+}
+
+/// The workers of a master that aren't leaving.
+fn workers(master: u32) -> Vec<u32> {
+    let serves = |pid: &u32| {
+        let title = process::title(*pid);
+        title.and_then(|title| Title::parse(&title)) == Some(Title::Worker { leaving: false })
+    };
+    process::children(master).into_iter().filter(serves).collect()
+}
+
+/// Whether all workers began after `since`: then they run with what lay there at that time.
+pub(crate) fn runs_since(master: u32, since: SystemTime) -> bool {
+    let workers = workers(master);
+    let Ok(age) = since.elapsed() else { return false };
+    let now = standin_linux::clock::now().as_nanos();
+    let at = now.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
+    let at_ticks = at / (1_000_000_000 / TICKS_PER_S);
+    let after = |pid: &u32| process::start_time_ticks(*pid).is_some_and(|ticks| ticks > at_ticks);
+    !workers.is_empty() && workers.iter().all(after)
+}
+
+/// The newest time of anything in a tree: it can't have been changed to what it is before that.
+pub(crate) fn newest(manifest: &Manifest) -> SystemTime {
+    let times = manifest.entries().map(|(_, entry)| entry.modified).max();
+    let time = times.unwrap_or_default();
+    let s = u64::try_from(time.s).unwrap_or(0);
+    SystemTime::UNIX_EPOCH + Duration::new(s, time.ns)
+}

@@ -1,0 +1,236 @@
+//! What operators see of the shared files, and what must not come from others.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use standin_core::sync::{Id, Job, Ordered, State, Step, TreeHash, Trouble};
+use standin_tree::changes::changes;
+use standin_tree::manifest::{Kind, Manifest};
+use standin_tree::store::Origin;
+use standin_tree::watch::Limit;
+
+use super::Reply;
+use super::driver::{Driver, own};
+use super::wire::hex;
+use crate::api::types::sync::{Apply, Change, Diff, Generation, Kept, Node, Problem, Sync};
+use crate::control::time::rfc3339;
+
+/// Paths that a diff lists; nobody reads more.
+const LISTED: usize = 1000;
+
+impl Driver {
+    pub(super) fn status(&self) -> Result<Sync, String> {
+        let running = self.running.as_ref().ok_or("no files are shared")?;
+        let view = running.replica.view();
+        let mut own = node(&view.node, true, Some(&view.state));
+        own.writes = view.writing;
+        own.current = running.replica.current(&view.node);
+        let mut nodes = vec![own];
+        for (name, peer) in &view.peers {
+            let mut one = node(name, peer.connected, peer.state.as_ref());
+            one.writes = view.state.writer.as_ref() == Some(name);
+            one.current = running.replica.current(name);
+            nodes.push(one);
+        }
+        let spec = &running.spec;
+        let notes = running.limit.iter().chain(&running.unreadable).cloned();
+        Ok(Sync {
+            node: view.node,
+            writer: view.state.writer,
+            roots: spec.roots().iter().map(|root| root.display().to_string()).collect(),
+            nodes,
+            apply: view.ordered.as_ref().map(apply),
+            doing: view.busy.as_ref().map(doing),
+            notes: notes.collect(),
+        })
+    }
+
+    pub(super) fn history(&self, reply: Reply<Vec<Kept>>) {
+        let Some(running) = &self.running else { return };
+        let store = Arc::clone(&running.store);
+        let view = running.replica.view();
+        let (line, disk) = (view.line, running.disk.as_ref().map(|disk| disk.tree));
+        tokio::task::spawn_blocking(move || {
+            let mut kept = Vec::new();
+            for one in store.generations().iter().rev() {
+                let (mut files, mut bytes) = (0, 0);
+                if let Ok(manifest) = store.manifest(&one.id) {
+                    for (_, entry) in manifest.entries() {
+                        if let Kind::File { size, .. } = entry.kind {
+                            files += 1;
+                            bytes += size;
+                        }
+                    }
+                }
+                let id = Id { number: one.id.number, tree: TreeHash(*one.id.hash.as_bytes()) };
+                kept.push(Kept {
+                    generation: (one.origin == Origin::Generation).then_some(id.number),
+                    tree: hex(&id.tree.0),
+                    at: rfc3339(SystemTime::UNIX_EPOCH + Duration::from_millis(one.when_ms)),
+                    files,
+                    bytes,
+                    why: one.why.clone(),
+                    on_disk: line.tip() == Some(id) && disk == Some(id.tree),
+                });
+            }
+            // Who asked may have gone; the same below.
+            let _ = reply.send(Ok(kept));
+        });
+    }
+
+    pub(super) fn diff(&self, node: Option<String>, reply: Reply<Diff>) {
+        let Some(running) = &self.running else { return };
+        let view = running.replica.view();
+        let store = Arc::clone(&running.store);
+        let applied = view.state.applied;
+        let here = format!("generation {}", applied.map_or(0, |id| id.number));
+        let theirs = node.as_ref().map(|name| {
+            let state = view.peers.get(name).and_then(|peer| peer.state.as_ref());
+            (name.clone(), state.and_then(|state| state.applied))
+        });
+        let disk = running.disk.as_ref().map(|disk| disk.scan.manifest.clone());
+        tokio::task::spawn_blocking(move || {
+            let kept = |id: Option<Id>| id.and_then(|id| store.manifest(&own(id)).ok());
+            let found = match theirs {
+                None => {
+                    let before = kept(applied).unwrap_or_default();
+                    disk.map(|disk| difference((&here, &before), ("what lies on disk", &disk)))
+                        .ok_or_else(|| "the files haven't been read yet".to_owned())
+                }
+                Some((name, id)) => match (kept(id), kept(applied)) {
+                    (Some(theirs), Some(ours)) => {
+                        let from = format!("{name}'s generation {}", id.map_or(0, |id| id.number));
+                        Ok(difference((&from, &theirs), (&format!("this node's {here}"), &ours)))
+                    }
+                    _ => Err(format!(
+                        "what {name} has isn't in the history of this node; `standin sync status` \
+                         says which generation it is"
+                    )),
+                },
+            };
+            let _ = reply.send(found);
+        });
+    }
+
+    /// The tree that an operator means.
+    pub(super) fn tree_of(&self, meant: Option<&str>) -> Result<TreeHash, String> {
+        let running = self.running.as_ref().ok_or("no files are shared")?;
+        let Some(meant) = meant else {
+            let parent = running.replica.view().line.parent();
+            return parent.map(|id| id.tree).ok_or_else(|| "there is no earlier one".to_owned());
+        };
+        let generations = running.store.generations();
+        let number = meant.parse::<u64>().ok();
+        let mut found: BTreeMap<TreeHash, ()> = BTreeMap::new();
+        for one in &generations {
+            let tree = TreeHash(*one.id.hash.as_bytes());
+            let numbered = one.origin == Origin::Generation && Some(one.id.number) == number;
+            if numbered || meant.len() >= 6 && hex(&tree.0).starts_with(meant) {
+                found.insert(tree, ());
+            }
+        }
+        match (found.len(), found.into_keys().next()) {
+            (1, Some(tree)) => Ok(tree),
+            (0, _) => Err(format!("{meant} isn't in the history: standin sync history")),
+            _ => Err(format!("{meant} may mean several; name the tree: standin sync history")),
+        }
+    }
+}
+
+fn difference((from, old): (&str, &Manifest), (to, new): (&str, &Manifest)) -> Diff {
+    let all = changes(old, new);
+    Diff {
+        from: from.to_owned(),
+        to: to.to_owned(),
+        left_out: all.len().saturating_sub(LISTED) as u64,
+        changes: all
+            .into_iter()
+            .take(LISTED)
+            .map(|change| Change {
+                path: change.path.display().to_string(),
+                what: change.what.to_string(),
+            })
+            .collect(),
+    }
+}
+
+fn generation(id: Option<Id>) -> Option<Generation> {
+    id.map(|id| Generation { number: id.number, tree: hex(&id.tree.0) })
+}
+
+fn node(name: &str, connected: bool, state: Option<&State>) -> Node {
+    let mut node = Node { name: name.to_owned(), connected, ..Node::default() };
+    let Some(state) = state else { return node };
+    node.desired = generation(state.desired);
+    node.staged = generation(state.staged);
+    node.tested = generation(state.tested);
+    node.applied = generation(state.applied);
+    node.proven = generation(state.proven);
+    node.drift = state.drift.map(|tree| hex(&tree.0));
+    node.problem = state.problem.as_ref().map(|problem| Problem {
+        generation: generation(Some(problem.id)).unwrap_or_default(),
+        kind: problem.trouble.to_string(),
+        why: problem.why.clone(),
+    });
+    node.held.clone_from(&state.held);
+    node
+}
+
+fn apply(ordered: &Ordered) -> Apply {
+    Apply {
+        generation: generation(ordered.id),
+        step: ordered.step.to_string(),
+        over: ordered.over(),
+        failed: match &ordered.step {
+            Step::Failed(why) => Some(why.clone()),
+            _ => None,
+        },
+        nodes: ordered.nodes.clone(),
+        skipped: ordered.skipped.clone(),
+    }
+}
+
+fn doing(job: &Job) -> String {
+    match job {
+        Job::Take(id) => format!("keeping generation {id}"),
+        Job::Keep(tree) => format!("keeping {tree}, which lies on disk, in the history"),
+        Job::Fetch { id, from } => format!("fetching generation {id} from {from}"),
+        Job::Test(id) => format!("testing generation {id}"),
+        Job::Apply { id, .. } => format!("putting generation {id} in place"),
+        Job::Load(id) => format!("having nginx load generation {id}"),
+    }
+}
+
+pub(super) fn limit(limit: &Limit) -> String {
+    let Limit { setting, value, had, raised_to, why } = limit;
+    match raised_to {
+        Some(to) => format!("{setting} was {value}, too low for the shared files; raised to {to}"),
+        None => format!(
+            "{setting} is {value}: after {had} watches the kernel said {why}. The files are looked at \
+             every few seconds instead; mend: sysctl -w {setting}={}",
+            value.saturating_mul(4)
+        ),
+    }
+}
+
+/// Refuses what must not come from others.
+pub(super) fn judge(manifest: &Manifest, roots: &[PathBuf]) -> Result<(), (Trouble, String)> {
+    let others = manifest.roots().iter().map(|root| &root.path);
+    let strange: Vec<String> = others
+        .filter(|path| !roots.contains(path))
+        .map(|path| path.display().to_string())
+        .collect();
+    if strange.is_empty() {
+        return Ok(());
+    }
+    Err((
+        Trouble::Approval,
+        format!(
+            "it brings {}, which this node's cluster file doesn't name; add it to [sync] paths or \
+             also here, and standin reload",
+            strange.join(", ")
+        ),
+    ))
+}

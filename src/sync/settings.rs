@@ -1,0 +1,67 @@
+//! What the cluster file says of the shared files, on this node.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use standin_config::Cluster;
+use standin_config::model::{SyncSource, Trigger};
+use standin_core::sync::{Config, Source};
+use standin_tree::globs::Globs;
+use standin_tree::read::Spec;
+use standin_tree::watch::Options;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) config: Config,
+    /// Empty: the directory of nginx's main configuration file, and `also`.
+    paths: Vec<PathBuf>,
+    also: Vec<PathBuf>,
+    exclude: Vec<String>,
+    pub(crate) settle: Duration,
+    full_scan: Duration,
+}
+
+impl Settings {
+    /// `None`: nothing is shared.
+    pub(crate) fn of(cluster: &Cluster, node: &str) -> Option<Self> {
+        let sync = cluster.sync.as_ref()?;
+        Some(Self {
+            config: Config {
+                node: node.to_owned(),
+                source: match &sync.source {
+                    SyncSource::Active => Source::Active,
+                    SyncSource::Node(name) => Source::Node(name.clone()),
+                },
+                trigger: match sync.trigger {
+                    Trigger::Save => standin_core::sync::Trigger::Save,
+                    Trigger::Reload => standin_core::sync::Trigger::Reload,
+                },
+            },
+            paths: sync.paths.clone(),
+            also: sync.also.clone(),
+            exclude: sync.exclude.clone(),
+            settle: sync.settle,
+            full_scan: sync.full_scan,
+        })
+    }
+
+    /// The files, where nginx's main configuration file is `conf`.
+    ///
+    /// # Errors
+    /// In words: a path that can't be shared, or no path at all.
+    pub(crate) fn spec(&self, conf: Option<&PathBuf>) -> Result<Spec, String> {
+        let mut roots = self.paths.clone();
+        if roots.is_empty() {
+            let folder = conf.and_then(|conf| conf.parent());
+            let folder = folder.ok_or("nginx's configuration hasn't been found yet")?;
+            roots.push(folder.to_owned());
+        }
+        roots.extend(self.also.iter().cloned());
+        let exclude = Globs::new(&self.exclude).map_err(|fault| fault.to_string())?;
+        Spec::new(roots, exclude).map_err(|fault| fault.to_string())
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        Options::new(self.settle, self.full_scan)
+    }
+}
