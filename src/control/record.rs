@@ -36,6 +36,8 @@ const fn kind_word(kind: &Kind) -> &'static str {
         Kind::Standing { .. } => "standing",
         Kind::Check { .. } => "check",
         Kind::Rival { .. } => "rival",
+        Kind::RivalUnheard { .. } => "rival_unheard",
+        Kind::OneWay { .. } => "one_way",
         Kind::Stranger { .. } => "stranger",
         Kind::Ignored { .. } => "ignored",
         Kind::AddressListDiffers { .. } => "address_list_differs",

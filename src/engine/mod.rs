@@ -487,10 +487,13 @@ const fn party(kind: &Kind) -> Option<Party> {
                 | Reason::LastResortOver { who }
                 | Reason::Failback { from: who }
                 | Reason::Outranked { by: who, .. }
+                | Reason::RivalUnheard { by: who }
                 | Reason::TakenWhileStalled { by: who, .. },
             ..
         }
         | Kind::Rival { who, .. }
+        | Kind::RivalUnheard { who, .. }
+        | Kind::OneWay { who, .. }
         | Kind::Deaf { who, .. }
         | Kind::AddressListDiffers { who, .. } => Some(*who),
         Kind::Stranger { source, .. } | Kind::Ignored { source, .. } => {

@@ -5,5 +5,6 @@
 mod cut;
 #[path = "../hosts/mod.rs"]
 mod hosts;
+mod one_way;
 mod segment;
 mod witness;

@@ -39,6 +39,17 @@ pub enum Kind {
         priority: Priority,
         yields: bool,
     },
+    /// A node with a worse claim goes on advertising: it doesn't hear this one.
+    OneWay {
+        who: Party,
+        family: Family,
+    },
+    /// Another node has the address as well, and its adverts aren't heard.
+    RivalUnheard {
+        who: Party,
+        mac: Mac,
+        yields: bool,
+    },
     /// An advert from a sender that is no node of the cluster; it was not obeyed.
     Stranger {
         source: IpAddr,
@@ -206,6 +217,10 @@ pub enum Reason {
         by: Party,
         priority: Priority,
     },
+    /// Another node with a better claim has the address; its adverts aren't heard.
+    RivalUnheard {
+        by: Party,
+    },
     /// Another node took it while this one stood still.
     TakenWhileStalled {
         by: Party,
@@ -284,6 +299,11 @@ impl Reason {
             Self::Outranked { by, priority } => {
                 write!(out, "{} advertises it with priority {priority}", by.words(plan))
             }
+            Self::RivalUnheard { by } => write!(
+                out,
+                "{} answers for the address too and has the better claim; its adverts aren't heard",
+                by.words(plan)
+            ),
             Self::TakenWhileStalled { by, lasted } => write!(
                 out,
                 "{} took it while this node stood still for {}",
@@ -365,6 +385,29 @@ impl Kind {
                     "this node yields"
                 } else {
                     "this node has the better claim, keeps it and announces it again"
+                })
+            }
+            Self::OneWay { who, family } => {
+                let (me, who) = (Party::Node(plan.me).words(plan), who.words(plan));
+                write!(
+                    out,
+                    "{me} hears {who}, {who} does not hear {me} (adverts, {family}): it goes on with \
+                     the worse claim. Mend: look for a firewall on {who}, or a switch that drops \
+                     VRRP (IP protocol 112) one way"
+                )
+            }
+            Self::RivalUnheard { who, mac, yields } => {
+                let who = who.words(plan);
+                write!(
+                    out,
+                    "{who} ({mac}) answers for the address too, and its adverts don't come or don't \
+                     end that; "
+                )?;
+                out.write_str(if *yields {
+                    "this node yields. Mend: let VRRP (IP protocol 112) pass between the nodes"
+                } else {
+                    "this node has the better claim and announces it again. Mend: let VRRP (IP \
+                     protocol 112) pass between the nodes"
                 })
             }
             Self::Stranger { source, priority } => write!(

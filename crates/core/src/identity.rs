@@ -125,6 +125,27 @@ impl Identity {
         }
     }
 
+    /// The node whose own address is at `mac`; asks the network when nobody's is, as far as is known.
+    pub fn behind(
+        &mut self,
+        now: Instant,
+        nodes: &[NodePlan],
+        interface: InterfaceId,
+        mac: Mac,
+        effects: &mut Effects,
+    ) -> Option<NodeId> {
+        let at = |address: &IpAddr| self.seen.get(&(interface, *address))?.answer;
+        let fresh = |(theirs, at): (Mac, Instant)| theirs == mac && now.since(at) <= FORGET_AFTER;
+        let mut found = nodes.iter().map(|node| node.addresses.iter().filter_map(at).any(fresh));
+        if let Some(place) = found.position(|is| is) {
+            return u8::try_from(place).ok().map(NodeId);
+        }
+        for address in nodes.iter().flat_map(|node| &node.addresses) {
+            self.ask(now, interface, *address, effects);
+        }
+        None
+    }
+
     /// Somebody else asks for `address`: the answer is remembered as if it had been asked here.
     pub fn expect(&mut self, now: Instant, interface: InterfaceId, address: IpAddr) {
         let known = self.seen.contains_key(&(interface, address));

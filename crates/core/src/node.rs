@@ -7,12 +7,13 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::election::rivals::Claimant;
 use crate::election::{Heard, Step, VirtualRouter, usable};
 use crate::event::{Event, Kind, Party, Reason, Role};
 use crate::health::Health;
 use crate::identity::{Identity, named};
 use crate::plan::{Plan, VipPlan};
-use crate::receive::{read, ties_to};
+use crate::receive::{outranks, read, ties_to};
 use crate::resume::Resume;
 use crate::types::{CheckId, Family, Instant, InterfaceId, Mac, NodeId, Priority, VipId, Vrid};
 use crate::view::{CheckView, Maintenance, PeerView, View, VipView};
@@ -340,12 +341,17 @@ impl Node {
         if !self.vip_addresses.contains(&address) {
             return;
         }
+        let who = self.identity.behind(now, &self.plan.nodes, interface, mac, effects);
+        let who = who.filter(|node| *node != self.plan.me);
         for (vip, slot) in (0..).map(VipId).zip(&mut self.routers) {
             let Some(router) = slot else { continue };
             let here = router.plan().interface == interface
                 && router.plan().addresses.iter().any(|prefix| prefix.address() == address);
             if here {
-                router.sighted(&mut Step { now, vip, effects }, address, mac);
+                let who = who.filter(|node| router.plan().priority_of(*node).is_some());
+                let claimant =
+                    |node| Claimant { node, wins_ties: outranks(&self.plan, node, self.plan.me) };
+                router.sighted(&mut Step { now, vip, effects }, address, mac, who.map(claimant));
             }
         }
     }

@@ -57,6 +57,7 @@ impl Scene {
                 }
             }
             Fault::Sides { mask, witness, cut } => self.sides(mask, witness, cut),
+            Fault::Mute { from, to, on } => self.network.mute(from.into(), to.into(), on),
             Fault::Loss { ppm } => self.network.burst_loss_ppm = u64::from(ppm),
             Fault::Duplication { ppm } => self.network.burst_duplicate_ppm = u64::from(ppm),
             Fault::Corruption { ppm } => self.network.burst_corrupt_ppm = u64::from(ppm),

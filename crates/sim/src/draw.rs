@@ -133,10 +133,12 @@ impl Scene {
             2 | 3 => Side::Outside,
             _ => Side::Nowhere,
         };
-        let alone = self.random.chance(300);
-        let fault = |cut| match alone {
-            true => Fault::Pair { a: machine, b: lonely, cut },
-            false => Fault::Sides { mask, witness, cut },
+        let other = u8::try_from(self.random.index(self.machines.len())).unwrap_or(0);
+        let kind = self.random.below(10);
+        let fault = |cut| match kind {
+            0..3 => Fault::Pair { a: machine, b: lonely, cut },
+            3..6 if machine != other => Fault::Mute { from: machine, to: other, on: cut },
+            _ => Fault::Sides { mask, witness, cut },
         };
         (fault(true), Some((lasting, fault(false))))
     }

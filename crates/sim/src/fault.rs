@@ -46,6 +46,12 @@ pub enum Fault {
         vip: u8,
         on: bool,
     },
+    /// Adverts are dropped one way, and nothing else.
+    Mute {
+        from: u8,
+        to: u8,
+        on: bool,
+    },
     Loss {
         ppm: u32,
     },
@@ -169,6 +175,7 @@ impl Fault {
             Self::Way { cut: true, .. } => "one-way cut",
             Self::Pair { b, cut: true, .. } if *b as usize == WITNESS => "witness out of sight",
             Self::Pair { cut: true, .. } => "partial cut",
+            Self::Mute { on: true, .. } => "adverts dropped",
             Self::Sides { cut: true, .. } => "cut in two sides",
             Self::Family { cut: true, .. } => "deaf family",
             Self::Loss { ppm } if *ppm > 0 => "burst of loss",
@@ -210,6 +217,7 @@ impl Fault {
                 | Self::Way { .. }
                 | Self::Pair { .. }
                 | Self::Sides { .. }
+                | Self::Mute { .. }
                 | Self::Family { .. }
                 | Self::Loss { .. }
                 | Self::Duplication { .. }
@@ -219,11 +227,12 @@ impl Fault {
     }
 
     /// Every kind that a long run has to have seen.
-    pub const KINDS: [&'static str; 33] = [
+    pub const KINDS: [&'static str; 34] = [
         "cut of a machine",
         "one-way cut",
         "partial cut",
         "cut in two sides",
+        "adverts dropped",
         "witness out of sight",
         "deaf family",
         "burst of loss",

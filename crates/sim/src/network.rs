@@ -44,6 +44,8 @@ pub struct Network {
     /// How many faults block each way, for each family.
     blocked: [[[u8; 2]; HOSTS]; HOSTS],
     cuts: u32,
+    /// How many faults drop adverts, and nothing else, each way.
+    mute: [[u8; HOSTS]; HOSTS],
     /// When the last packet of each way arrives.
     arrives: [[Nanos; HOSTS]; HOSTS],
 }
@@ -68,6 +70,7 @@ impl Network {
             changed_at: 0,
             blocked: [[[0; 2]; HOSTS]; HOSTS],
             cuts: 0,
+            mute: [[0; HOSTS]; HOSTS],
             arrives: [[0; HOSTS]; HOSTS],
         }
     }
@@ -92,6 +95,29 @@ impl Network {
                 self.cuts -= 1;
             }
         }
+    }
+
+    /// Drops adverts one way, as a firewall does, or lets them pass again.
+    pub fn mute(&mut self, from: usize, to: usize, on: bool) {
+        let count = &mut self.mute[from][to];
+        if on {
+            *count = count.saturating_add(1);
+            self.cuts += 1;
+        } else if *count > 0 {
+            *count -= 1;
+            self.cuts -= 1;
+        }
+    }
+
+    /// Whether adverts alone are dropped anywhere.
+    #[must_use]
+    pub fn mutes(&self) -> bool {
+        self.mute.as_flattened().iter().any(|count| *count > 0)
+    }
+
+    #[must_use]
+    pub const fn is_mute(&self, from: usize, to: usize) -> bool {
+        self.mute[from][to] > 0
     }
 
     #[must_use]

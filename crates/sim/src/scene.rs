@@ -246,6 +246,7 @@ impl Scene {
         let passes = |family: &Family| {
             self.sends(from, vip, *family)
                 && self.network.passes(usize::from(from), usize::from(to), *family)
+                && !self.network.is_mute(usize::from(from), usize::from(to))
         };
         self.works(to, vip) && Family::BOTH.iter().any(passes)
     }
@@ -550,6 +551,7 @@ pub const fn reason_name(reason: &Reason) -> &'static str {
         Reason::Failback { .. } => "failback",
         Reason::NobodyEligible => "nobody eligible",
         Reason::Outranked { .. } => "outranked",
+        Reason::RivalUnheard { .. } => "rival unheard",
         Reason::TakenWhileStalled { .. } => "taken while stalled",
         Reason::Obstacle(_) => "obstacle",
         Reason::InterfaceDown => "interface down",
@@ -561,7 +563,7 @@ pub const fn reason_name(reason: &Reason) -> &'static str {
 }
 
 /// Every reason that a long run has to have seen.
-pub const REASONS: [&str; 17] = [
+pub const REASONS: [&str; 18] = [
     "usable",
     "resumed",
     "nobody there",
@@ -572,6 +574,7 @@ pub const REASONS: [&str; 17] = [
     "failback",
     "nobody eligible",
     "outranked",
+    "rival unheard",
     "taken while stalled",
     "obstacle",
     "interface down",

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use standin_core::Input;
-use standin_core::plan::Mode;
+use standin_core::plan::{Mode, VipPlan};
 use standin_core::types::{Family, InterfaceId, IntervalCs, Priority};
 use standin_core::wire::vrrp::{self, Envelope, HOP_LIMIT, MULTICAST_V4, MULTICAST_V6, Outgoing};
 
@@ -74,6 +74,9 @@ impl Scene {
 
     fn send(&mut self, from: u8, to: u8, packet: Rc<Packet>) {
         let (source, target) = (usize::from(from), usize::from(to));
+        if self.network.is_mute(source, target) {
+            return;
+        }
         let fate = self.network.fate(self.now, &mut self.random, (source, target), packet.family);
         let (after, again_after, corrupt) = match fate {
             Fate::Blocked => return,
@@ -235,8 +238,12 @@ impl Scene {
         }
     }
 
-    /// Asks who has an own address of a machine.
+    /// Asks who has an own address of a machine, or one of a VIP's.
     pub fn identify(&mut self, machine: u8, address: IpAddr) {
+        let asked = |plan: &VipPlan| plan.addresses.iter().any(|it| it.address() == address);
+        if let Some(place) = self.file.plan.vips.iter().position(asked) {
+            return self.probe(machine, u8::try_from(place).unwrap_or(u8::MAX));
+        }
         for other in 0..self.machines.len() {
             let host = &self.machines[other];
             let what = if address == IpAddr::V6(host.link_local) {
@@ -378,7 +385,7 @@ impl Scene {
         }
     }
 
-    fn vip_family(&self, vip: u8) -> Family {
+    pub fn vip_family(&self, vip: u8) -> Family {
         let first = self.file.vip(vip).and_then(|plan| plan.addresses.first());
         first.map_or(Family::V4, |prefix| prefix.family())
     }

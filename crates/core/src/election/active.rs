@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::backup::Backup;
+use super::rivals::Claimant;
 use super::{Heard, State, Step, VirtualRouter, timers};
 use crate::Effect;
 use crate::event::{Kind, Reason, Standing};
@@ -50,9 +51,10 @@ impl Active {
         }
     }
 
-    pub(super) fn next_deadline(&self) -> Instant {
+    pub(super) fn next_deadline(&self, rival_at: Instant) -> Instant {
         // Nothing is announced either while it listens.
-        self.listening.unwrap_or_else(|| self.next_advert.min(self.announcing.next_at))
+        let busy = || self.next_advert.min(self.announcing.next_at).min(rival_at);
+        self.listening.unwrap_or_else(busy)
     }
 
     pub(super) fn advertised(&mut self, now: Instant, interval: Duration) {
@@ -131,6 +133,7 @@ impl VirtualRouter {
         if active.next_advert <= step.now {
             self.advertise(step);
         }
+        self.rival_tick(step);
     }
 
     /// The silence of this node itself, when it was so long that a peer may have taken over.
@@ -147,6 +150,7 @@ impl VirtualRouter {
         let mine = self.effective_priority();
         let stalled = self.stalled(step.now);
         let better = theirs > mine || (theirs == mine && heard.wins_ties);
+        self.defied(step, heard, better || theirs == Priority::RELEASE || stalled.is_some());
         if theirs == Priority::RELEASE {
             self.advertise(step);
             self.announce_anew(step);
@@ -189,10 +193,13 @@ impl VirtualRouter {
         }
     }
 
-    pub(super) fn active_sighted(&mut self, step: &mut Step<'_>, address: IpAddr, mac: Mac) {
-        if self.conflict_said.allows(step.now) {
-            step.event(Kind::AddressConflict { address, mac });
-        }
+    pub(super) fn active_sighted(
+        &mut self,
+        step: &mut Step<'_>,
+        seen: (IpAddr, Mac),
+        who: Option<Claimant>,
+    ) {
+        self.rival_sighted(step, seen, who);
         self.announce_anew(step);
     }
 

@@ -156,7 +156,8 @@ impl VirtualRouter {
     pub(super) fn backup_deadline(&self, backup: &Backup) -> Instant {
         if self.introduced {
             let due = |wait| (backup.base + wait).max(backup.not_before);
-            return self.wait(backup.hurry()).map_or(Instant::FAR, due);
+            let due = self.backup_wait(backup).map_or(Instant::FAR, due);
+            return due.min(self.rival_deadline());
         }
         if let Some(foreign) = backup.foreign {
             return foreign.retry_at;
@@ -168,6 +169,10 @@ impl VirtualRouter {
         self.wait(backup.hurry())
             .map_or(Instant::FAR, |wait| (backup.base + wait).max(probing.next_at))
             .max(backup.not_before)
+    }
+
+    fn backup_wait(&self, backup: &Backup) -> Option<Duration> {
+        self.wait(backup.hurry()).map(|wait| wait.max(self.shadow_patience()))
     }
 
     /// A claim is due that can't be made yet.
@@ -193,8 +198,9 @@ impl VirtualRouter {
         if !self.introduced && !self.probed(step) {
             return;
         }
+        self.shadow_tick(step);
         let State::Backup(backup) = &self.state else { return };
-        let Some(wait) = self.wait(backup.hurry()) else { return };
+        let Some(wait) = self.backup_wait(backup) else { return };
         if backup.base + wait > step.now {
             return;
         }
@@ -249,6 +255,11 @@ impl VirtualRouter {
     }
 
     pub(super) fn backup_sighted(&mut self, step: &mut Step<'_>, address: IpAddr, mac: Mac) {
+        if self.shadows(mac)
+            && let State::Backup(backup) = &mut self.state
+        {
+            backup.base = step.now;
+        }
         if self.introduced {
             return;
         }
@@ -291,6 +302,8 @@ impl VirtualRouter {
             self.interval = heard.advert.interval.as_duration();
         }
         let able = matches!(self.standing, Standing::Eligible | Standing::HeldDown);
+        // Adverts come: they tell more than answers.
+        self.rival = None;
         let State::Backup(backup) = &mut self.state else { return };
         let who = heard.who;
         let waits_already = able && matches!(backup.cause, Cause::LastResort { .. });

@@ -14,7 +14,9 @@
 mod active;
 mod backup;
 pub mod handover;
+pub mod rivals;
 pub mod timers;
+mod usable;
 pub mod vacancy;
 mod witness;
 
@@ -23,7 +25,7 @@ use std::time::Duration;
 
 use crate::event::{Event, Kind, Obstacle, Party, Reason, Role, Standing};
 use crate::health::{Health, State as CheckState};
-use crate::plan::{AllIneligible, Mode, VipPlan};
+use crate::plan::{AllIneligible, VipPlan};
 use crate::types::{Family, Instant, Mac, NodeId, Priority, VipId};
 use crate::wire::vrrp::Advert;
 use crate::{Effect, Effects, Outcome};
@@ -31,6 +33,8 @@ use crate::{Effect, Effects, Outcome};
 use active::Active;
 use backup::Backup;
 use handover::Handovers;
+use rivals::{Claimant, Rival};
+pub use usable::{Usable, usable};
 use vacancy::Vacancy;
 use witness::Witnessing;
 
@@ -66,19 +70,6 @@ pub struct Heard<'a> {
     pub who: Party,
     /// Whether the sender wins against this node at equal priority.
     pub wins_ties: bool,
-}
-
-/// Which of the VIP's families this node can advertise at the moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usable {
-    pub interface_up: bool,
-    pub families: [bool; 2],
-}
-
-impl Usable {
-    fn any(self) -> bool {
-        self.interface_up && self.families != [false; 2]
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -128,6 +119,11 @@ pub struct VirtualRouter {
     hold_until: Option<Instant>,
     refused: Option<(Instant, i32)>,
     witnessing: Witnessing,
+    /// Another host that has the address: as active, one to be settled with; as backup, the active
+    /// whose adverts aren't heard.
+    rival: Option<Rival>,
+    /// While active: who goes on with a worse claim, since when, and when it was heard last.
+    defiance: Option<(Party, Instant, Instant)>,
     /// Active_Adver_Interval (RFC 9568 §6.1).
     interval: Duration,
     /// An advert was heard or the VIP was held: the address needs no probing before a claim.
@@ -142,6 +138,7 @@ pub struct VirtualRouter {
     /// The addresses are waited for, or were taken so.
     vacancy: Option<Vacancy>,
     rival_said: Rated,
+    one_way_said: Rated,
     conflict_said: Rated,
     ignored_said: Rated,
     stranger_said: Rated,
@@ -165,6 +162,8 @@ impl VirtualRouter {
             hold_until: None,
             refused: None,
             witnessing: Witnessing::default(),
+            rival: None,
+            defiance: None,
             interval,
             introduced: false,
             stopping: false,
@@ -174,6 +173,7 @@ impl VirtualRouter {
             counters: Counters::default(),
             vacancy: None,
             rival_said: Rated::default(),
+            one_way_said: Rated::default(),
             conflict_said: Rated::default(),
             ignored_said: Rated::default(),
             stranger_said: Rated::default(),
@@ -277,7 +277,8 @@ impl VirtualRouter {
                 self.vacancy_deadline().unwrap_or_else(|| self.backup_deadline(backup))
             }
             State::Active(active) => {
-                active.next_deadline().min(self.vacancy_deadline().unwrap_or(Instant::FAR))
+                let vacancy = self.vacancy_deadline().unwrap_or(Instant::FAR);
+                active.next_deadline(self.rival_deadline()).min(vacancy)
             }
         };
         let hold = self.hold_until.unwrap_or(Instant::FAR);
@@ -320,14 +321,20 @@ impl VirtualRouter {
     }
 
     /// Another host says that it has one of the VIP's addresses.
-    pub fn sighted(&mut self, step: &mut Step<'_>, address: IpAddr, mac: Mac) {
+    pub fn sighted(
+        &mut self,
+        step: &mut Step<'_>,
+        address: IpAddr,
+        mac: Mac,
+        who: Option<Claimant>,
+    ) {
         if self.vacancy_sighted(step, address, mac) {
             return;
         }
         match self.state {
             State::Idle => {}
             State::Backup(_) => self.backup_sighted(step, address, mac),
-            State::Active(_) => self.active_sighted(step, address, mac),
+            State::Active(_) => self.active_sighted(step, (address, mac), who),
         }
     }
 
@@ -410,6 +417,7 @@ impl VirtualRouter {
     /// The numbers of the nodes have changed; a node without one has left the file.
     pub fn renumber(&mut self, moved: impl Fn(NodeId) -> Option<NodeId>) {
         self.handovers.renumber(&moved);
+        self.renumber_rival(&moved);
         if let State::Backup(backup) = &mut self.state {
             backup.renumber(moved);
         }
@@ -567,7 +575,12 @@ impl VirtualRouter {
     /// Leaves whatever the role is; an active says so first, then takes the addresses away.
     fn leave(&mut self, step: &mut Step<'_>, to: State, reason: Reason) {
         if matches!(self.state, State::Active(_)) {
-            if !matches!(reason, Reason::Outranked { .. } | Reason::TakenWhileStalled { .. }) {
+            if !matches!(
+                reason,
+                Reason::Outranked { .. }
+                    | Reason::TakenWhileStalled { .. }
+                    | Reason::RivalUnheard { .. }
+            ) {
                 self.send(step, Priority::RELEASE);
                 self.handovers.leaves(true);
             }
@@ -579,6 +592,8 @@ impl VirtualRouter {
     fn enter(&mut self, step: &mut Step<'_>, to: State, reason: Reason) {
         let from = self.role();
         self.state = to;
+        self.rival = None;
+        self.defiance = None;
         self.since = step.now;
         self.last_reason = Some(reason.clone());
         step.event(Kind::Transition { from, to: self.role(), reason });
@@ -626,28 +641,6 @@ impl VirtualRouter {
         if self.stranger_said.allows(step.now) {
             step.event(Kind::Stranger { source, priority: advert.priority });
         }
-    }
-}
-
-/// Which families of `plan` can be advertised, given the interface and the node's own addresses.
-#[must_use]
-pub fn usable(
-    plan: &VipPlan,
-    interface: crate::InterfaceState,
-    own: impl Fn(Family) -> bool,
-) -> Usable {
-    let v6_source = match plan.mode {
-        // A peer knows whose link-local address it is by an own address on the same MAC.
-        Mode::Multicast => interface.link_local.is_some() && (own(Family::V4) || own(Family::V6)),
-        Mode::Unicast => own(Family::V6),
-    };
-    let hears = |family: Family| interface.up && !interface.deaf[family.index()];
-    Usable {
-        interface_up: interface.up,
-        families: [
-            hears(Family::V4) && plan.has(Family::V4) && own(Family::V4),
-            hears(Family::V6) && plan.has(Family::V6) && v6_source,
-        ],
     }
 }
 

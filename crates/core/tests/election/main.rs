@@ -4,6 +4,7 @@
 
 mod handover;
 mod rig;
+mod rivals;
 mod vacancy;
 mod witness;
 

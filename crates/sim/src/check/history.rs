@@ -98,6 +98,7 @@ impl Claim<'_> {
             Reason::Outranked { .. }
             | Reason::TakenWhileStalled { .. }
             | Reason::OwnerBack { .. }
+            | Reason::RivalUnheard { .. }
             | Reason::Obstacle(_)
             | Reason::AddressRefused { .. } => (from, to) == (Role::Active, Role::Backup),
             Reason::InterfaceDown
@@ -153,6 +154,10 @@ impl Claim<'_> {
             Reason::Silence { who, lasted } => {
                 return self.doubt_silence(*who, super::nanos(*lasted));
             }
+            Reason::RivalUnheard { by: Party::Node(node) } => {
+                (self.scene.machines[usize::from(node.0)].node.is_some(), "that node isn't there")
+            }
+            Reason::RivalUnheard { .. } => (false, "no node has that claim"),
             Reason::Released { who } => {
                 (self.has_said(*who, Priority::RELEASE), "it didn't say so")
             }

@@ -3,6 +3,7 @@
 mod clients;
 mod history;
 mod overlap;
+mod rivals;
 mod takeover;
 mod timeline;
 mod witness;
@@ -18,6 +19,7 @@ use crate::scene::{Observation, Scene, Transition};
 pub use clients::Clients;
 pub use history::History;
 pub use overlap::Overlap;
+pub use rivals::Rivals;
 pub use takeover::Takeover;
 pub use timeline::Timeline;
 pub use witness::Witness;
@@ -40,6 +42,7 @@ pub struct Checks {
     pub clients: Clients,
     pub timeline: Timeline,
     pub witness: Witness,
+    pub rivals: Rivals,
     quiet: Quiet,
     due: Nanos,
     /// What was broken first.
@@ -56,6 +59,7 @@ impl Checks {
             clients: Clients::new(scene),
             timeline: Timeline::new(scene),
             witness: Witness::new(scene),
+            rivals: Rivals::default(),
             quiet: Quiet::default(),
             due: 0,
             broken: None,
@@ -132,6 +136,8 @@ impl Checks {
         self.fail(overlap);
         let takeover = self.takeover.look(scene, self.quiet);
         self.fail(takeover);
+        let rivals = self.rivals.look(scene);
+        self.fail(rivals);
         let witness = self.witness.look(scene);
         self.fail(witness);
         let clients = self.clients.look(scene);
@@ -140,12 +146,13 @@ impl Checks {
 
     fn next_due(&self, scene: &Scene) -> Nanos {
         let first = self.overlap.due(scene).min(self.takeover.due(scene));
-        first.min(self.clients.due()).min(self.witness.due(scene))
+        first.min(self.clients.due()).min(self.witness.due(scene)).min(self.rivals.due())
     }
 
     fn disturbed(&mut self, scene: &Scene) {
         self.quiet.fault_at = scene.now;
         self.overlap.disturbed(scene.now);
+        self.rivals.disturbed();
         self.takeover.disturbed(scene.now);
         self.clients.disturbed(scene.now);
     }

@@ -66,7 +66,9 @@ pub(super) fn patience(scene: &Scene, vip: u8) -> Nanos {
     // Who never heard an advert asks three times first, 50 ms apart.
     let new = |host: &Machine| host.running() && host.heard[usize::from(vip)].is_empty();
     let probes = if scene.machines.iter().any(new) { 160 * MILLISECOND } else { 0 };
-    waits + kernel + probes + 3 * scene.network.longest() + MILLISECOND
+    // Who follows a node by its answers alone takes a second of silence for its end.
+    let shadows = if scene.network.mutes() { 1_500 * MILLISECOND } else { 0 };
+    waits + kernel + probes + shadows + 3 * scene.network.longest() + MILLISECOND
 }
 
 /// What is wrong with the VIP at the moment, if anything.

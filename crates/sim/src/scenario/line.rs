@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cut n1 | cut n1 -> n2 [IPv4|IPv6] | cut n1 <-> n2       heal, with the same words
+//! mute n1 -> n2                                           adverts alone; unmute, with the same words
 //! cut n1 <-> witness                                      whom all nodes ping
 //! deaf n1 IPv6                                            hearing n1 IPv6
 //! loss 10% | duplicate 10% | damage 10% | delay 50ms      0 ends it
@@ -119,6 +120,9 @@ impl Line {
             }
             [verb @ ("cut" | "heal"), ref rest @ ..] => {
                 return cut(names, rest, verb == "cut").map(|fault| Self::Faults(vec![fault]));
+            }
+            [verb @ ("mute" | "unmute"), from, "->", to] => {
+                Fault::Mute { from: names.node(from)?, to: names.node(to)?, on: verb == "mute" }
             }
             ["loss", share] => Fault::Loss { ppm: per_million(share)? },
             ["duplicate", share] => Fault::Duplication { ppm: per_million(share)? },
