@@ -379,42 +379,10 @@ impl Kind {
                 write!(out, "check {} {now}", check_name(plan, *check))?;
                 if detail.is_empty() { Ok(()) } else { write!(out, ": {detail}") }
             }
-            Self::Rival { who, priority, yields } => {
-                write!(out, "{} advertises it too, with priority {priority}; ", who.words(plan))?;
-                out.write_str(if *yields {
-                    "this node yields"
-                } else {
-                    "this node has the better claim, keeps it and announces it again"
-                })
-            }
-            Self::OneWay { who, family } => {
-                let (me, who) = (Party::Node(plan.me).words(plan), who.words(plan));
-                write!(
-                    out,
-                    "{me} hears {who}, {who} does not hear {me} (adverts, {family}): it goes on with \
-                     the worse claim. Mend: look for a firewall on {who}, or a switch that drops \
-                     VRRP (IP protocol 112) one way"
-                )
-            }
-            Self::RivalUnheard { who, mac, yields } => {
-                let who = who.words(plan);
-                write!(
-                    out,
-                    "{who} ({mac}) answers for the address too, and its adverts don't come or don't \
-                     end that; "
-                )?;
-                out.write_str(if *yields {
-                    "this node yields. Mend: let VRRP (IP protocol 112) pass between the nodes"
-                } else {
-                    "this node has the better claim and announces it again. Mend: let VRRP (IP \
-                     protocol 112) pass between the nodes"
-                })
-            }
-            Self::Stranger { source, priority } => write!(
-                out,
-                "{source} is no node of this cluster but advertises this router id with priority \
-                 {priority}; not obeyed (accept_unknown = false)"
-            ),
+            Self::Rival { .. }
+            | Self::OneWay { .. }
+            | Self::RivalUnheard { .. }
+            | Self::Stranger { .. } => self.write_rival(plan, out),
             Self::Ignored { source, why } => write!(out, "ignored a message of {source}: {why}"),
             Self::AddressListDiffers { who, theirs } => {
                 write!(
@@ -458,6 +426,49 @@ impl Kind {
             Self::Maintenance { on: true } => out.write_str("maintenance began"),
             Self::Maintenance { on: false } => out.write_str("maintenance ended"),
             Self::Reloaded => out.write_str("the cluster file was read again and taken"),
+        }
+    }
+
+    /// What concerns somebody else who has the VIP, or says so.
+    fn write_rival(&self, plan: &Plan, out: &mut String) -> fmt::Result {
+        match self {
+            Self::Rival { who, priority, yields } => {
+                write!(out, "{} advertises it too, with priority {priority}; ", who.words(plan))?;
+                out.write_str(if *yields {
+                    "this node yields"
+                } else {
+                    "this node has the better claim, keeps it and announces it again"
+                })
+            }
+            Self::OneWay { who, family } => {
+                let (me, who) = (Party::Node(plan.me).words(plan), who.words(plan));
+                write!(
+                    out,
+                    "{me} hears {who}, {who} does not hear {me} (adverts, {family}): it goes on with \
+                     the worse claim. Mend: look for a firewall on {who}, or a switch that drops \
+                     VRRP (IP protocol 112) one way"
+                )
+            }
+            Self::RivalUnheard { who, mac, yields } => {
+                let who = who.words(plan);
+                write!(
+                    out,
+                    "{who} ({mac}) answers for the address too, and its adverts don't come or don't \
+                     end that; "
+                )?;
+                out.write_str(if *yields {
+                    "this node yields. Mend: let VRRP (IP protocol 112) pass between the nodes"
+                } else {
+                    "this node has the better claim and announces it again. Mend: let VRRP (IP \
+                     protocol 112) pass between the nodes"
+                })
+            }
+            Self::Stranger { source, priority } => write!(
+                out,
+                "{source} is no node of this cluster but advertises this router id with priority \
+                 {priority}; not obeyed (accept_unknown = false)"
+            ),
+            _ => Ok(()),
         }
     }
 }
