@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
 
+mod faults;
 #[path = "../hosts/mod.rs"]
 mod hosts;
 
@@ -35,7 +36,7 @@ struct Pair {
     n2: Host,
     first: Daemon,
     _second: Daemon,
-    _lan: Lan,
+    lan: Lan,
 }
 
 impl Pair {
@@ -50,7 +51,7 @@ impl Pair {
         wait_until("n2 to follow n1", Duration::from_secs(5), || {
             n2.vip().is_some_and(|vip| vip["holder"] == "n1")
         });
-        Self { n1, n2, first, _second: second, _lan: lan }
+        Self { n1, n2, first, _second: second, lan }
     }
 
     /// The guard and the daemon of n1.
