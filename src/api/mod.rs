@@ -12,10 +12,12 @@
 //! | `POST /v1/sync/resume` `{"accept_deletion": false}` | the same |
 //! | `POST /v1/sync/rollback` `{"generation": "7"}` | the same |
 //! | `POST /v1/await-vacant` `{"vip": "web", "every_ms": 100}`, `null`: no longer | `{}` |
+//! | `POST /v1/apply/cluster` `{"text": …, "without": […]}` | one step a line, as JSON; root only |
 //! | `POST /v1/reload` | `{"text": …}`, or 422 with what is wrong |
 //!
 //! Over TCP only the `GET`s are answered: nobody is known there.
 
+mod cluster;
 mod sync;
 pub(crate) mod types;
 
@@ -61,7 +63,10 @@ type Desk = mpsc::Sender<Request>;
 
 /// Who is on the other end of the Unix socket.
 #[derive(Clone, Debug)]
-struct Caller(String);
+struct Caller {
+    words: String,
+    root: bool,
+}
 
 impl Connected<IncomingStream<'_, UnixListener>> for Caller {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
@@ -69,7 +74,11 @@ impl Connected<IncomingStream<'_, UnixListener>> for Caller {
             Some(pid) => format!("uid {} (pid {pid})", who.uid()),
             None => format!("uid {}", who.uid()),
         };
-        Self(stream.io().peer_cred().map_or_else(|_| "somebody".to_owned(), words))
+        let who = stream.io().peer_cred();
+        Self {
+            root: who.as_ref().is_ok_and(|who| who.uid() == 0),
+            words: who.map_or_else(|_| "somebody".to_owned(), words),
+        }
     }
 }
 
@@ -79,7 +88,8 @@ pub(crate) fn serve(socket: StdUnixListener, desk: Desk) {
     let writing = Router::new()
         .route("/v1/maintenance", post(maintenance))
         .route("/v1/await-vacant", post(await_vacant))
-        .route("/v1/reload", post(reload));
+        .route("/v1/reload", post(reload))
+        .route("/v1/apply/cluster", post(cluster::apply));
     let app = reading.merge(writing).merge(sync::writing()).with_state(desk);
     tokio::spawn(async move {
         match UnixListener::from_std(socket) {
@@ -182,7 +192,8 @@ async fn ask<T>(desk: &Desk, request: impl FnOnce(oneshot::Sender<T>) -> Request
 
 async fn nothing_here() -> Response {
     let body = json!({ "error": "there is /v1/status, /v1/events, /v1/sync; over the Unix socket also \
-                                 POST /v1/maintenance, /v1/await-vacant, /v1/reload, /v1/sync/…" });
+                                 POST /v1/maintenance, /v1/await-vacant, /v1/reload, \
+                                 /v1/apply/cluster, /v1/sync/…" });
     (StatusCode::NOT_FOUND, Json(body)).into_response()
 }
 
@@ -263,7 +274,7 @@ struct MaintenanceOrder {
 
 async fn maintenance(
     State(desk): State<Desk>,
-    ConnectInfo(Caller(by)): ConnectInfo<Caller>,
+    ConnectInfo(Caller { words: by, .. }): ConnectInfo<Caller>,
     Json(order): Json<MaintenanceOrder>,
 ) -> Response {
     let command = if order.on {
@@ -291,7 +302,7 @@ struct VacancyOrder {
 
 async fn await_vacant(
     State(desk): State<Desk>,
-    ConnectInfo(Caller(by)): ConnectInfo<Caller>,
+    ConnectInfo(Caller { words: by, .. }): ConnectInfo<Caller>,
     Json(VacancyOrder { vip, every_ms }): Json<VacancyOrder>,
 ) -> Response {
     let gap = every_ms.map(Duration::from_millis);
@@ -312,7 +323,7 @@ async fn await_vacant(
 
 async fn reload(
     State(desk): State<Desk>,
-    ConnectInfo(Caller(by)): ConnectInfo<Caller>,
+    ConnectInfo(Caller { words: by, .. }): ConnectInfo<Caller>,
 ) -> Response {
     match ask(&desk, |reply| Request::Reload { by, reply }).await {
         Some(Ok(text)) => Json(json!({ "text": text })).into_response(),

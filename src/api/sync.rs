@@ -62,11 +62,17 @@ async fn order(desk: &Desk, by: String, order: Order) -> Response {
     answer(desk, |reply| Ask::Order { order, by, reply }).await
 }
 
-async fn hold(State(desk): State<Desk>, ConnectInfo(Caller(by)): ConnectInfo<Caller>) -> Response {
+async fn hold(
+    State(desk): State<Desk>,
+    ConnectInfo(Caller { words: by, .. }): ConnectInfo<Caller>,
+) -> Response {
     order(&desk, by, Order::Hold).await
 }
 
-async fn apply(State(desk): State<Desk>, ConnectInfo(Caller(by)): ConnectInfo<Caller>) -> Response {
+async fn apply(
+    State(desk): State<Desk>,
+    ConnectInfo(Caller { words: by, .. }): ConnectInfo<Caller>,
+) -> Response {
     order(&desk, by, Order::Apply).await
 }
 
@@ -78,7 +84,7 @@ struct ResumeOrder {
 
 async fn resume(
     State(desk): State<Desk>,
-    ConnectInfo(Caller(by)): ConnectInfo<Caller>,
+    ConnectInfo(Caller { words: by, .. }): ConnectInfo<Caller>,
     Json(ResumeOrder { accept_deletion }): Json<ResumeOrder>,
 ) -> Response {
     order(&desk, by, Order::Resume { accept_deletion }).await
@@ -91,7 +97,7 @@ struct RollbackOrder {
 
 async fn rollback(
     State(desk): State<Desk>,
-    ConnectInfo(Caller(by)): ConnectInfo<Caller>,
+    ConnectInfo(Caller { words: by, .. }): ConnectInfo<Caller>,
     Json(RollbackOrder { generation }): Json<RollbackOrder>,
 ) -> Response {
     order(&desk, by, Order::Rollback { generation }).await

@@ -17,6 +17,7 @@ use super::init::{Kept, Named, must_be_local, node};
 use super::{Places, client};
 use crate::authority::token::Token;
 use crate::authority::{Keys, NodeKey, files, fingerprint, fingerprint_of_key};
+use crate::link::file::shelf::Shelf;
 use crate::link::frame::{self, JOINED_BYTES, Reader};
 use crate::link::message::{Join, Joined, Message, PROTOCOL};
 use crate::link::tls;
@@ -26,8 +27,8 @@ const PORT: u16 = 8412;
 
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// The other node writes and reloads meanwhile.
-const ANSWER: Duration = Duration::from_secs(25);
+/// All nodes look at the file with this one in it, and take it, meanwhile.
+const ANSWER: Duration = Duration::from_secs(65);
 
 #[derive(Debug, Args)]
 pub(crate) struct JoinArgs {
@@ -77,7 +78,8 @@ pub(super) fn main(args: &JoinArgs) -> Result<()> {
     believe(&joined, &token, &args.node.name, public_key)?;
     let kept = keep_old(&args.kept.file, &joined.file)?;
     keys.create((&joined.authority_key, &joined.authority_certificate), &key, &joined.certificate)?;
-    files::write_atomically(&args.kept.file, joined.file.as_bytes(), 0o644)
+    Shelf::of(&args.kept.state_dir, &args.kept.file)
+        .take(&joined.file, &joined.version)
         .with_context(|| format!("can't write {}", args.kept.file.display()))?;
     let (name, cluster) = (&args.node.name, &joined.cluster);
     println!("{name} is a node of {cluster}; its file is {}", args.kept.file.display());

@@ -1,5 +1,6 @@
 //! The command line: what was typed, and which file does it.
 
+mod apply;
 mod check;
 pub(crate) mod client;
 mod events;
@@ -99,10 +100,8 @@ enum Command {
     #[command(after_help = "Examples:\n  standin sync status\n  standin sync diff\n  \
                             standin sync rollback")]
     Sync(sync::SyncArgs),
-    /// Have every node test and load the shared files, the backups first, the active last
-    #[command(after_help = "Example: standin apply nginx\n\nA failure anywhere stops it and \
-                            undoes what was done.")]
-    Apply(sync::ApplyArgs),
+    /// Bring a change to all nodes, or to none
+    Apply(apply::ApplyArgs),
     /// Serve tokens while no daemon does; `init` and `token` start it
     #[command(hide = true)]
     ServeTokens(token::TokenArgs),
@@ -205,9 +204,9 @@ pub(crate) fn main() -> ExitCode {
         Command::Init(args) => init::main(&args),
         Command::Token(args) => token::main(&args),
         Command::Join(args) => join::main(&args),
+        Command::Apply(args) => apply::main(&args),
         Command::ServeTokens(args) => token::serve(&args),
         Command::Sync(args) => sync::main(&args),
-        Command::Apply(args) => sync::apply(&args),
     };
     match done {
         Ok(()) => Exit::Done.into(),

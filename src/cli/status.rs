@@ -107,6 +107,9 @@ fn page(status: &Status, color: bool) -> String {
     if status.link.is_none() && status.peers.iter().any(|peer| !peer.vrrp_only) {
         out.push_str("  no peer link (standin init makes one)\n");
     }
+    if let Some(link) = status.link.as_ref().filter(|link| link.file_version > 0) {
+        let _ = writeln!(out, "  version {} of the cluster file", link.file_version);
+    }
     for peer in &status.peers {
         let seen = match peer.last_advert_ms {
             Some(ms) => format!("last advert {} ago", ago(Duration::from_millis(ms))),
@@ -142,8 +145,10 @@ fn peer_link(out: &mut String, link: &PeerLink, color: bool) {
     }
     out.push('\n');
     if link.same_file == Some(false) {
-        let text = "its cluster file is another version than the one here";
-        let _ = writeln!(out, "      {}", painted(text, Paint::Bad, color));
+        let version = link.file_version.unwrap_or_default();
+        let text =
+            format!("its cluster file is another than the one here (it has version {version})");
+        let _ = writeln!(out, "      {}", painted(&text, Paint::Bad, color));
     }
     if link.maintenance {
         let _ = writeln!(out, "      {}", painted("maintenance", Paint::Attention, color));

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -65,19 +65,11 @@ struct Asked {
 
 #[derive(Debug, Args)]
 pub(crate) struct ApplyArgs {
-    /// What is to be applied
-    what: Option<Applied>,
     /// Print the outcome for programs
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     #[command(flatten)]
-    places: Places,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Applied {
-    /// The shared files: every node tests, the backups load them first, the active last
-    Nginx,
+    pub(super) places: Places,
 }
 
 pub(super) fn main(args: &SyncArgs) -> Result<()> {

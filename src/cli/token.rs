@@ -144,11 +144,8 @@ async fn serving(args: &TokenArgs) -> Result<()> {
         let listener =
             listen::bind(address).with_context(|| format!("can't listen on {address}"))?;
         let (acceptor, rooms) = (acceptor.clone(), rooms.clone());
-        let places = admit::Places {
-            file: args.kept.file.clone(),
-            state_dir: args.kept.state_dir.clone(),
-            run_dir: args.places.run_dir.clone(),
-        };
+        let places =
+            admit::Places { file: args.kept.file.clone(), state_dir: args.kept.state_dir.clone() };
         tokio::spawn(async move {
             while let Ok((stream, source)) = listener.accept().await {
                 let Some(room) = rooms.enter(source.ip(), false) else { continue };

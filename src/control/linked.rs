@@ -3,6 +3,7 @@
 use super::log::Severity;
 use super::{Control, Duration, Record, SystemTime, time};
 use crate::engine::messages::Handover;
+use crate::link::file::apply::{Order, Step, Steps};
 use crate::link::{Around, Directory, Link, Told};
 use crate::sync::{self, Ask, Settings, Sync};
 
@@ -24,7 +25,6 @@ impl Control {
         let around = Around {
             file: self.paths.file.clone(),
             state_dir: self.paths.state_dir.clone(),
-            run_dir: self.paths.run_dir.clone(),
             told: self.told.clone(),
             requests,
             sync: self.to_sync.clone(),
@@ -90,6 +90,19 @@ impl Control {
             // A peer that doesn't take it will find out by silence.
             let _ = tokio::time::timeout(TELLING, link.finish()).await;
         }
+    }
+
+    /// Has the link bring a file to all nodes.
+    pub(super) fn apply(&self, order: Order, steps: Steps) {
+        let Some(link) = &self.link else {
+            let text = "this node has no keys, so there are no others to ask: standin reload takes \
+                        the file here, and standin init makes a cluster with a peer link";
+            let state = "refused".to_owned();
+            // There is room for the first one.
+            let _ = steps.try_send(Step { state, text: Some(text.to_owned()), ..Step::default() });
+            return;
+        };
+        link.apply(order, steps);
     }
 
     /// Logs and keeps what the link has to tell.

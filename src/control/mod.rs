@@ -38,6 +38,7 @@ use crate::checks;
 use crate::engine::messages::{Beat, FromEngine, Happened, Inbox, Post, Posts, ToEngine};
 use crate::exit::Exit;
 use crate::guard;
+use crate::link::file::apply::{Order, Steps};
 use crate::link::outlet::{FromPeers, ToSync};
 use crate::link::{self, Link, LinkView};
 use crate::sync::{Ask, Sync};
@@ -45,7 +46,7 @@ use history::{History, Record};
 use log::{Log, Severity};
 use notify::{Call, Notifier, State};
 use slim::at;
-pub(crate) use startup::{Refusal, read_file};
+pub(crate) use startup::{Misfit, Refusal, fits, read_file};
 use watched::Watched;
 
 /// Events that a slow follower of the API may be behind; more and it is told that it missed some.
@@ -101,6 +102,11 @@ pub(crate) enum Request {
     Reload {
         by: String,
         reply: oneshot::Sender<Result<String, String>>,
+    },
+    /// A cluster file for all nodes.
+    Apply {
+        order: Order,
+        steps: Steps,
     },
 }
 
@@ -428,6 +434,7 @@ impl Control {
                 let known = self.cluster.vip(&vip).is_some();
                 let _ = reply.send(known && self.engine.offer(ToEngine::AwaitVacancy { vip, gap }));
             }
+            Request::Apply { order, steps } => self.apply(order, steps),
             Request::Reload { by, reply } => {
                 let outcome = self.reload(&by);
                 self.listen_tcp().await;

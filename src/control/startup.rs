@@ -190,6 +190,33 @@ pub(crate) fn choose(paths: &Paths, node: Option<&str>) -> Result<Chosen, Refusa
     })
 }
 
+/// Why a cluster file can't be this node's.
+pub(crate) enum Misfit {
+    Found(Vec<Diagnostic>),
+    Said(String),
+}
+
+/// Whether the node would start with this file, as far as the file goes.
+///
+/// # Errors
+/// What is wrong.
+pub(crate) fn fits(cluster: &Cluster, node: &str) -> Result<(), Misfit> {
+    let local = process::local_addresses().unwrap_or_default();
+    let found = |one: Diagnostic| Misfit::Found(vec![one]);
+    let name = cluster.find_self(Some(node), &process::hostname(), &local).map_err(found)?;
+    let addresses = cluster.node(&name).map_or_else(Vec::new, |node| node.addresses.clone());
+    let interface = interface_of(&addresses).unwrap_or_default();
+    if interface.is_empty() && cluster.vips.iter().any(|vip| vip.interface.is_none()) {
+        let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        let text =
+            format!("no interface of this host has node {name}'s address {}", list.join(" or "));
+        return Err(Misfit::Said(text));
+    }
+    cluster.plan(&name, &interface).map(drop).map_err(Misfit::Found)?;
+    // What it would log to must be there.
+    Log::open(&cluster.log).map(drop).map_err(|error| Misfit::Said(error.to_string()))
+}
+
 enum Unfit {
     /// It may become right by waiting.
     NotHereYet(String),

@@ -82,6 +82,8 @@ pub(crate) struct LinkView {
     /// Connections that were refused since the start.
     pub(crate) refused: u64,
     pub(crate) file: String,
+    /// The version of the cluster file that was agreed on; 0: none.
+    pub(crate) number: u64,
     pub(crate) peers: BTreeMap<String, PeerLinkView>,
 }
 
@@ -230,6 +232,7 @@ impl Board {
             listening: inner.listening.iter().map(|(at, why)| (*at, why.clone())).collect(),
             refused: inner.complaints.count(),
             file: directory.file.clone(),
+            number: 0,
             peers: peers.collect(),
         }
     }

@@ -59,7 +59,7 @@ async fn once(peer: &Peer, attempt: usize, common: &Common) -> Result<(), String
     session::run(stream, &proven, common).await.map(drop)
 }
 
-async fn connect(
+pub(super) async fn connect(
     peer: &Peer,
     attempt: usize,
     common: &Common,
@@ -90,5 +90,5 @@ async fn connect(
         .await
         .map_err(|_| anyhow!("{to} doesn't finish the TLS handshake"))?
         .map_err(|error| anyhow!("{to}: {}", tls::words(&error)))?;
-    Ok((stream, Proven { name: peer.name.clone(), fingerprint }))
+    Ok((stream, Proven { name: peer.name.clone(), fingerprint, may_greet: true }))
 }

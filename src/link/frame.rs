@@ -50,6 +50,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Self { inner, bytes: Vec::new(), limit }
     }
 
+    /// From now on no message is longer than this.
+    pub(crate) const fn limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// The next message.
     ///
     /// # Errors

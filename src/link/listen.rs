@@ -19,8 +19,8 @@ use crate::control::log::Severity;
 /// A handshake on a network takes milliseconds.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
-/// From the request to join to the answer.
-const JOINING: Duration = Duration::from_secs(20);
+/// From the request to join to the answer; all nodes look at the file meanwhile.
+const JOINING: Duration = Duration::from_secs(60);
 
 /// Connections of strangers at one time, and of one of them.
 const STRANGERS: usize = 16;
@@ -103,7 +103,7 @@ async fn serve(stream: TcpStream, common: &Common) -> Result<(), String> {
         .map_err(|error| tls::words(&error))?;
     let Some(key) = key_of(&stream) else {
         let by = stream.get_ref().0.peer_addr().map_or(String::new(), |it| it.ip().to_string());
-        let joined = tokio::time::timeout(JOINING, admit::serve(stream, &common.places)).await;
+        let joined = tokio::time::timeout(JOINING, admit::serve_in(stream, common)).await;
         let node = joined.map_err(|_| "it asked for nothing in time".to_owned())??;
         let text = format!("{node} has joined the cluster, from {by}, with a token");
         common.tell(Severity::Notice, "joined", Some(&node), text);
@@ -115,8 +115,7 @@ async fn serve(stream: TcpStream, common: &Common) -> Result<(), String> {
         (directory.node.clone(), peer)
     };
     let (name, why) = match peer {
-        Some(name) if name < own => (name, None),
-        Some(name) => (name, Some(format!("{own} dials it, not the other way round"))),
+        Some(name) => (name, None),
         None => (String::new(), Some(format!("its key {key} is not in the cluster file of {own}"))),
     };
     if let Some(why) = why {
@@ -127,7 +126,9 @@ async fn serve(stream: TcpStream, common: &Common) -> Result<(), String> {
         let _ = tokio::time::timeout(HANDSHAKE, refusal).await;
         return Err(why);
     }
-    session::run(stream, &Proven { name, fingerprint: key }, common).await.map(drop)
+    // Of every two nodes the one with the lower name dials; questions may be asked by either.
+    let may_greet = name < own;
+    session::run(stream, &Proven { name, fingerprint: key, may_greet }, common).await.map(drop)
 }
 
 /// The key by which the other side has proved that it is of the cluster; `None`: it showed none.

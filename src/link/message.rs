@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::file::shelf::Version;
+use super::file::{Answer, Ask};
 use crate::sync::wire::Said;
 
 /// The protocol that this version speaks.
@@ -50,6 +52,9 @@ pub(crate) enum Message {
     },
     /// About the shared files.
     Sync(Said),
+    /// Instead of a greeting, on a connection of its own.
+    Ask(Ask),
+    Answer(Answer),
     Join(Join),
     Joined(Joined),
     #[serde(other)]
@@ -79,6 +84,8 @@ impl Hello {
 pub(crate) struct Summary {
     /// SHA-256 of the cluster file that is in force, hexadecimal.
     pub(crate) file: String,
+    /// The version of the cluster file that it has agreed to; 0: none.
+    pub(crate) number: u64,
     pub(crate) maintenance: bool,
     pub(crate) vips: Vec<VipSummary>,
 }
@@ -138,6 +145,9 @@ pub(crate) struct Joined {
     pub(crate) authority_key: String,
     /// The cluster file, with the new node in it.
     pub(crate) file: String,
+    /// Which version of it that is.
+    #[serde(default)]
+    pub(crate) version: Version,
 }
 
 impl std::fmt::Debug for Joined {

@@ -13,6 +13,7 @@ pub(crate) mod admit;
 mod board;
 mod complaints;
 mod dial;
+pub(crate) mod file;
 pub(crate) mod frame;
 pub(crate) mod listen;
 pub(crate) mod message;
@@ -131,6 +132,7 @@ struct Common {
     told: mpsc::Sender<Told>,
     sync: outlet::ToSync,
     engine: Post<ToEngine>,
+    desk: Arc<file::Desk>,
     /// What is needed to let machines in.
     places: admit::Places,
 }
@@ -157,7 +159,6 @@ pub(crate) struct Link {
 pub(crate) struct Around {
     pub(crate) file: PathBuf,
     pub(crate) state_dir: PathBuf,
-    pub(crate) run_dir: PathBuf,
     pub(crate) told: mpsc::Sender<Told>,
     pub(crate) requests: mpsc::Sender<Request>,
     pub(crate) sync: outlet::ToSync,
@@ -192,15 +193,18 @@ impl Link {
             told: around.told,
             sync: around.sync,
             engine: around.engine,
-            places: admit::Places {
-                file: around.file,
-                state_dir: around.state_dir,
-                run_dir: around.run_dir,
-            },
+            desk: Arc::new(file::Desk::new(
+                file::shelf::Shelf::of(&around.state_dir, &around.file),
+                around.file.clone(),
+                around.requests.clone(),
+            )),
+            places: admit::Places { file: around.file, state_dir: around.state_dir },
         };
         let mut summaries = JoinSet::new();
         let board = common.board.clone();
-        summaries.spawn(summarize(around.requests, receiver, summary_sender, board));
+        let desk = Arc::clone(&common.desk);
+        summaries.spawn(summarize(around.requests, receiver, summary_sender, board, desk));
+        summaries.spawn(file::keep_up(common.clone()));
         let mut this = Self {
             directory: sender,
             common,
@@ -241,7 +245,29 @@ impl Link {
     }
 
     pub(crate) fn view(&self) -> LinkView {
-        self.common.board.view(&self.directory.borrow())
+        let view = self.common.board.view(&self.directory.borrow());
+        LinkView { number: self.common.desk.version().number, ..view }
+    }
+
+    /// Brings a cluster file to all nodes, and says so step by step.
+    pub(crate) fn apply(&self, order: file::apply::Order, steps: file::apply::Steps) {
+        let common = self.common.clone();
+        tokio::spawn(async move {
+            let step = match file::apply::apply(&common, order, &steps).await {
+                Ok(version) => file::apply::Step {
+                    state: "done".to_owned(),
+                    version: Some(version.number),
+                    ..file::apply::Step::default()
+                },
+                Err(why) => file::apply::Step {
+                    state: "refused".to_owned(),
+                    text: Some(why),
+                    ..file::apply::Step::default()
+                },
+            };
+            // Who asked may have gone; the log has it.
+            let _ = steps.send(step).await;
+        });
     }
 
     /// Starts what is missing and ends what is too much.
@@ -288,6 +314,7 @@ async fn summarize(
     mut directory: watch::Receiver<Arc<Directory>>,
     summary: watch::Sender<Arc<Summary>>,
     board: Board,
+    desk: Arc<file::Desk>,
 ) {
     let mut tick = tokio::time::interval(SUMMARY_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -310,6 +337,7 @@ async fn summarize(
         let view = status.view;
         let new = Summary {
             file: directory.borrow_and_update().file.clone(),
+            number: desk.version().number,
             maintenance: view.maintenance.is_some(),
             vips: view
                 .vips

@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 
 use super::Common;
 use super::board::{Begun, Measured, ToSay};
-use super::frame::{self, Frame, PEER_BYTES, Reader};
+use super::file::{Answer, Ask};
+use super::frame::{self, Frame, JOINED_BYTES, PEER_BYTES, Reader};
 use super::message::{Hello, Message, OLDEST, PROTOCOL, Summary, VipSummary, plain};
 use super::outlet::{FRAMES, FromPeer, Outlet, PARCELS};
 use crate::control::log::Severity;
@@ -31,6 +32,9 @@ const SILENCE: Duration = Duration::from_secs(4);
 /// A peer that doesn't take what is sent isn't there.
 const SENDING: Duration = Duration::from_secs(4);
 
+/// Between a proposal and its decision all other nodes look at the file.
+const ASKS: Duration = Duration::from_secs(60);
+
 /// Pings of which the quickest counts.
 const PINGS: usize = 8;
 
@@ -41,6 +45,8 @@ const DRIFT: Duration = Duration::from_millis(1);
 pub(super) struct Proven {
     pub(super) name: String,
     pub(super) fingerprint: Fingerprint,
+    /// It may begin a session, and not only ask.
+    pub(super) may_greet: bool,
 }
 
 /// Runs until the connection ends, and says why it did. `Err`: it never came about.
@@ -50,7 +56,8 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite>(
     common: &Common,
 ) -> Result<String, String> {
     let (reader, mut writer) = tokio::io::split(stream);
-    let mut reader = Reader::new(reader, PEER_BYTES);
+    // A node that asks about a file does that first.
+    let mut reader = Reader::new(reader, JOINED_BYTES);
     let (cluster, node) = {
         let directory = common.directory.borrow();
         (directory.cluster.clone(), directory.node.clone())
@@ -60,7 +67,7 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite>(
         oldest: OLDEST,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cluster: cluster.clone(),
-        node,
+        node: node.clone(),
     };
     send(&mut writer, &Message::Hello(hello)).await.map_err(|error| error.to_string())?;
     let greeted = tokio::time::timeout(GREETING, reader.next()).await;
@@ -76,15 +83,54 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite>(
             "it runs standin {}, too far from this one: bring both to one version",
             plain(&theirs.version)
         ),
+        Message::Hello(_) if !peer.may_greet => {
+            format!("{node} dials it, not the other way round")
+        }
         Message::Hello(theirs) => {
+            reader.limit(PEER_BYTES);
             return Ok(established(reader, writer, peer, &theirs, common).await);
         }
         Message::Refused { why } => return Err(format!("it refuses: {}", plain(&why))),
+        Message::Ask(ask) => return asked(ask, reader, writer, peer, common).await,
         _ => "it didn't greet first".to_owned(),
     };
     // The connection ends anyway.
     let _ = send(&mut writer, &Message::Refused { why: wrong.clone() }).await;
     Err(wrong)
+}
+
+/// Answers questions until there is none any more.
+async fn asked<S: AsyncRead + AsyncWrite>(
+    first: Ask,
+    mut reader: Reader<tokio::io::ReadHalf<S>>,
+    mut writer: WriteHalf<S>,
+    peer: &Proven,
+    common: &Common,
+) -> Result<String, String> {
+    let mut ask = first;
+    loop {
+        let directory = common.directory.borrow().clone();
+        if !directory.knows(&peer.name, peer.fingerprint) {
+            return Err(format!("{} isn't in the cluster file any more", peer.name));
+        }
+        let committed = match &ask {
+            Ask::Commit { version } => Some(version.number),
+            _ => None,
+        };
+        let answer = common.desk.answer(ask, &peer.name, &directory).await;
+        if let (Some(number), Answer::Taken { .. }) = (committed, &answer) {
+            let name = &peer.name;
+            let text = format!("version {number} of the cluster file was taken from {name}");
+            common.tell(Severity::Notice, "file_taken", Some(name), text);
+        }
+        let sent = send(&mut writer, &Message::Answer(answer)).await;
+        sent.map_err(|error| error.to_string())?;
+        ask = match tokio::time::timeout(ASKS, reader.next()).await {
+            Ok(Ok(Message::Ask(ask))) => ask,
+            // It has asked what it wanted.
+            _ => return Ok("it has been answered".to_owned()),
+        };
+    }
 }
 
 async fn established<S: AsyncRead + AsyncWrite>(

@@ -13,6 +13,9 @@ pub(crate) struct Link {
     pub(crate) refused: u64,
     /// SHA-256 of the cluster file in force, hexadecimal.
     pub(crate) file: String,
+    /// Its version: what all nodes agreed on last. 0: nothing yet.
+    #[serde(default)]
+    pub(crate) file_version: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,6 +37,9 @@ pub(crate) struct PeerLink {
     pub(crate) clock_difference_ms: Option<f64>,
     /// Whether its cluster file is the one that is in force here; absent until it has said.
     pub(crate) same_file: Option<bool>,
+    /// The version that it has; absent until it has said.
+    #[serde(default)]
+    pub(crate) file_version: Option<u64>,
     pub(crate) maintenance: bool,
     pub(crate) vips: Vec<PeerVip>,
 }
@@ -55,7 +61,12 @@ impl From<&LinkView> for Link {
             address: address.to_string(),
             problem: problem.clone(),
         });
-        Self { listening: listening.collect(), refused: view.refused, file: view.file.clone() }
+        Self {
+            listening: listening.collect(),
+            refused: view.refused,
+            file: view.file.clone(),
+            file_version: view.number,
+        }
     }
 }
 
@@ -79,6 +90,7 @@ impl PeerLink {
             version: view.version.clone(),
             round_trip_ms: view.measured.map(|it| it.round_trip.as_secs_f64() * 1e3),
             clock_difference_ms: view.measured.map(|it| thousandth(it.clock_us)),
+            file_version: summary.map(|summary| summary.number),
             same_file: summary.map(|summary| summary.file == file),
             maintenance: summary.is_some_and(|summary| summary.maintenance),
             vips,

@@ -1,0 +1,178 @@
+//! `standin apply`: a change goes to all nodes, or to none.
+
+use std::io::{ErrorKind, IsTerminal, Write as _};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Args, Subcommand};
+use http_body_util::BodyExt;
+use hyper::{Method, StatusCode};
+use serde_json::json;
+
+use super::client::{self, Unanswered};
+use super::{Places, sync};
+use crate::exit::Exit;
+use crate::link::file::apply::Step;
+
+const FILE: &str = "/etc/standin/standin.toml";
+
+/// Without a word of what: both, the cluster file first.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct ApplyArgs {
+    #[command(subcommand)]
+    what: Option<What>,
+    #[command(flatten)]
+    both: Both,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Both {
+    /// For programs
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    places: Places,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// The cluster file: every node looks whether it can take it, then all take it
+    #[command(
+        after_help = "Examples:\n  standin apply cluster\n  standin apply cluster new.toml\n  \
+                            standin apply cluster --without n3"
+    )]
+    Cluster(ClusterArgs),
+    /// The shared files: every node tests, the backups load them first, the active last
+    #[command(after_help = "A failure anywhere stops it and undoes what was done.")]
+    Nginx(sync::ApplyArgs),
+}
+
+#[derive(Debug, Args)]
+struct ClusterArgs {
+    /// The file as it shall be on all nodes
+    #[arg(value_name = "FILE", default_value = FILE)]
+    file: PathBuf,
+    /// A node that needn't agree; it takes the file when it is back
+    #[arg(long, value_name = "NODE")]
+    without: Vec<String>,
+    /// For programs: one step a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    places: Places,
+}
+
+pub(super) fn main(args: &ApplyArgs) -> Result<()> {
+    match &args.what {
+        Some(What::Cluster(args)) => cluster(args),
+        Some(What::Nginx(args)) => sync::apply(args),
+        None => {
+            let Both { json, places } = args.both.clone();
+            let (file, without) = (PathBuf::from(FILE), Vec::new());
+            cluster(&ClusterArgs { file, without, json, places: places.clone() })?;
+            sync::apply(&sync::ApplyArgs { json, places })
+        }
+    }
+}
+
+fn cluster(args: &ClusterArgs) -> Result<()> {
+    let name = args.file.display().to_string();
+    let text = match std::fs::read_to_string(&args.file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::InvalidData => bail!("{name} is no UTF-8 text"),
+        Err(error) => return Err(error).with_context(|| format!("can't read {name}")),
+    };
+    let order = json!({ "text": text, "name": name, "without": args.without });
+    client::block_on(follow(&args.places, "/v1/apply/cluster", &order, args.json))
+}
+
+/// Orders it, and says step by step what becomes of it.
+pub(super) async fn follow(
+    places: &Places,
+    route: &str,
+    order: &serde_json::Value,
+    json: bool,
+) -> Result<()> {
+    let response = client::send(&places.socket(), Method::POST, route, Some(order)).await?;
+    let status = response.status();
+    let mut body = response.into_body();
+    let mut rest = Vec::new();
+    let mut unfit = false;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| anyhow!(error)).context("the daemon went away")?;
+        rest.extend_from_slice(frame.data_ref().map_or(&[][..], |bytes| bytes));
+        if status != StatusCode::OK {
+            continue;
+        }
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            let step: Step = serde_json::from_slice(&line).context("the daemon's answer")?;
+            unfit |= step.state == "unfit";
+            let mut out = std::io::stdout().lock();
+            if json {
+                out.write_all(&line)?;
+            } else {
+                out.write_all(words(&step).as_bytes())?;
+            }
+            out.flush()?;
+            drop(out);
+            if step.node.is_none() {
+                return outcome(step, unfit);
+            }
+        }
+    }
+    if status == StatusCode::OK {
+        return Err(client::gone().into());
+    }
+    let said = serde_json::from_slice::<serde_json::Value>(&rest).ok();
+    let words = said.as_ref().and_then(|said| said.get("error")?.as_str());
+    bail!("{}", words.map_or_else(|| format!("the daemon says {status}"), str::to_owned))
+}
+
+fn outcome(step: Step, unfit: bool) -> Result<()> {
+    if step.state == "done" {
+        return Ok(());
+    }
+    let exit = if unfit { Exit::BadFile } else { Exit::Failed };
+    Err(Unanswered { exit, words: step.text.unwrap_or_default() }.into())
+}
+
+fn words(step: &Step) -> String {
+    let Some(node) = &step.node else {
+        let number = step.version.unwrap_or_default();
+        return if step.state == "done" {
+            format!("version {number} of the cluster file is decided\n")
+        } else {
+            String::new()
+        };
+    };
+    let state = match step.state.as_str() {
+        // Who looks on sees that something goes on.
+        "looking" if std::io::stdout().is_terminal() => "looks at it",
+        "looking" => return String::new(),
+        "fit" => "can take it",
+        "unfit" => "can't take it",
+        "left out" => "isn't asked; it takes the file when it is back",
+        "not joined" => "isn't asked: it has not joined",
+        "taken" => "has it",
+        "missed" => "didn't answer; it takes the file when it is back",
+        other => other,
+    };
+    let mut out = format!("  {node}  {state}");
+    match step.text.as_deref() {
+        None => {}
+        Some(text) if text.contains('\n') => {
+            for line in text.lines() {
+                out.push_str("\n    ");
+                out.push_str(line);
+            }
+        }
+        Some(text) => {
+            out.push_str(": ");
+            out.push_str(text);
+        }
+    }
+    out.push('\n');
+    out
+}

@@ -1,0 +1,318 @@
+//! Brings a cluster file to all nodes: everybody looks first, then everybody takes it, or nobody does.
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_rustls::client::TlsStream;
+
+use super::shelf::Version;
+use super::{Answer, Ask, Proposal};
+use crate::control::log::Severity;
+use crate::link::frame::{self, JOINED_BYTES, Reader};
+use crate::link::message::{Message, plain};
+use crate::link::{Common, Directory, Peer, dial, hash};
+
+/// A look at a host takes up to some seconds; a machine that is busy gets more.
+const LOOKS: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// A node that has dialled is greeted at once.
+const GREETS: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Progress that may wait for whoever looks on.
+const STEPS: usize = 64;
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) text: Box<str>,
+    /// The file as whoever asks calls it.
+    pub(crate) name: String,
+    pub(crate) without: Without,
+    /// Who asked, for the log.
+    pub(crate) by: String,
+}
+
+/// Nodes that needn't agree; they take the file when they are back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Without {
+    /// These aren't asked.
+    Nodes(Vec<String>),
+    /// Those that can't be reached.
+    Unreachable,
+}
+
+/// One step, as the API says it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Step {
+    /// `None`: the whole.
+    #[serde(default)]
+    pub(crate) node: Option<String>,
+    /// Of a node: `looking`, `fit`, `unfit`, `unreachable`, `refused`, `left out`, `not joined`,
+    /// `taken`, `missed`. Of the whole: `done` or `refused`.
+    pub(crate) state: String,
+    /// Warnings, faults, or what is in the way.
+    #[serde(default)]
+    pub(crate) text: Option<String>,
+    #[serde(default)]
+    pub(crate) version: Option<u64>,
+}
+
+/// Where steps go.
+pub(crate) type Steps = mpsc::Sender<Step>;
+
+pub(crate) fn steps() -> (Steps, mpsc::Receiver<Step>) {
+    mpsc::channel(STEPS)
+}
+
+async fn say(steps: &Steps, node: &str, state: &str, text: Option<String>) {
+    let node = Some(node.to_owned());
+    // Who asked may have gone; what was begun is finished all the same.
+    let _ = steps.send(Step { node, state: state.to_owned(), text, version: None }).await;
+}
+
+/// A node that could take it.
+struct Willing {
+    name: String,
+    line: Line,
+}
+
+/// A connection to another node, for questions.
+pub(super) struct Line {
+    reader: Reader<ReadHalf<TlsStream<TcpStream>>>,
+    writer: WriteHalf<TlsStream<TcpStream>>,
+}
+
+impl Line {
+    /// # Errors
+    /// Why the node can't be asked.
+    pub(super) async fn open(peer: &Peer, common: &Common) -> Result<Self, String> {
+        let mut failed = String::new();
+        for attempt in 0..peer.addresses.len().max(1) {
+            match dial::connect(peer, attempt, common).await {
+                Ok((stream, _)) => {
+                    let (reader, writer) = tokio::io::split(stream);
+                    let mut line = Self { reader: Reader::new(reader, JOINED_BYTES), writer };
+                    return line.greeted(peer, common).await.map(|()| line);
+                }
+                Err(error) => failed = format!("{error:#}"),
+            }
+        }
+        Err(failed)
+    }
+
+    async fn greeted(&mut self, peer: &Peer, common: &Common) -> Result<(), String> {
+        let greeting = tokio::time::timeout(GREETS, self.reader.next()).await;
+        let greeting = greeting.map_err(|_| "it didn't greet in time".to_owned())?;
+        match greeting.map_err(|error| crate::link::tls::words(&error))? {
+            Message::Hello(theirs) if theirs.node != peer.name => {
+                Err(format!("it calls itself {:?}", plain(&theirs.node)))
+            }
+            Message::Hello(theirs) if theirs.cluster != common.directory.borrow().cluster => {
+                Err(format!("it is of the cluster {:?}", plain(&theirs.cluster)))
+            }
+            Message::Hello(_) => Ok(()),
+            Message::Refused { why } => Err(format!("it refuses: {}", plain(&why))),
+            _ => Err("it didn't greet first".to_owned()),
+        }
+    }
+
+    /// # Errors
+    /// Why there is no answer.
+    pub(super) async fn ask(&mut self, ask: Ask) -> Result<Answer, String> {
+        let asking = async {
+            frame::send(&mut self.writer, &Message::Ask(ask)).await?;
+            self.reader.next().await
+        };
+        let answer = tokio::time::timeout(LOOKS, asking).await;
+        match answer.map_err(|_| "it didn't answer in time".to_owned())? {
+            Ok(Message::Answer(answer)) => Ok(answer),
+            Ok(Message::Refused { .. }) => {
+                Err("its standin is too old to take a cluster file over the link: upgrade it first"
+                    .to_owned())
+            }
+            Ok(_) => Err("it answered something else".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// Does it, and hands back the version.
+///
+/// # Errors
+/// Why nothing was changed on any node.
+pub(in crate::link) async fn apply(
+    common: &Common,
+    order: Order,
+    steps: &Steps,
+) -> Result<Version, String> {
+    let Ok(_alone) = common.desk.applying.try_lock() else {
+        return Err("another file is being applied from this node".to_owned());
+    };
+    let directory = common.directory.borrow().clone();
+    let own = common.desk.version();
+    let known = common.board.view(&directory).peers;
+    let highest = known.values().filter_map(|peer| Some(peer.summary.as_ref()?.number)).max();
+    if let Some(newer) = highest.filter(|it| *it > own.number) {
+        return Err(format!(
+            "another node has version {newer}, this one has {}; it takes it in a moment, then look \
+             at what it says and try again",
+            own.number
+        ));
+    }
+    let version = Version {
+        number: own.number.saturating_add(1),
+        sha256: hash(order.text.as_bytes()),
+        by: directory.node.clone(),
+    };
+    let (willing, fit) = propose(common, &directory, &order, &version, own.number, steps).await;
+    if let Err(why) = fit {
+        for mut one in willing {
+            // Who doesn't hear it forgets it by itself.
+            let _ = one.line.ask(Ask::Abort { version: version.clone() }).await;
+        }
+        return Err(why);
+    }
+    // From here it is decided: whoever misses the rest fetches the higher version.
+    let node = directory.node.as_str();
+    let text = order.text.into_string();
+    let problem = common.desk.take(text, version.clone(), node).await?;
+    say(steps, node, "taken", problem).await;
+    commit(willing, &version, steps).await;
+    let number = version.number;
+    let words = format!("version {number} of the cluster file was applied by {}", order.by);
+    common.tell(Severity::Notice, "file_applied", None, words);
+    Ok(version)
+}
+
+/// Asks everybody whether it fits; those that could take it, and whether it may go on.
+async fn propose(
+    common: &Common,
+    directory: &Directory,
+    order: &Order,
+    version: &Version,
+    base: u64,
+    steps: &Steps,
+) -> (Vec<Willing>, Result<(), String>) {
+    let mut asking = JoinSet::new();
+    for peer in directory.peers.iter().filter(|peer| remains(peer, &order.text)) {
+        if peer.fingerprint.is_none() {
+            say(steps, &peer.name, "not joined", None).await;
+            continue;
+        }
+        if matches!(&order.without, Without::Nodes(names) if names.contains(&peer.name)) {
+            say(steps, &peer.name, "left out", None).await;
+            continue;
+        }
+        say(steps, &peer.name, "looking", None).await;
+        let (peer, common, steps) = (peer.clone(), common.clone(), steps.clone());
+        let proposal = Proposal {
+            version: version.clone(),
+            base,
+            name: order.name.clone(),
+            text: order.text.to_string(),
+        };
+        let lenient = order.without == Without::Unreachable;
+        asking.spawn(async move { ask_one(peer, proposal, &common, lenient, &steps).await });
+    }
+    say(steps, &directory.node, "looking", None).await;
+    let mut bad = Vec::new();
+    match common.desk.looked(&order.name, &order.text, directory).await {
+        Ok(warnings) => say(steps, &directory.node, "fit", some(warnings)).await,
+        Err(faults) => {
+            bad.push(directory.node.clone());
+            say(steps, &directory.node, "unfit", Some(faults)).await;
+        }
+    }
+    let mut willing = Vec::new();
+    while let Some(asked) = asking.join_next().await {
+        match asked {
+            Ok(Ok(one)) => willing.extend(one),
+            Ok(Err(name)) => bad.push(name),
+            Err(error) => bad.push(error.to_string()),
+        }
+    }
+    bad.sort();
+    let fit = if bad.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("not every node can take it ({}): nothing was changed", bad.join(", ")))
+    };
+    (willing, fit)
+}
+
+/// A node that the file doesn't have any more isn't asked whether it likes that.
+fn remains(peer: &Peer, text: &str) -> bool {
+    let model = standin_config::load("", text).model;
+    model.is_none_or(|new| new.node(&peer.name).is_some_and(|node| node.fingerprint.is_some()))
+        || peer.fingerprint.is_none()
+}
+
+/// `Ok(None)`: it needn't agree. `Err`: the name of who stands in the way.
+async fn ask_one(
+    peer: Peer,
+    proposal: Proposal,
+    common: &Common,
+    lenient: bool,
+    steps: &Steps,
+) -> Result<Option<Willing>, String> {
+    let name = peer.name.clone();
+    let mut line = match Line::open(&peer, common).await {
+        Ok(line) => line,
+        Err(why) => {
+            say(steps, &name, "unreachable", Some(plain(&why))).await;
+            return if lenient { Ok(None) } else { Err(name) };
+        }
+    };
+    match line.ask(Ask::Propose(proposal)).await {
+        Ok(Answer::Fit { warnings }) => {
+            say(steps, &name, "fit", some(shown(&warnings))).await;
+            Ok(Some(Willing { name, line }))
+        }
+        Ok(Answer::Unfit { faults }) => {
+            say(steps, &name, "unfit", Some(shown(&faults))).await;
+            Err(name)
+        }
+        Ok(Answer::No { why }) => {
+            say(steps, &name, "refused", Some(plain(&why))).await;
+            Err(name)
+        }
+        Ok(_) => {
+            say(steps, &name, "refused", Some("it answered something else".to_owned())).await;
+            Err(name)
+        }
+        Err(why) => {
+            say(steps, &name, "unreachable", Some(plain(&why))).await;
+            if lenient { Ok(None) } else { Err(name) }
+        }
+    }
+}
+
+async fn commit(willing: Vec<Willing>, version: &Version, steps: &Steps) {
+    let mut taking = JoinSet::new();
+    for Willing { name, mut line } in willing {
+        let (version, steps) = (version.clone(), steps.clone());
+        taking.spawn(async move {
+            let (state, text) = match line.ask(Ask::Commit { version }).await {
+                Ok(Answer::Taken { problem }) => ("taken", problem.as_deref().map(shown)),
+                Ok(Answer::No { why }) => ("missed", Some(plain(&why))),
+                Ok(_) => ("missed", None),
+                Err(why) => ("missed", Some(plain(&why))),
+            };
+            say(&steps, &name, state, text).await;
+        });
+    }
+    while taking.join_next().await.is_some() {}
+}
+
+fn some(text: String) -> Option<String> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+/// Lines of another machine, for a terminal: no control characters, and not without end.
+fn shown(text: &str) -> String {
+    const LINES: usize = 400;
+    let lines = text.lines().take(LINES).map(plain);
+    lines.collect::<Vec<_>>().join("\n")
+}

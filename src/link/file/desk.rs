@@ -1,0 +1,175 @@
+//! What this node does when it is asked about a cluster file, and when it takes one.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::fit::fit;
+use super::shelf::{Shelf, Version};
+use super::{Answer, Ask, Proposal};
+use crate::control::Request;
+use crate::link::message::plain;
+use crate::link::{Directory, hash};
+
+/// Who proposes decides within this time, or has gone.
+const DECIDES: Duration = Duration::from_secs(60);
+
+/// One node's part in agreeing on cluster files.
+pub(crate) struct Desk {
+    pub(super) shelf: Shelf,
+    file: PathBuf,
+    requests: mpsc::Sender<Request>,
+    proposed: Mutex<Option<Proposed>>,
+    /// Held by whoever applies a file from here.
+    pub(super) applying: tokio::sync::Mutex<()>,
+}
+
+/// A file that this node could take.
+struct Proposed {
+    by: String,
+    version: Version,
+    text: String,
+    until: Instant,
+}
+
+impl Desk {
+    pub(crate) fn new(shelf: Shelf, file: PathBuf, requests: mpsc::Sender<Request>) -> Self {
+        let applying = tokio::sync::Mutex::default();
+        Self { shelf, file, requests, proposed: Mutex::default(), applying }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Proposed>> {
+        // Nothing that can panic is done under it.
+        self.proposed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn version(&self) -> Version {
+        self.shelf.version()
+    }
+
+    /// Answers a node that has proved to be `peer`.
+    pub(crate) async fn answer(&self, ask: Ask, peer: &str, directory: &Directory) -> Answer {
+        match ask {
+            Ask::Propose(proposal) => self.propose(proposal, peer, directory).await,
+            Ask::Commit { version } => {
+                let proposed = self.lock().take_if(|it| it.by == peer && it.version == version);
+                match proposed {
+                    Some(Proposed { text, .. }) => self.taken(text, version, peer).await,
+                    // It was quicker to fetch it.
+                    None if self.version() == version => Answer::Taken { problem: None },
+                    None => no("it was not proposed here, or too long ago"),
+                }
+            }
+            Ask::Abort { version } => {
+                self.lock().take_if(|it| it.by == peer && it.version == version);
+                no("forgotten")
+            }
+            Ask::Fetch {} => match self.shelf.text() {
+                Some((version, text)) => Answer::File { version, text },
+                None => no("no version was agreed on here"),
+            },
+            Ask::Unknown => no("this node's standin doesn't know that question; upgrade it"),
+        }
+    }
+
+    async fn propose(&self, proposal: Proposal, peer: &str, directory: &Directory) -> Answer {
+        let Proposal { version, base, name, text } = proposal;
+        let own = self.version();
+        if own.number > base || own.number >= version.number {
+            return no(&format!(
+                "it has version {} already, and {peer} has {base}: {peer} takes it in a moment, \
+                 then try again",
+                own.number
+            ));
+        }
+        if hash(text.as_bytes()) != version.sha256 {
+            return no("the text isn't what its hash says");
+        }
+        if self.applying.try_lock().is_err() {
+            return no("a file is being applied from there at this moment; try again");
+        }
+        {
+            let mut slot = self.lock();
+            let taken = slot.as_ref().is_some_and(|it| it.by != peer && it.until > Instant::now());
+            if taken {
+                return no("another node applies a file at this moment; try again");
+            }
+            // The place is taken before the long look, the text is believed after it.
+            let until = Instant::now() + DECIDES;
+            let by = peer.to_owned();
+            *slot = Some(Proposed { by, version: version.clone(), text: text.clone(), until });
+        }
+        match self.looked(&plain(&name), &text, directory).await {
+            Ok(warnings) => Answer::Fit { warnings },
+            Err(faults) => {
+                self.lock().take_if(|it| it.by == peer && it.version == version);
+                Answer::Unfit { faults }
+            }
+        }
+    }
+
+    /// As [`fit`], for this node.
+    pub(super) async fn looked(
+        &self,
+        name: &str,
+        text: &str,
+        directory: &Directory,
+    ) -> Result<String, String> {
+        let (name, text) = (name.to_owned(), text.to_owned());
+        let (cluster, node) = (directory.cluster.clone(), directory.node.clone());
+        let (file, shelf, hashed) = (self.file.clone(), self.shelf.clone(), directory.file.clone());
+        let look = move || {
+            // It may have been edited since it was read.
+            let on_disk = std::fs::read_to_string(file).ok();
+            let agreed = shelf.text().map(|(_, text)| text);
+            let in_force = [on_disk, agreed].into_iter().flatten();
+            let mut in_force = in_force.filter(|text| hash(text.as_bytes()) == hashed);
+            let in_force = in_force.next().unwrap_or_default();
+            fit(&name, &text, &cluster, &node, &in_force)
+        };
+        let looked = tokio::task::spawn_blocking(look).await;
+        looked.unwrap_or_else(|error| Err(format!("the look at the file failed: {error}")))
+    }
+
+    /// Takes a file that fits, and has it put in force.
+    pub(super) async fn taken(&self, text: String, version: Version, by: &str) -> Answer {
+        match self.take(text, version, by).await {
+            Ok(problem) => Answer::Taken { problem },
+            Err(why) => no(&why),
+        }
+    }
+
+    /// # Errors
+    /// It couldn't be written; the old one is in force.
+    pub(super) async fn take(
+        &self,
+        text: String,
+        version: Version,
+        by: &str,
+    ) -> Result<Option<String>, String> {
+        let shelf = self.shelf.clone();
+        let number = version.number;
+        let written = tokio::task::spawn_blocking(move || shelf.take(&text, &version)).await;
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(format!("the file can't be written: {error}")),
+            Err(error) => return Err(format!("the file can't be written: {error}")),
+        }
+        let (reply, answer) = oneshot::channel();
+        let by = format!("{by}, version {number}");
+        if self.requests.send(Request::Reload { by, reply }).await.is_err() {
+            return Ok(Some("this node stops".to_owned()));
+        }
+        Ok(match answer.await {
+            Ok(Ok(_)) => None,
+            Ok(Err(problem)) => Some(problem),
+            Err(_) => Some("this node stops".to_owned()),
+        })
+    }
+}
+
+fn no(why: &str) -> Answer {
+    Answer::No { why: why.to_owned() }
+}

@@ -1,0 +1,169 @@
+//! One cluster file for all nodes: looked at everywhere before it is taken anywhere.
+
+use std::time::Duration;
+
+use crate::hosts::{Daemon, Host, Lan, STANDIN, wait_until};
+use crate::{FILE, N1, N2, SOON, connected, daemon, good, link};
+
+const N3: &str = "192.168.1.191";
+
+/// A look at a host takes a second and more on a loaded machine, and three share one here.
+const TAKES: Duration = Duration::from_secs(40);
+
+pub(crate) struct Three {
+    pub(crate) lan: Lan,
+    pub(crate) hosts: [Host; 3],
+}
+
+impl Three {
+    /// The first has made the cluster and runs; the others have joined it there, and run.
+    pub(crate) fn running() -> (Self, [Daemon; 3]) {
+        let lan = Lan::new();
+        let hosts = [("n1", N1), ("n2", N2), ("n3", N3)]
+            .map(|(name, address)| lan.host(name, &[&format!("{address}/24")]));
+        let three = Self { lan, hosts };
+        let [n1, n2, n3] = &three.hosts;
+        n1.run(&format!("{STANDIN} init --cluster edge --node n1={N1} --vip web=192.168.1.41/24"));
+        let first = daemon(n1);
+        wait_until("n1 alone", SOON, || n1.try_status().is_some());
+        join(n2, N2, n1);
+        let second = daemon(n2);
+        three.wait_linked(&[0, 1]);
+        join(n3, N3, n1);
+        let third = daemon(n3);
+        three.wait_linked(&[0, 1, 2]);
+        (three, [first, second, third])
+    }
+
+    pub(crate) fn wait_linked(&self, which: &[usize]) {
+        wait_until("all links", SOON, || {
+            let pairs = which.iter().flat_map(|a| which.iter().map(move |b| (a, b)));
+            pairs.filter(|(a, b)| a != b).all(|(a, b)| {
+                let version = self.version(*b);
+                connected(&self.hosts[*a], &self.hosts[*b].name)
+                    && link(&self.hosts[*a], &self.hosts[*b].name)
+                        .is_some_and(|it| it["file_version"].as_u64() == Some(version))
+            })
+        });
+    }
+
+    pub(crate) fn version(&self, which: usize) -> u64 {
+        let status = self.hosts[which].try_status();
+        status.and_then(|it| it["link"]["file_version"].as_u64()).unwrap_or_default()
+    }
+
+    pub(crate) fn files(&self) -> [String; 3] {
+        [0, 1, 2].map(|it| self.hosts[it].read(FILE))
+    }
+}
+
+/// Lets `host` in at `at`.
+pub(crate) fn join(host: &Host, address: &str, at: &Host) {
+    let token = at.run(&format!("{STANDIN} token"));
+    let to = if at.name == "n1" { N1 } else { N2 };
+    let line = format!("{STANDIN} join {to} {} --node {}={address}", token.trim(), host.name);
+    good(&host.try_run(&line));
+}
+
+#[test]
+fn an_edit_on_any_node_reaches_all_or_none() {
+    if crate::skipped() {
+        return;
+    }
+    let (three, _daemons) = Three::running();
+    let [n1, n2, n3] = &three.hosts;
+    let [a, b, c] = three.files();
+    assert!(a == b && b == c, "a join reaches all, whichever node was asked:\n{a}\n{b}\n{c}");
+    assert_eq!([0, 1, 2].map(|it| three.version(it)), [2; 3]);
+    // An edit on the last one; modes stay.
+    n2.run(&format!("chmod 640 {FILE}"));
+    let edited = a.replace("virtual_router_id = 41", "virtual_router_id = 42");
+    n3.write("/run/new.toml", &edited);
+    let said = good(&n3.try_run(&format!("{STANDIN} apply cluster /run/new.toml")));
+    assert!(said.contains("version 3") && said.contains("n1  has it"), "{said}");
+    assert_eq!(three.files(), [edited.clone(), edited.clone(), edited.clone()]);
+    assert_eq!(n2.run(&format!("stat -c %a {FILE}")).trim(), "640");
+    assert_eq!(n2.run("cat /var/lib/standin/cluster/2.toml"), a, "what was replaced is kept");
+    for host in &three.hosts {
+        wait_until("it to be in force", SOON, || {
+            let status = host.try_status().unwrap_or_default();
+            // The router with the old id may be shown while it says goodbye.
+            let vips = status["vips"].as_array().cloned().unwrap_or_default();
+            vips.iter().any(|vip| vip["virtual_router_id"] == 42)
+        });
+    }
+    n3.wait_said("file_applied", "version 3", SOON);
+    n1.wait_said("file_taken", "version 3", SOON);
+    let page = n1.run(&format!("{STANDIN} status"));
+    assert!(page.contains("version 3 of the cluster file"), "{page}");
+    // A bad file: each node says all that is wrong, and nobody takes it.
+    let bad = edited.replace("virtual_router_id = 42", "virtual_router_id = 420\npasswort = 1");
+    n1.write("/run/bad.toml", &bad);
+    let output = n1.try_run(&format!("{STANDIN} apply cluster /run/bad.toml"));
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    for host in ["n1", "n2", "n3"] {
+        assert!(said.contains(&format!("{host}  can't take it")), "{said}");
+    }
+    assert!(said.contains("/run/bad.toml:") && said.contains("passwort"), "{said}");
+    // One that only n2 can't take: its log has no place there.
+    for host in [n1, n3] {
+        host.run("mkdir -p /run/only");
+    }
+    let secret = "[vip.old]\nvirtual_router_id = 77\nversion = 2\nadvert_interval = \"1s\"\n\
+                  password = \"s3cr3t\"\naddresses = [\"192.168.1.77/24\"]\nchecks = []\n";
+    let partly = format!("{edited}\n{secret}\n[log]\nfile = \"/run/only/standin.log\"\n");
+    n1.write("/run/partly.toml", &partly);
+    let output = n1.try_run(&format!("{STANDIN} apply cluster --json /run/partly.toml"));
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let steps = String::from_utf8(output.stdout).unwrap();
+    assert!(steps.contains(r#""node":"n2","state":"unfit""#), "{steps}");
+    assert!(steps.contains(r#""node":"n3","state":"fit""#), "{steps}");
+    assert_eq!(three.files(), [edited.clone(), edited.clone(), edited.clone()]);
+    assert_eq!([0, 1, 2].map(|it| three.version(it)), [3; 3]);
+    // With its place it is taken, and the secret is nowhere but in the files.
+    n2.run("mkdir -p /run/only");
+    good(&n1.try_run(&format!("{STANDIN} apply cluster /run/partly.toml")));
+    assert_eq!(three.version(1), 4);
+    for host in &three.hosts {
+        let told =
+            format!("{}{}", host.read("/run/logs/standin"), host.read("/run/only/standin.log"));
+        let events = serde_json::to_string(&host.events()).unwrap();
+        assert!(!told.contains("s3cr3t") && !events.contains("s3cr3t"));
+    }
+}
+
+#[test]
+fn who_was_away_takes_the_higher_version_when_it_is_back() {
+    if crate::skipped() {
+        return;
+    }
+    let (three, [first, _second, third]) = Three::running();
+    let [n1, n2, n3] = &three.hosts;
+    third.crash();
+    wait_until("n1 to miss n3", SOON, || !connected(n1, "n3"));
+    let before = n1.read(FILE);
+    let edited = before.replace("virtual_router_id = 41", "virtual_router_id = 43");
+    n1.write("/run/new.toml", &edited);
+    let output = n1.try_run(&format!("{STANDIN} apply cluster /run/new.toml"));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let why = String::from_utf8(output.stderr).unwrap();
+    assert!(why.contains("n3") && why.contains("nothing was changed"), "{why}");
+    assert_eq!((n1.read(FILE), n2.read(FILE)), (before.clone(), before));
+    good(&n1.try_run(&format!("{STANDIN} apply cluster /run/new.toml --without n3")));
+    assert_eq!(n2.read(FILE), edited);
+    assert_ne!(n3.read(FILE), edited);
+    let _third = daemon(n3);
+    wait_until("n3 to take what it missed", TAKES, || n3.read(FILE) == edited);
+    n3.wait_said("file_taken", "version 3", SOON);
+    three.wait_linked(&[0, 1, 2]);
+    // The first node is gone for good: another one lets a machine in, and that reaches the third.
+    first.crash();
+    wait_until("n2 and n3 to miss n1", SOON, || !connected(n2, "n1") && !connected(n3, "n1"));
+    let n4 = three.lan.host("n4", &["192.168.1.192/24"]);
+    join(&n4, "192.168.1.192", n2);
+    assert_eq!(n4.read(FILE), n2.read(FILE));
+    assert_eq!(n3.read(FILE), n2.read(FILE));
+    let _fourth = daemon(&n4);
+    wait_until("n4 to be a node", SOON, || connected(&n4, "n2") && connected(&n4, "n3"));
+}
