@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use standin_config::nginx::{ListenAddress, MAX_FILES, NginxConfig, Protocol, read};
+use standin_config::nginx::{
+    ListenAddress, MAX_FILES, NginxConfig, Protocol, also_line, outside, read,
+};
 
 /// A file system of texts; a pattern `DIR/*END` matches what is in DIR and ends so.
 fn config(main: &str, files: &[(&str, &str)]) -> NginxConfig {
@@ -161,4 +163,68 @@ fn an_include_within_a_server_belongs_to_it() {
     let listens: Vec<_> =
         config.listens.iter().map(|l| (l.port, l.ssl, l.server_names.len())).collect();
     assert_eq!(listens, [(81, false, 1), (82, true, 1), (0, true, 0), (83, true, 0)]);
+}
+
+/// What lies outside of `/etc/nginx`, and the line that would share it. `links` are symbolic.
+fn shared(text: &str, links: &[(&str, &str)], present: &[&str]) -> (Vec<String>, Option<String>) {
+    let config = config("/etc/nginx/nginx.conf", &[("/etc/nginx/nginx.conf", text)]);
+    let real = |path: &Path| {
+        let target = links.iter().find(|(link, _)| Path::new(link) == path);
+        Some(target.map_or_else(|| path.to_owned(), |(_, target)| PathBuf::from(target)))
+    };
+    let roots = [PathBuf::from("/etc/nginx")];
+    let named = outside(&config, Path::new("/usr/share/nginx"), &roots, &real);
+    let present: Vec<_> = present.iter().map(PathBuf::from).collect();
+    (named.iter().map(ToString::to_string).collect(), also_line(&named, &roots, &present))
+}
+
+#[test]
+fn what_is_not_shared_is_named_with_the_line_that_shares_it() {
+    let (named, line) = shared(
+        "load_module modules/x.so;\ninclude /opt/more.conf;\n\
+         ssl_certificate /etc/letsencrypt/live/a/full.pem;\nssl_certificate_key key.pem;\n\
+         ssl_dhparam /etc/ssl/dh.pem;\nssl_certificate /etc/ssl/$host.pem;\n\
+         auth_basic_user_file /etc/nginx/../secret/users;\nssl_dhparam /etc/ssl/dh.pem;\n",
+        &[("/etc/letsencrypt/live/a/full.pem", "/etc/letsencrypt/archive/a/full1.pem")],
+        &["/srv/tls"],
+    );
+    let at = |line: u32, what: &str| format!("/etc/nginx/nginx.conf:{line}: {what}");
+    assert_eq!(
+        named,
+        [
+            at(3, "ssl_certificate /etc/letsencrypt/live/a/full.pem"),
+            at(7, "auth_basic_user_file /etc/secret/users"),
+            at(5, "ssl_dhparam /etc/ssl/dh.pem"),
+            at(2, "include /opt/more.conf"),
+            at(1, "load_module /usr/share/nginx/modules/x.so"),
+        ]
+    );
+    let expected = "also = [\"/etc/letsencrypt\", \"/etc/secret/users\", \"/etc/ssl/dh.pem\", \
+                    \"/opt/more.conf\", \"/srv/tls\"]";
+    assert_eq!(line.as_deref(), Some(expected));
+}
+
+#[test]
+fn a_link_out_of_the_tree_is_named_and_a_link_into_it_is_not() {
+    let (named, line) = shared(
+        "ssl_certificate tls/a.pem;\nssl_certificate_key /srv/key.pem;\n",
+        &[
+            ("/etc/nginx/tls/a.pem", "/var/lib/tls/a.pem"),
+            ("/srv/key.pem", "/etc/nginx/tls/key.pem"),
+        ],
+        &[],
+    );
+    assert_eq!(named, ["/etc/nginx/nginx.conf:1: ssl_certificate /etc/nginx/tls/a.pem"]);
+    assert_eq!(line.as_deref(), Some("also = [\"/var/lib/tls/a.pem\"]"));
+    assert_eq!(shared("worker_processes 1;", &[], &["/srv/tls"]), (vec![], None));
+}
+
+#[test]
+fn many_files_of_one_directory_are_shared_by_the_directory() {
+    let text = |count: u32| {
+        (0..count).map(|n| format!("ssl_certificate /etc/ssl/sites/{n}.pem;\n")).collect::<String>()
+    };
+    let line = shared(&text(4), &[], &[]).1;
+    assert_eq!(line.as_deref(), Some("also = [\"/etc/ssl/sites\"]"));
+    assert_eq!(shared(&text(3), &[], &[]).1.map(|line| line.matches(".pem").count()), Some(3));
 }

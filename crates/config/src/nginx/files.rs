@@ -76,6 +76,9 @@ pub struct NginxConfig {
     /// What nginx makes or writes: logs, temporary directories, caches, sockets; relative to its
     /// prefix where it isn't absolute.
     pub writes: Vec<Outside>,
+    /// Every file but the main one, with the first `include` that leads to it; also those that
+    /// couldn't be read.
+    pub included: Vec<Outside>,
     pub problems: Vec<Problem>,
 }
 
@@ -214,6 +217,10 @@ impl Reader<'_> {
             return;
         }
         self.count += 1;
+        if depth > 0 && !self.config.included.iter().any(|known| known.path == path) {
+            let directive = "include".to_owned();
+            self.config.included.push(Outside { directive, path: path.to_owned(), at: at.clone() });
+        }
         let bytes = match (self.open)(path) {
             Ok(bytes) => bytes,
             Err(error) => {
