@@ -153,7 +153,7 @@ impl<'a> Builder<'a> {
             return file.write_all(&self.store.read(hash)?);
         }
         let object = self.store.open_object(hash)?;
-        if ioctl_ficlone(&*file, &object).is_ok() {
+        if object.alone().is_some_and(|whole| ioctl_ficlone(&*file, whole).is_ok()) {
             // The bytes are shared now; they are only looked at.
             self.store.copy(hash, &mut io::sink())?;
         } else {

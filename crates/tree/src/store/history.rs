@@ -145,20 +145,35 @@ impl Store {
                 }
             }
         }
-        let objects: Vec<(Hash, u64)> = {
-            let index = self.index();
-            let idle = |entry: &(&Hash, &u64)| !keep.objects.contains(entry.0);
-            index.objects.iter().filter(idle).map(|(hash, size)| (*hash, *size)).collect()
-        };
-        for (hash, size) in objects {
-            let mut index = self.index();
+        self.drop_idle(&keep.objects, &mut collected)?;
+        Ok(collected)
+    }
+
+    fn drop_idle(&self, keep: &HashSet<Hash>, collected: &mut Collected) -> io::Result<()> {
+        let mut guard = self.index();
+        let index = &mut *guard;
+        index.packed.retain(|hash, spot| {
+            let stays = keep.contains(hash);
+            if !stays {
+                collected.objects += 1;
+                collected.bytes += u64::from(spot.size);
+            }
+            stays
+        });
+        if let Some(packs) = &mut index.packs {
+            packs.compact(&mut index.packed)?;
+        }
+        let idle = |entry: &(&Hash, &u64)| !keep.contains(entry.0);
+        let idle: Vec<(Hash, u64)> =
+            index.objects.iter().filter(idle).map(|(hash, size)| (*hash, *size)).collect();
+        for (hash, size) in idle {
             let path = self.object(&hash);
             fs::remove_file(&path).map_err(about(&path))?;
             index.objects.remove(&hash);
             collected.objects += 1;
             collected.bytes += size;
         }
-        Ok(collected)
+        Ok(())
     }
 }
 

@@ -3,18 +3,22 @@
 //! ```text
 //! /var/lib/standin/sync/
 //! ├── lock
-//! ├── objects/ab/cdef…    the bytes of a file, 0600, named by their SHA-256
+//! ├── packs/              the bytes of files of up to one MiB, many to a pack, 0600
+//! ├── objects/ab/cdef…    the bytes of a larger file, 0600, named by their SHA-256
 //! ├── generations/        one record each: header, then the encoded manifest
 //! └── new/                what isn't committed yet; emptied at each start
 //! ```
-//! What stands under `objects` has reached the disk: an object gets its name only after a sync.
+//! What a record names and was there has reached the disk: an object gets its name under `objects` only
+//! after a sync, and a pack is synced before the record is written.
 
 mod history;
+mod object;
+mod pack;
 mod record;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,15 +29,15 @@ use rustix::fs::{FlockOperation, flock, syncfs};
 use crate::hash::{Hash, Hasher};
 use crate::manifest::{MAX_FILE, Manifest};
 
+use pack::{Packs, Spot};
+
 pub use history::{Bounds, Collected};
+pub use object::{Incoming, Object};
 pub use record::{Generation, Id, MAX_PARENTS, MAX_WHY, Origin};
 
 /// Up to so many new objects are synced one by one; beyond that the whole file system costs less.
 /// Tried on ext4: 10,000 files one by one 3.2 s, together 0.5 s.
 const ONE_BY_ONE: usize = 64;
-
-/// Bytes read at once.
-const PIECE: usize = 128 * 1024;
 
 /// The store. All its methods may be called from several threads.
 #[derive(Debug)]
@@ -48,6 +52,9 @@ pub struct Store {
 
 #[derive(Debug, Default)]
 struct Index {
+    /// What is in packs, on the disk or not yet.
+    packed: HashMap<Hash, Spot>,
+    packs: Option<Packs>,
     /// Sizes of what is under `objects`.
     objects: HashMap<Hash, u64>,
     /// Where the bytes of the others are, and how many.
@@ -56,6 +63,19 @@ struct Index {
     generations: Vec<Generation>,
     /// Records that couldn't be read.
     damaged: Vec<String>,
+}
+
+impl Index {
+    fn has(&self, hash: &Hash) -> bool {
+        self.packed.contains_key(hash)
+            || self.objects.contains_key(hash)
+            || self.pending.contains_key(hash)
+    }
+
+    /// There are packs from [`Store::open`] on.
+    fn packs(&mut self) -> io::Result<&mut Packs> {
+        self.packs.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
 }
 
 /// What is to be fetched.
@@ -72,7 +92,7 @@ impl Store {
     /// # Errors
     /// `WouldBlock`: another standin has it. Else what the kernel says, with the path.
     pub fn open(base: &Path) -> io::Result<Self> {
-        for folder in ["", "objects", "generations", "new"] {
+        for folder in ["", "packs", "objects", "generations", "new"] {
             let path = base.join(folder);
             DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(about(&path))?;
         }
@@ -117,7 +137,9 @@ impl Store {
             }
         }
         let (generations, damaged) = record::load_all(&self.base.join("generations"))?;
-        *self.index() = Index { objects, generations, damaged, ..Index::default() };
+        let (packs, packed) = Packs::open(&self.base.join("packs"))?;
+        let packs = Some(packs);
+        *self.index() = Index { packed, packs, objects, generations, damaged, ..Index::default() };
         Ok(())
     }
 
@@ -148,17 +170,14 @@ impl Store {
     /// Whether the bytes are there, on the disk or not yet.
     #[must_use]
     pub fn has(&self, hash: &Hash) -> bool {
-        let index = self.index();
-        index.objects.contains_key(hash) || index.pending.contains_key(hash)
+        self.index().has(hash)
     }
 
     /// What of this manifest isn't there, sorted, each once.
     #[must_use]
     pub fn missing(&self, manifest: &Manifest) -> Vec<Wanted> {
         let index = self.index();
-        let absent =
-            |hash: &Hash| !index.objects.contains_key(hash) && !index.pending.contains_key(hash);
-        let wanted = manifest.contents().into_iter().filter(|(hash, _)| absent(hash));
+        let wanted = manifest.contents().into_iter().filter(|(hash, _)| !index.has(hash));
         wanted.map(|(hash, size)| Wanted { hash, size }).collect()
     }
 
@@ -168,21 +187,25 @@ impl Store {
     /// As write(2).
     pub fn put(&self, bytes: &[u8]) -> io::Result<Hash> {
         let hash = Hash::of(bytes);
-        if !self.has(&hash) {
-            let (path, mut file) = self.new_file()?;
-            if let Err(error) = file.write_all(bytes) {
-                // The first error is the one to be told; what is left goes at the next start.
-                let _ = fs::remove_file(&path);
-                return Err(about(&path)(error));
+        if bytes.len() > pack::LARGEST {
+            if !self.has(&hash) {
+                let mut incoming = self.incoming(bytes.len() as u64)?;
+                incoming.write(bytes)?;
+                self.keep(incoming, Some(hash))?;
             }
-            self.pending(hash, path, bytes.len() as u64)?;
+            return Ok(hash);
+        }
+        let mut index = self.index();
+        if !index.has(&hash) {
+            let spot = index.packs()?.append(&hash, bytes)?;
+            index.packed.insert(hash, spot);
         }
         Ok(hash)
     }
 
     fn pending(&self, hash: Hash, path: PathBuf, size: u64) -> io::Result<()> {
         let mut index = self.index();
-        if index.objects.contains_key(&hash) || index.pending.contains_key(&hash) {
+        if index.has(&hash) {
             drop(index);
             return fs::remove_file(path);
         }
@@ -218,71 +241,6 @@ impl Store {
         Ok(hash)
     }
 
-    /// The object's bytes, unverified: [`Store::copy`] and [`Store::read`] look at them.
-    ///
-    /// # Errors
-    /// `NotFound` if it isn't there.
-    pub fn open_object(&self, hash: &Hash) -> io::Result<File> {
-        let path = match self.index().pending.get(hash) {
-            Some((path, _)) => path.clone(),
-            None => self.object(hash),
-        };
-        match File::open(&path) {
-            // It was committed between the two steps.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let path = self.object(hash);
-                File::open(&path).map_err(about(&path))
-            }
-            opened => opened.map_err(about(&path)),
-        }
-    }
-
-    /// Hands the object's bytes to `to`, piece by piece, and looks whether they are the right ones.
-    ///
-    /// # Errors
-    /// `InvalidData`: the disk has damaged it. It is forgotten then, so that it is fetched again.
-    pub fn copy(&self, hash: &Hash, to: &mut dyn Write) -> io::Result<u64> {
-        let mut file = self.open_object(hash)?;
-        let mut hasher = Hasher::new();
-        let mut buffer = vec![0; PIECE];
-        let mut size = 0;
-        loop {
-            let length = file.read(&mut buffer)?;
-            let Some(piece) = buffer.get(..length).filter(|piece| !piece.is_empty()) else { break };
-            hasher.update(piece);
-            to.write_all(piece)?;
-            size += piece.len() as u64;
-        }
-        self.verify(hash, hasher.finish())?;
-        Ok(size)
-    }
-
-    /// The object's bytes.
-    ///
-    /// # Errors
-    /// As [`Store::copy`].
-    pub fn read(&self, hash: &Hash) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        self.open_object(hash)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-        self.verify(hash, Hash::of(&bytes))?;
-        Ok(bytes)
-    }
-
-    fn verify(&self, wanted: &Hash, found: Hash) -> io::Result<()> {
-        if *wanted == found {
-            return Ok(());
-        }
-        let mut index = self.index();
-        let pending = index.pending.remove(wanted).map(|(path, _)| path);
-        index.objects.remove(wanted);
-        drop(index);
-        let path = pending.unwrap_or_else(|| self.object(wanted));
-        // If it can't be removed, the next commit of the same content replaces it.
-        let _ = fs::remove_file(&path);
-        let what = format!("{}: damaged, its hash is {found} now; removed", path.display());
-        Err(io::Error::new(io::ErrorKind::InvalidData, what))
-    }
-
     /// Brings all that was put to the disk, and the trees `also` with it: one sync for all of it.
     ///
     /// # Errors
@@ -299,6 +257,7 @@ impl Store {
                 syncfs(&folder)?;
             }
         }
+        self.index().packs()?.sync()?;
         if pending.is_empty() {
             return Ok(());
         }
@@ -339,45 +298,4 @@ impl Store {
 
 fn about(path: &Path) -> impl Fn(io::Error) -> io::Error + '_ {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-}
-
-/// A file that is being received. It vanishes if it is dropped before [`Store::keep`].
-#[derive(Debug)]
-pub struct Incoming {
-    file: File,
-    path: Option<PathBuf>,
-    hasher: Hasher,
-    size: u64,
-}
-
-impl Incoming {
-    /// Appends a piece.
-    ///
-    /// # Errors
-    /// `FileTooLarge` beyond [`MAX_FILE`], and as write(2).
-    pub fn write(&mut self, piece: &[u8]) -> io::Result<()> {
-        let size = self.size + piece.len() as u64;
-        if size > MAX_FILE {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.file.write_all(piece)?;
-        self.hasher.update(piece);
-        self.size = size;
-        Ok(())
-    }
-
-    /// Bytes so far: where a transfer goes on that was cut.
-    #[must_use]
-    pub const fn size(&self) -> u64 {
-        self.size
-    }
-}
-
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            // What can't be removed goes at the next start.
-            let _ = fs::remove_file(path);
-        }
-    }
 }
