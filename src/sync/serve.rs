@@ -104,7 +104,7 @@ fn content(
     frames: &Frames,
 ) -> io::Result<bool> {
     let mut file = store.open_object(&Hash::from_bytes(*hash))?;
-    let total = file.metadata()?.len();
+    let total = file.left();
     let mut offset = 0;
     let mut chunk = Vec::new();
     loop {
