@@ -27,6 +27,9 @@ const SLOW_STEP: Duration = Duration::from_millis(4);
 /// What nginx may log during one reload and is still read.
 const LOG_BYTES: u64 = 1024 * 1024;
 
+/// A worker names itself within milliseconds of its birth, on a loaded machine within some tens.
+const HEIR_STAYS: Duration = Duration::from_millis(300);
+
 /// nginx tries five times, half a second apart, before it gives a port up.
 const GIVES_UP_WITHIN: Duration = Duration::from_secs(4);
 
@@ -97,7 +100,7 @@ impl fmt::Display for NotProven {
 /// Why there is nothing to prove anything with.
 pub fn look(nginx: &Nginx, tested: &Tested, swapped: &Swapped) -> Result<Before, NotProven> {
     let master = nginx.hold().map_err(|why| NotProven::NoMaster { why })?;
-    let family = master.family();
+    let family = settled(&master);
     if !family.heirs.is_empty() {
         let heirs = format!("{:?}", family.heirs);
         return Err(NotProven::Refused {
@@ -113,6 +116,18 @@ pub fn look(nginx: &Nginx, tested: &Tested, swapped: &Swapped) -> Result<Before,
     same_trees(&master, swapped)?;
     let logs = Watchers::of(&master, tested);
     Ok(Before { master, family, logs, files })
+}
+
+/// A child that was forked just now still has its master's title; an heir keeps it.
+fn settled(master: &Master) -> Family {
+    let end = Instant::now() + HEIR_STAYS;
+    loop {
+        let family = master.family();
+        if family.heirs.is_empty() || Instant::now() >= end {
+            return family;
+        }
+        std::thread::sleep(SLOW_STEP);
+    }
 }
 
 /// Has nginx read its files again without comparing them: after old ones were put back.

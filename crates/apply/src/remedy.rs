@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use standin_config::nginx::title::{Arguments, Title};
+use standin_linux::child::User;
 use standin_linux::process as system;
 
 use crate::nginx::{Master, Nginx};
@@ -102,6 +103,10 @@ fn anew(nginx: &Nginx, old: Option<&Master>, patience: Duration) -> Result<Maste
         (None, Some(old)) => {
             if !system::same_mount_namespace(old.pid) {
                 return Err("the restart: nginx runs in a container; restart that".to_owned());
+            }
+            // Somebody else's program is never run as root.
+            if !User::of_process(old.pid).is_ok_and(|user| user.uid() == 0) {
+                return Err("the restart: nginx isn't root's; its user has to do it".to_owned());
             }
             let line = command(old.pid)?;
             let ended = old.fd.signal(TERM);

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use standin_config::nginx::title::{Arguments, Title};
 use standin_config::nginx::{self as reader, Build, Listen, ListenAddress, NginxConfig};
+use standin_linux::child::User;
 use standin_linux::glob::glob;
 use standin_linux::private::{self, Loose, Program, Surroundings};
 use standin_linux::process as system;
@@ -35,6 +36,37 @@ const STEP: Duration = Duration::from_millis(1);
 
 /// Listeners that are tried before the test; each costs some microseconds.
 const LISTENERS: usize = 4096;
+
+/// A program, and the user that it is run as.
+struct Runner {
+    program: PathBuf,
+    /// Kept open: the path leads through it.
+    _open: Option<Program>,
+    /// `None` is root.
+    user: Option<User>,
+}
+
+impl Runner {
+    fn of(request: &Request) -> Result<Self, String> {
+        let words = |error: io::Error| format!("nginx's program: {error}");
+        match (request.master, &request.binary) {
+            (Some(master), _) => {
+                let user = User::of_process(master).map_err(words)?;
+                if user.uid() == 0 {
+                    // Its own program, also when another one lies there by now.
+                    let open = Program::of(master).map_err(words)?;
+                    return Ok(Self { program: open.path(), _open: Some(open), user: None });
+                }
+                // Somebody else's program is never run as root. By its path: who has changed users
+                // can't look into its own /proc.
+                let program = system::executable(master).map_err(words)?;
+                Ok(Self { program, _open: None, user: Some(user) })
+            }
+            (None, Some(binary)) => Ok(Self { program: binary.clone(), _open: None, user: None }),
+            (None, None) => Err("nginx doesn't run, and no binary is known".into()),
+        }
+    }
+}
 
 /// What is to be tested.
 #[derive(Clone, Debug, Default)]
@@ -191,14 +223,7 @@ fn answer(request: &Request) -> Result<Answer, String> {
             return Err(format!("process {master} is no master of nginx any more"));
         }
     };
-    let words = |what: &str, error: io::Error| format!("{what}: {error}");
-    let program = match (request.master, &request.binary) {
-        (Some(master), _) => Program::of(master).map_err(|it| words("the master's program", it))?,
-        (None, Some(binary)) => {
-            Program::at(binary).map_err(|it| words(&binary.display().to_string(), it))?
-        }
-        (None, None) => return Err("nginx doesn't run, and no binary is known".into()),
-    };
+    let program = Runner::of(request)?;
     let start = request.master.and_then(|pid| fs::read_link(format!("/proc/{pid}/cwd")).ok());
     let start = start.unwrap_or_else(|| PathBuf::from("/"));
     let bound = request.master.map(|master| system::listening_tcp(master).unwrap_or_default());
@@ -307,14 +332,17 @@ fn open(file: &Path) -> io::Result<Vec<u8>> {
 
 /// Runs nginx; `None` when it had to be killed.
 fn said_of<S: AsRef<std::ffi::OsStr>>(
-    program: &Program,
+    runner: &Runner,
     line: &[S],
     end: Instant,
 ) -> (Option<bool>, String) {
-    let mut command = Command::new(program.path());
+    let mut command = Command::new(&runner.program);
     command.arg0("nginx").args(line).env_clear().current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     private::without_bind(&mut command);
+    if let Some(user) = &runner.user {
+        user.applies_to(&mut command);
+    }
     let mut child = match command.spawn() {
         Ok(child) => child,
         Err(error) => return (Some(false), format!("nginx can't be run: {error}")),

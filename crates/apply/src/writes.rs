@@ -87,8 +87,6 @@ fn outermost(folders: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
 }
 
 fn lay(folders: &[PathBuf], files: &[PathBuf], corner: &Path) -> io::Result<()> {
-    let nothing = corner.join("nothing");
-    fs::write(&nothing, [])?;
     for (number, folder) in folders.iter().enumerate() {
         let (upper, work) = (corner.join(format!("{number}u")), corner.join(format!("{number}w")));
         fs::create_dir(&upper)?;
@@ -106,14 +104,18 @@ fn lay(folders: &[PathBuf], files: &[PathBuf], corner: &Path) -> io::Result<()> 
         spawn::mount_bind(&memory, folder)?;
     }
     // A log would be copied into memory as a whole when it is opened for writing.
-    for file in files.iter().filter(|file| file.exists()) {
+    for (number, file) in files.iter().filter(|file| file.exists()).enumerate() {
+        let nothing = corner.join(format!("{number}f"));
+        fs::write(&nothing, [])?;
+        like(file, &nothing)?;
         spawn::mount_bind(&nothing, file)?;
     }
     Ok(())
 }
 
-fn like(folder: &Path, new: &Path) -> io::Result<()> {
-    let found = fs::metadata(folder)?;
+/// Gives a new file or directory the owner and mode of another one.
+fn like(known: &Path, new: &Path) -> io::Result<()> {
+    let found = fs::metadata(known)?;
     chown(new, Some(found.uid()), Some(found.gid()))?;
     fs::set_permissions(new, fs::Permissions::from_mode(found.mode() & 0o7777))
 }

@@ -336,6 +336,29 @@ fn the_tester_s_socket_does_what_its_child_does() {
 }
 
 #[test]
+fn an_nginx_of_another_user_is_tested_as_that_user() {
+    alone("an_nginx_of_another_user_is_tested_as_that_user", || {
+        let root = Path::new("/srv/conf");
+        Nginx::configure(root, root);
+        sh(
+            "sed -i '/^user/d; s/listen 127.0.0.1:80;/listen 127.0.0.1:8080;/' /srv/conf/nginx.conf",
+        );
+        sh("mkdir /srv/conf/run; sed -i 's,pid .*,pid /srv/conf/run/pid;,' /srv/conf/nginx.conf");
+        sh("chown -R www-data /srv /var/log/nginx /var/lib/nginx");
+        sh("setpriv --reuid www-data --regid www-data --clear-groups --inh-caps=-all \
+            --bounding-set=-all /usr/sbin/nginx -c /srv/conf/nginx.conf");
+        sh("ln -s /srv/conf/run/pid /run/nginx.pid");
+        let mut nginx = Nginx::found(root, root);
+        let good = nginx.test("echo '# a comment' >> nginx.conf", "5000");
+        assert!(good.status.success(), "{good:?}");
+        // As root it would be readable.
+        let secret = "echo '# x' > sites/a.conf; chmod 600 sites/a.conf; chown root sites/a.conf";
+        let output = nginx.test(secret, "5000");
+        assert!(said(&output).contains("Permission denied"), "{output:?}");
+    });
+}
+
+#[test]
 fn a_name_that_nobody_answers_for_costs_the_patience_and_no_more() {
     alone("a_name_that_nobody_answers_for_costs_the_patience_and_no_more", || {
         let mut nginx = Nginx::start(Path::new("/etc/nginx/conf"), Path::new("/etc/nginx/conf"));

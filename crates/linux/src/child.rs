@@ -37,6 +37,29 @@ impl User {
         Self { uid: Uid::from_raw(NOBODY), gid, groups: vec![gid] }
     }
 
+    /// The user that a process runs as.
+    ///
+    /// # Errors
+    /// What `/proc` says; `NotFound` for no such process.
+    pub fn of_process(pid: u32) -> io::Result<Self> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        // Real, effective, saved and for files; the groups are a list.
+        let numbers = |name: &str| -> Option<Vec<u32>> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_ascii_whitespace().map(|word| word.parse().ok()).collect()
+        };
+        let effective = |name: &str| numbers(name)?.get(1).copied();
+        let (uid, gid) = (effective("Uid:"), effective("Gid:"));
+        let groups = numbers("Groups:").unwrap_or_default().into_iter().map(Gid::from_raw);
+        match (uid, gid) {
+            (Some(uid), Some(gid)) => {
+                let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+                Ok(Self { uid, gid, groups: groups.collect() })
+            }
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
     #[must_use]
     pub const fn uid(&self) -> u32 {
         self.uid.as_raw()

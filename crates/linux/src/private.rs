@@ -84,12 +84,6 @@ impl Program {
         Ok(Self(File::open(format!("/proc/{pid}/exe"))?))
     }
 
-    /// # Errors
-    /// What open(2) says.
-    pub fn at(path: &Path) -> io::Result<Self> {
-        Ok(Self(File::open(path)?))
-    }
-
     /// By this it can be executed while `self` lives and `/proc` is mounted.
     #[must_use]
     pub fn path(&self) -> PathBuf {
