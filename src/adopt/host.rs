@@ -57,8 +57,14 @@ impl Host {
         let all = self.rtnl.whole_addresses().context("the host's addresses")?;
         let links = self.rtnl.links().context("the host's interfaces")?;
         // A bridge of a run that was interrupted is no place.
-        let mut here: Vec<&Whole> =
-            all.iter().filter(|one| one.address.prefix.address() == address).collect();
+        let outside = |one: &&Whole| {
+            links.iter().any(|link| link.index == one.address.index && !link.loopback)
+        };
+        let mut here: Vec<&Whole> = all
+            .iter()
+            .filter(|one| one.address.prefix.address() == address)
+            .filter(outside)
+            .collect();
         here.sort_by_key(|one| is_single(one.address.prefix));
         let Some(whole) = here.first().copied().cloned() else { return Ok(None) };
         let link = links.into_iter().find(|link| link.index == whole.address.index);
@@ -124,8 +130,11 @@ impl Host {
             .with_prefix_route(record.prefix_route)
             .renamed(old);
         if family(old) == Family::V6 {
-            self.rtnl.put(&back).with_context(|| format!("giving {old} back"))?;
-            self.usable(old)?;
+            // It was this host's all the time. The flag goes with the second one.
+            self.rtnl
+                .put(&back.unasked())
+                .and_then(|()| self.rtnl.put(&back))
+                .with_context(|| format!("giving {old} back"))?;
         } else if find(old).is_none() {
             self.rtnl.put(&back).with_context(|| format!("giving {old} back"))?;
         }
@@ -151,9 +160,19 @@ impl Host {
         self.arrange(&link, old, &order)
     }
 
-    /// Keeps packets to `address` coming whatever happens to it, or ends that.
+    /// Keeps packets to an address coming whatever happens to it, or ends that.
+    ///
+    /// An interface can have an IPv6 address once only, whatever its length: its twin is on the
+    /// loopback. Neighbours aren't answered by that one, but they ask only every few seconds.
     pub(super) fn bridge(&mut self, whole: &Whole, there: bool) -> Result<()> {
         let Some(bridge) = whole.bridge().map(|bridge| bridge.permanent(0)) else { return Ok(()) };
+        let bridge = if family(whole.address.prefix) == Family::V6 {
+            let links = self.rtnl.links().context("the host's interfaces")?;
+            let Some(lo) = links.iter().find(|link| link.loopback) else { return Ok(()) };
+            bridge.on(lo.index).unasked().deprecated()
+        } else {
+            bridge
+        };
         if there {
             self.rtnl.put(&bridge).context("bridging the address")
         } else {
@@ -251,6 +270,9 @@ impl Host {
 /// Without raw sockets.
 pub(super) fn owners(link: &Link, addresses: &[IpAddr]) -> Result<Vec<(IpAddr, Mac)>> {
     let Some(mac) = link.mac else { return Ok(Vec::new()) };
+    // A host answers for its addresses on all of its interfaces, also on two of one segment.
+    let links = Rtnl::open().and_then(|mut rtnl| rtnl.links()).context("the host's interfaces")?;
+    let own: Vec<Mac> = links.iter().filter_map(|link| link.mac).collect();
     let mut socket = NeighbourSocket::open(link.index)
         .with_context(|| format!("asking on {} who has an address", link.name))?;
     let mut found = Vec::new();
@@ -269,7 +291,9 @@ pub(super) fn owners(link: &Link, addresses: &[IpAddr]) -> Result<Vec<(IpAddr, M
                 let seen = neighbour::parse(frame).filter(|it| it.kind == Kind::Claimed);
                 let news = seen.map(|it| (it.address, it.mac));
                 found.extend(
-                    news.filter(|(address, from)| addresses.contains(address) && *from != mac),
+                    news.filter(|(address, from)| {
+                        addresses.contains(address) && !own.contains(from)
+                    }),
                 );
             })
             .with_context(|| format!("listening on {}", link.name))?;

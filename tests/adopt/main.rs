@@ -34,7 +34,7 @@ events { worker_connections 512; }
 http {
   access_log off;
   keepalive_requests 10000000;
-  server { listen 80; location / { return 200 ok; } }
+  server { listen 80; listen [::]:80; location / { return 200 ok; } }
 }
 ";
 
@@ -77,8 +77,8 @@ struct Live {
 impl Live {
     fn new() -> Self {
         let lan = Lan::new();
-        let o1 = lan.host("o1", &["192.168.1.41/24", "192.168.1.42/24"]);
-        let client = lan.host("client", &["192.168.1.7/24"]);
+        let o1 = lan.host("o1", &["192.168.1.41/24", "192.168.1.42/24", "fd00::41/64"]);
+        let client = lan.host("client", &["192.168.1.7/24", "fd00::7/64"]);
         o1.sysctl("net/ipv4/conf/eth0/promote_secondaries", "0");
         o1.ip("route add default via 192.168.1.7");
         o1.ip("route add 10.0.0.0/8 via 192.168.1.7 src 192.168.1.41");
@@ -95,14 +95,15 @@ struct Load {
 }
 
 impl Load {
-    fn begin(client: &Host, seconds: u64) -> Self {
+    fn begin(client: &Host, to: &str, seconds: u64) -> Self {
         let begin = |program: &str, words: &str| {
             let mut command = client.command(program);
             command.args(words.split(' ')).stdout(Stdio::piped()).stderr(Stdio::piped());
             command.spawn().unwrap()
         };
-        let wrk = begin("wrk", &format!("-t1 -c16 -d{seconds}s --timeout 1s http://192.168.1.41/"));
-        let ping = begin("ping", &format!("-i 0.001 -w {seconds} -q 192.168.1.41"));
+        let host = if to.contains(':') { format!("[{to}]") } else { to.to_owned() };
+        let wrk = begin("wrk", &format!("-t1 -c16 -d{seconds}s --timeout 1s http://{host}/"));
+        let ping = begin("ping", &format!("-i 0.001 -w {seconds} -q {to}"));
         Self { wrk, ping }
     }
 
@@ -121,6 +122,18 @@ impl Load {
         };
         format!("{}; {}", line(&wrk, "requests in"), line(&ping, "packet loss"))
     }
+}
+
+/// Addresses in their order and routes, as people see them; how long a lifetime still lasts isn't.
+fn state(host: &Host) -> String {
+    let addresses = host.ip("-o addr show dev eth0 scope global");
+    format!("{addresses}{}", host.ip("route show table all type unicast"))
+}
+
+fn nginx(host: &Host) -> hosts::Daemon {
+    let nginx = host.launch("nginx", "nginx");
+    wait_until("nginx", Duration::from_secs(5), || host.read("/run/nginx.pid").len() > 1);
+    nginx
 }
 
 fn adopt(host: &Host, words: &str) -> String {
@@ -142,17 +155,9 @@ fn a_live_address_is_adopted_held_and_given_back_without_a_request_lost() {
     o1.write("/etc/systemd/network/10-eth0.network", NETWORK);
     o1.run("chmod 640 /etc/systemd/network/10-eth0.network");
     o1.run("chown 0:42 /etc/systemd/network/10-eth0.network");
-    let nginx = o1.launch("nginx", "nginx");
-    wait_until("nginx", Duration::from_secs(5), || o1.read("/run/nginx.pid").len() > 1);
-    let state = |host: &Host| {
-        format!(
-            "{}{}",
-            host.ip("-o -4 addr show dev eth0"),
-            host.ip("route show table all type unicast")
-        )
-    };
+    let nginx = nginx(o1);
     let before = state(o1);
-    let load = Load::begin(&live.client, 8);
+    let load = Load::begin(&live.client, "192.168.1.41", 8);
 
     let shown = adopt(o1, "192.168.1.41 --vip web --new-address 192.168.1.189/24 --dry-run");
     assert!(shown.contains("+    address 192.168.1.189   # never"), "{shown}");
@@ -195,4 +200,104 @@ fn a_live_address_is_adopted_held_and_given_back_without_a_request_lost() {
     assert_eq!(o1.run("cat /proc/sys/net/ipv4/conf/eth0/promote_secondaries").trim(), "0");
     eprintln!("adopt, hold, undo: {}", load.end());
     drop(nginx);
+}
+
+/// What is told when it is refused.
+fn refused(host: &Host, words: &str) -> String {
+    let output = host.try_run(&format!("{STANDIN} adopt {words}"));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn an_ipv6_address_is_adopted_under_a_running_daemon_and_given_back() {
+    if skipped() {
+        return;
+    }
+    let live = Live::new();
+    let o1 = &live.o1;
+    let file = FILE
+        .replace("\"192.168.1.189\"", "[\"192.168.1.189\", \"fd00::189\"]")
+        .replace("\"192.168.1.190\"", "[\"192.168.1.190\", \"fd00::190\"]")
+        .replace("192.168.1.41/24", "fd00::41/64");
+    o1.ip("-6 route add fd01::/64 via fd00::7 src fd00::41");
+    // The kernel waits a second for who else may have the new one.
+    o1.sysctl("net/ipv6/conf/eth0/accept_dad", "1");
+    let _nginx = nginx(o1);
+    let before = state(o1);
+    let load = Load::begin(&live.client, "fd00::41", 9);
+    let daemon = o1.standin(&file);
+    let words = "fd00::41 --vip web --new-address fd00::189/64 --yes --no-files";
+    adopt(o1, words);
+    let again = refused(o1, words);
+    assert!(again.contains("adopted already"), "{again}");
+    o1.wait_role("active", Duration::from_secs(5));
+    let held = o1.ip("-6 -o addr show dev eth0 to fd00::41");
+    assert!(held.contains("deprecated") && held.contains("valid_lft 2sec"), "{held}");
+    assert!(o1.ip("route get fd01::1").contains("src fd00::189"));
+    std::thread::sleep(Duration::from_millis(2500));
+    let undo = o1.launch("undo", &format!("{STANDIN} adopt --undo --yes"));
+    wait_until("undo to wait for the daemon", Duration::from_secs(3), || {
+        undo.log().contains("Waiting for standin to stop")
+    });
+    assert_eq!(daemon.stop(), Some(0));
+    wait_until("undo to be done", Duration::from_secs(5), || undo.log().contains("done: "));
+    let plain = |text: &str| text.replace(" nodad", "");
+    assert_eq!(plain(&state(o1)), plain(&before));
+    eprintln!("IPv6: {}", load.end());
+}
+
+#[test]
+fn what_cannot_be_finished_is_put_back() {
+    if skipped() {
+        return;
+    }
+    let live = Live::new();
+    let o1 = &live.o1;
+    // As NetworkManager has it: the route to the subnet is its own.
+    o1.ip("addr flush dev eth0 scope global");
+    o1.ip("addr add 192.168.1.41/24 dev eth0 noprefixroute");
+    o1.ip("route add 192.168.1.0/24 dev eth0 proto kernel scope link src 192.168.1.41 metric 100");
+    o1.ip("route add default via 192.168.1.7 metric 100");
+    o1.run("mkdir -p /etc/systemd/network /etc/network");
+    o1.write("/etc/network/interfaces", "auto lo\n");
+    o1.write("/etc/systemd/network/10-eth0.network", NETWORK);
+    let before = state(o1);
+    let words = "192.168.1.41 --vip web --new-address 192.168.1.189/24 --yes";
+
+    live.client.ip("addr add 192.168.1.189/24 dev eth0");
+    let said = refused(o1, words);
+    assert!(said.contains("answers for 192.168.1.189"), "{said}");
+    live.client.ip("addr del 192.168.1.189/24 dev eth0");
+
+    o1.write(
+        "/etc/network/interfaces",
+        "iface eth0 inet static\n up ip addr add 192.168.1.41/24\n",
+    );
+    let said = refused(o1, words);
+    assert!(said.contains("/etc/network/interfaces:2:17"), "{said}");
+    o1.write("/etc/network/interfaces", "auto lo\n");
+
+    o1.run("mount --bind /etc/systemd/network /etc/systemd/network");
+    o1.run("mount -o remount,bind,ro /etc/systemd/network");
+    let said = refused(o1, words);
+    assert!(said.contains("10-eth0.network") && said.contains("put back as it was"), "{said}");
+    assert_eq!(state(o1), before);
+    assert_eq!(o1.run("ls -A /var/lib/standin/adopt"), "");
+    o1.run("umount /etc/systemd/network");
+
+    adopt(o1, words);
+    let routes = o1.ip("route show");
+    let own = "192.168.1.0/24 dev eth0 proto kernel scope link src 192.168.1.189 metric 100";
+    assert!(routes.contains(own) && !routes.contains("192.168.1.41"), "{routes}");
+    // Somebody goes on working on the file.
+    let edited = o1.read("/etc/systemd/network/10-eth0.network") + "DNS=192.168.1.2\n";
+    o1.write("/etc/systemd/network/10-eth0.network", &edited);
+    let said = refused(o1, "--undo --yes");
+    assert!(said.contains("was changed since"), "{said}");
+    let after = edited.replace("DNS=192.168.1.2\n", "");
+    o1.write("/etc/systemd/network/10-eth0.network", &after);
+    adopt(o1, "--undo --yes");
+    assert_eq!(state(o1), before);
+    assert_eq!(o1.read("/etc/systemd/network/10-eth0.network"), NETWORK);
 }

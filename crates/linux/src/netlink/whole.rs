@@ -146,6 +146,31 @@ impl Whole {
         changed
     }
 
+    /// The same on another link.
+    #[must_use]
+    pub fn on(&self, index: u32) -> Self {
+        let mut moved = self.clone();
+        moved.address.index = index;
+        moved.message.header.index = index;
+        moved
+    }
+
+    /// The same; the kernel doesn't ask first whether another host has it. IPv6 alone.
+    #[must_use]
+    pub fn unasked(&self) -> Self {
+        let mut unasked = self.clone();
+        let attributes = &mut unasked.message.attributes;
+        let known = attributes.iter_mut().find_map(|attribute| match attribute {
+            AddressAttribute::Flags(flags) => Some(flags),
+            _ => None,
+        });
+        match known {
+            Some(flags) => *flags |= AddressFlags::Nodad,
+            None => attributes.push(AddressAttribute::Flags(AddressFlags::Nodad)),
+        }
+        unasked
+    }
+
     /// Whether the kernel keeps no route to the subnet for it: NetworkManager makes its own.
     #[must_use]
     pub fn has_no_prefix_route(&self) -> bool {
