@@ -135,6 +135,7 @@ impl Host {
                 .put(&back.unasked())
                 .and_then(|()| self.rtnl.put(&back))
                 .with_context(|| format!("giving {old} back"))?;
+            self.local(old.address(), link.index)?;
         } else if find(old).is_none() {
             self.rtnl.put(&back).with_context(|| format!("giving {old} back"))?;
         }
@@ -174,7 +175,8 @@ impl Host {
             bridge
         };
         if there {
-            self.rtnl.put(&bridge).context("bridging the address")
+            self.rtnl.put(&bridge).context("bridging the address")?;
+            self.local(bridge.address.prefix.address(), bridge.address.index)
         } else {
             gone(self.rtnl.take_away(&bridge)).context("removing the bridge")
         }
@@ -242,6 +244,19 @@ impl Host {
             self.rtnl.put(whole)?;
         }
         leaving.iter().try_for_each(|whole| gone(self.rtnl.take_away(whole)))
+    }
+
+    /// Waits until the kernel takes packets to an address that was put on a link.
+    fn local(&mut self, address: IpAddr, index: u32) -> Result<()> {
+        let began = Instant::now();
+        while address.is_ipv6() && !self.rtnl.is_local(address, index).context("routes")? {
+            ensure!(
+                began.elapsed() < DETECTION,
+                "the kernel doesn't make {address} a local address"
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// Waits until the kernel uses an address; says who else has it.

@@ -21,7 +21,7 @@ const TABLE_LOCAL: u32 = 255;
 /// The metric of [`Rtnl::bridge_route`]: behind every route that anybody has made.
 const LAST: u32 = u32::MAX - 0x73;
 
-/// A unicast route of any table but the kernel's own.
+/// A route; of those that are shown, a unicast one of any table but the kernel's own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Whether the kernel made it, together with an address.
@@ -68,9 +68,12 @@ impl Route {
                 _ => {}
             }
         }
-        let unicast = header.kind == RouteType::Unicast && route.table != TABLE_LOCAL;
         route.message = message;
-        unicast.then_some(route)
+        Some(route)
+    }
+
+    fn is_unicast(&self) -> bool {
+        self.message.header.kind == RouteType::Unicast && self.table != TABLE_LOCAL
     }
 }
 
@@ -95,6 +98,10 @@ impl Rtnl {
     /// # Errors
     /// As [`Rtnl::links`].
     pub fn routes(&mut self) -> io::Result<Vec<Route>> {
+        Ok(self.all_routes()?.into_iter().filter(Route::is_unicast).collect())
+    }
+
+    fn all_routes(&mut self) -> io::Result<Vec<Route>> {
         let mut all = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut every = RouteMessage::default();
@@ -102,6 +109,20 @@ impl Rtnl {
             all.extend(self.dump(&RouteNetlinkMessage::GetRoute(every), Route::from_message)?);
         }
         Ok(all)
+    }
+
+    /// Whether packets to `address` are taken as the host's own by way of the link `index`: an IPv6
+    /// address is on its link some time before that (see [`Rtnl::change`]).
+    ///
+    /// # Errors
+    /// As [`Rtnl::links`].
+    pub fn is_local(&mut self, address: IpAddr, index: u32) -> io::Result<bool> {
+        let host = Some(Prefix::host(address));
+        let is = |route: &Route| {
+            route.message.header.kind == RouteType::Local
+                && (route.destination, route.index) == (host, Some(index))
+        };
+        Ok(self.all_routes()?.iter().any(is))
     }
 
     /// Gives a route another source address; nothing else of it changes, and it is there throughout.
