@@ -15,6 +15,7 @@ mod link;
 mod nginx;
 mod preflight;
 mod readable;
+mod switchover;
 mod sync;
 
 use std::process::ExitCode;

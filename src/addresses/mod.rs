@@ -6,6 +6,7 @@
 //! milliseconds, which is why this isn't done by the engine.
 
 mod host;
+mod stay;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -30,6 +31,7 @@ use crate::engine::messages::{
 };
 use crate::guard::ledger::{Goodbye, Ledger, State};
 use host::HostSettings;
+use stay::Stays;
 
 /// An address that isn't renewed is gone after this (tried: 2.0 s for IPv4, 2.2 s for IPv6).
 const LIFETIME_S: u32 = 2;
@@ -42,6 +44,9 @@ const GIVE_UP: Duration = Duration::from_secs(5);
 
 /// A socket that couldn't be opened is tried again after this.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// The kernel makes an IPv6 address usable right after it has taken it.
+const USABLE_WITHIN: Duration = Duration::from_millis(20);
 
 const RENEW_EVERY: Duration = Duration::from_millis(500);
 
@@ -70,6 +75,7 @@ pub(crate) struct Addresses {
     ledger: Option<Ledger>,
     settings: HostSettings,
     held: BTreeMap<VipId, Held>,
+    stays: Stays,
     watched: Vec<Watched>,
     own: Vec<IpAddr>,
     /// What the host has, as the kernel last said.
@@ -125,6 +131,7 @@ pub(crate) fn start(
         ledger,
         settings: HostSettings::default(),
         held: BTreeMap::new(),
+        stays: Stays::default(),
         watched: Vec::new(),
         own: Vec::new(),
         present: BTreeMap::new(),
@@ -213,11 +220,13 @@ impl Addresses {
     fn orders(&mut self) -> io::Result<bool> {
         self.inbox.wake.clear();
         let mut drops = Vec::new();
+        let mut comes_back = Vec::new();
         let mut watch = None;
         let alive = loop {
             match self.inbox.receiver.take() {
                 Taken::Message(ToAddresses::Hold { vip, interface, prefixes, goodbyes }) => {
                     self.unsettled.insert(vip);
+                    comes_back.extend(Some(vip).filter(|vip| self.stays.holds(*vip)));
                     drops.extend(self.held.remove(&vip).iter().flat_map(Held::keys));
                     if let Some(index) = self.index_of(&interface) {
                         self.settings.prepare(&interface);
@@ -230,6 +239,14 @@ impl Addresses {
                     self.unsettled.insert(vip);
                     drops.extend(self.held.remove(&vip).iter().flat_map(Held::keys));
                 }
+                Taken::Message(ToAddresses::Stay { vip }) => {
+                    self.unsettled.insert(vip);
+                    if let Some(held) = self.held.remove(&vip) {
+                        drops.extend(held.keys());
+                        self.stay(vip, &held)?;
+                    }
+                }
+                Taken::Message(ToAddresses::Leave { vip }) => drops.extend(self.stays.end(vip)),
                 Taken::Message(ToAddresses::Watch { interfaces, own }) => {
                     watch = Some((interfaces, own))
                 }
@@ -239,6 +256,11 @@ impl Addresses {
             }
         };
         self.make(drops)?;
+        // On the interface first, then off the loopback link: the sockets notice nothing.
+        let back: Vec<_> = comes_back.into_iter().flat_map(|vip| self.stays.end(vip)).collect();
+        if !back.is_empty() {
+            self.make(back)?;
+        }
         if let Some((interfaces, own)) = watch {
             self.watch(interfaces, own)?;
         }
@@ -301,7 +323,8 @@ impl Addresses {
         }
         let mut results = Vec::with_capacity(batch.len());
         if !batch.is_empty() {
-            self.rtnl.change(&batch, &mut results)?;
+            // What is announced too early costs its clients their first packets.
+            self.rtnl.change_and_wait(&batch, &mut results, USABLE_WITHIN)?;
         }
         for ((change, result), owner) in batch.iter().zip(&results).zip(owners) {
             match (change, result, owner) {
@@ -342,7 +365,12 @@ impl Addresses {
         }
         if self.held.is_empty() {
             self.settings.undo_interfaces();
-        } else if self.next_renewal == Instant::FAR {
+        }
+        for (path, error) in self.stays.undo() {
+            self.complain(format!("couldn't put {path} back: {error}"));
+        }
+        let nothing = self.held.is_empty() && self.stays.is_empty();
+        if !nothing && self.next_renewal == Instant::FAR {
             self.next_renewal = now() + RENEW_EVERY;
         }
         self.record(&[]);
@@ -364,7 +392,9 @@ impl Addresses {
     /// Writes down what is on the host or about to be, and what is `going` from there.
     fn record(&self, going: &[(u32, Prefix)]) {
         let Some(ledger) = &self.ledger else { return };
-        let mut state = State { settings: self.settings.changes().to_vec(), ..State::default() };
+        let settings = self.settings.changes().iter().chain(self.stays.settings());
+        let mut state = State { settings: settings.cloned().collect(), ..State::default() };
+        state.addresses.extend(self.stays.keys());
         for held in self.held.values() {
             state.addresses.extend(held.prefixes.iter().map(|prefix| (held.index, *prefix)));
             state.goodbyes.extend(held.goodbyes.iter().cloned());
@@ -378,12 +408,13 @@ impl Addresses {
     /// Renews every lifetime while the engine lives.
     fn renew(&mut self) -> io::Result<()> {
         let time = now();
-        if self.held.is_empty() {
+        if self.held.is_empty() && self.stays.is_empty() {
             self.next_renewal = Instant::FAR;
         } else if self.next_renewal <= time {
             self.next_renewal = time + RENEW_EVERY;
             if self.beat.age(time) < ENGINE_DEAD_AFTER {
-                let batch: Vec<_> = self.held.values().flat_map(Held::changes).collect();
+                let held = self.held.values().flat_map(Held::changes);
+                let batch: Vec<_> = held.chain(self.stays.changes()).collect();
                 self.rtnl.renew(&batch)?;
             }
         }
@@ -449,6 +480,9 @@ impl Addresses {
             }
             return Ok(());
         }
+        if self.stays.has(key) {
+            return self.rtnl.change(&[stay::change(key.1.address())], &mut Vec::new());
+        }
         let owner = self.held.iter().find(|(_, held)| held.has(key)).map(|(vip, _)| *vip);
         let Some(vip) = owner else { return Ok(()) };
         if self.beat.age(now()) >= ENGINE_DEAD_AFTER {
@@ -495,7 +529,7 @@ impl Addresses {
     }
 
     fn is_held(&self, key: (u32, Prefix)) -> bool {
-        self.held.values().any(|held| held.has(key))
+        self.stays.has(key) || self.held.values().any(|held| held.has(key))
     }
 
     fn watch(&mut self, interfaces: Vec<String>, own: Vec<IpAddr>) -> io::Result<()> {
@@ -595,13 +629,16 @@ impl Addresses {
             let drop = |prefix: &Prefix| Change::Drop { index: held.index, prefix: *prefix };
             held.prefixes.iter().map(drop).collect()
         };
-        let batch: Vec<_> = self.held.values().flat_map(drops).collect();
+        let stays = self.stays.keys().map(|(index, prefix)| Change::Drop { index, prefix });
+        let batch: Vec<_> = self.held.values().flat_map(drops).chain(stays).collect();
         if !batch.is_empty() {
             // What can't be removed runs out.
             let _ = self.rtnl.change(&batch, &mut Vec::new());
         }
         self.held.clear();
-        let failed = self.settings.undo();
+        self.stays.forget();
+        let mut failed = self.settings.undo();
+        failed.extend(self.stays.undo());
         self.record(&[]);
         for (path, error) in failed {
             self.complain(format!("couldn't put {path} back: {error}"));

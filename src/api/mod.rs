@@ -12,6 +12,7 @@
 //! | `POST /v1/sync/resume` `{"accept_deletion": false}` | the same |
 //! | `POST /v1/sync/rollback` `{"generation": "7"}` | the same |
 //! | `POST /v1/await-vacant` `{"vip": "web", "every_ms": 100}`, `null`: no longer | `{}` |
+//! | `POST /v1/switchover` `{"vip": "web", "to": "n2", "drain_s": 30}` | its story, one step a line, as JSON; 409 with what is in the way |
 //! | `POST /v1/apply/cluster` `{"text": …, "without": […]}` | one step a line, as JSON; root only |
 //! | `POST /v1/reload` | `{"text": …}`, or 422 with what is wrong |
 //!
@@ -46,8 +47,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::control::Request;
 use crate::control::history::Record;
+use crate::control::{Request, Wish};
 
 /// Connections over TCP at once: nobody outside may use up the daemon's descriptors.
 const TCP_CONNECTIONS: usize = 32;
@@ -58,6 +59,9 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Probes for a vacant address closer than this wouldn't wait for answers; later ones find it too late.
 const PROBE_GAPS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_secs(10);
+
+/// As the file's `drain_timeout`.
+const LONGEST_DRAIN: Duration = Duration::from_secs(3600);
 
 type Desk = mpsc::Sender<Request>;
 
@@ -88,6 +92,7 @@ pub(crate) fn serve(socket: StdUnixListener, desk: Desk) {
     let writing = Router::new()
         .route("/v1/maintenance", post(maintenance))
         .route("/v1/await-vacant", post(await_vacant))
+        .route("/v1/switchover", post(switchover))
         .route("/v1/reload", post(reload))
         .route("/v1/apply/cluster", post(cluster::apply));
     let app = reading.merge(writing).merge(sync::writing()).with_state(desk);
@@ -192,8 +197,8 @@ async fn ask<T>(desk: &Desk, request: impl FnOnce(oneshot::Sender<T>) -> Request
 
 async fn nothing_here() -> Response {
     let body = json!({ "error": "there is /v1/status, /v1/events, /v1/sync; over the Unix socket also \
-                                 POST /v1/maintenance, /v1/await-vacant, /v1/reload, \
-                                 /v1/apply/cluster, /v1/sync/…" });
+                                 POST /v1/maintenance, /v1/await-vacant, /v1/switchover, \
+                                 /v1/reload, /v1/apply/cluster, /v1/sync/…" });
     (StatusCode::NOT_FOUND, Json(body)).into_response()
 }
 
@@ -317,6 +322,51 @@ async fn await_vacant(
             let error = format!("this node has no VIP {name}");
             (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
         }
+        None => stuck(),
+    }
+}
+
+#[derive(Deserialize)]
+struct SwitchoverOrder {
+    vip: String,
+    to: Option<String>,
+    /// Fractions count.
+    drain_s: Option<f64>,
+}
+
+async fn switchover(
+    State(desk): State<Desk>,
+    ConnectInfo(Caller { words: by, .. }): ConnectInfo<Caller>,
+    Json(order): Json<SwitchoverOrder>,
+) -> Response {
+    let drain = order.drain_s.map(Duration::try_from_secs_f64).transpose();
+    let Some(drain) = drain.ok().filter(|time| time.is_none_or(|time| time <= LONGEST_DRAIN))
+    else {
+        let body = json!({ "error": "a drain takes an hour at most" });
+        return (StatusCode::BAD_REQUEST, Json(body)).into_response();
+    };
+    let wish = Wish { vip: order.vip, to: order.to, drain, by };
+    match ask(&desk, |reply| Request::Switchover { wish, reply }).await {
+        Some(Ok(mut story)) => {
+            let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(16);
+            tokio::spawn(async move {
+                // When whoever watches has gone, the story ends here as well.
+                while let Some(progress) = tokio::select! {
+                    progress = story.recv() => progress,
+                    () = sender.closed() => None,
+                } {
+                    // Plain strings and numbers can always be written.
+                    let mut line = serde_json::to_string(&progress).unwrap_or_default();
+                    line.push('\n');
+                    if sender.send(Ok(Bytes::from(line))).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
+            (kind, Body::from_stream(Lines(receiver))).into_response()
+        }
+        Some(Err(why)) => (StatusCode::CONFLICT, Json(json!({ "error": why }))).into_response(),
         None => stuck(),
     }
 }

@@ -87,6 +87,18 @@ pub(crate) async fn send(
     sender.send_request(request).await.context("the daemon went away")
 }
 
+/// Sends one request and hands back the answer while it still comes; what the daemon calls an error is
+/// one.
+pub(crate) async fn stream(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<&serde_json::Value>,
+) -> Result<Response<Incoming>> {
+    let response = send(socket, method, path, body).await?;
+    if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
+}
+
 /// Sends one request and reads the whole answer; what the daemon calls an error is one.
 pub(crate) async fn call(
     socket: &Path,
@@ -95,12 +107,24 @@ pub(crate) async fn call(
     body: Option<&serde_json::Value>,
 ) -> Result<Bytes> {
     let response = send(socket, method, path, body).await?;
-    let status = response.status();
-    let limited = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES);
-    let bytes = limited.collect().await.map_err(|error| anyhow!(error))?.to_bytes();
-    if status.is_success() {
-        return Ok(bytes);
+    if response.status().is_success() {
+        whole(response).await
+    } else {
+        Err(refusal(response).await)
     }
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Bytes> {
+    let limited = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES);
+    Ok(limited.collect().await.map_err(|error| anyhow!(error))?.to_bytes())
+}
+
+async fn refusal(response: Response<Incoming>) -> anyhow::Error {
+    let status = response.status();
+    let bytes = match whole(response).await {
+        Ok(bytes) => bytes,
+        Err(error) => return error,
+    };
     let said = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
     let words = said.as_ref().and_then(|said| said.get("error")?.as_str());
     let words = words.map_or_else(|| format!("the daemon says {status}"), str::to_owned);
@@ -108,5 +132,5 @@ pub(crate) async fn call(
         StatusCode::UNPROCESSABLE_ENTITY => Exit::BadFile,
         _ => Exit::Failed,
     };
-    Err(Unanswered { exit, words }.into())
+    Unanswered { exit, words }.into()
 }

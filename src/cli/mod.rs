@@ -10,6 +10,7 @@ pub(crate) mod orders;
 mod recover;
 mod release;
 mod status;
+mod switchover;
 mod sync;
 mod token;
 
@@ -59,6 +60,10 @@ enum Command {
     #[command(after_help = "Examples:\n  standin events\n  standin events --follow\n  \
                             standin events --json | jq 'select(.kind == \"transition\")'")]
     Events(events::EventsArgs),
+    /// Move a VIP to another node while both live; no client notices
+    #[command(after_help = "Examples:\n  standin switchover web\n  standin switchover web n2 \
+                            --drain 2m\n  standin switchover web --now --json")]
+    Switchover(switchover::SwitchoverArgs),
     /// Take this node out of service, or back in
     #[command(after_help = "Examples:\n  standin maintenance on --for 30m\n  \
                             standin maintenance off")]
@@ -195,6 +200,7 @@ pub(crate) fn main() -> ExitCode {
         },
         Command::Status(args) => status::main(&args),
         Command::Events(args) => events::main(&args),
+        Command::Switchover(args) => switchover::main(&args),
         Command::Maintenance(args) => orders::maintenance(&args),
         Command::Reload(args) => orders::reload(&args),
         Command::Adopt(args) => adopt::main(&args),

@@ -6,6 +6,7 @@
 pub(crate) mod history;
 mod linked;
 pub(crate) mod log;
+mod moves;
 pub(crate) mod notify;
 mod record;
 mod records;
@@ -41,9 +42,11 @@ use crate::guard;
 use crate::link::file::apply::{Order, Steps};
 use crate::link::outlet::{FromPeers, ToSync};
 use crate::link::{self, Link, LinkView};
+use crate::switchover::{Progress, Said};
 use crate::sync::{Ask, Sync};
 use history::{History, Record};
 use log::{Log, Severity};
+pub(crate) use moves::Wish;
 use notify::{Call, Notifier, State};
 use slim::at;
 pub(crate) use startup::{Misfit, Refusal, fits, read_file};
@@ -96,9 +99,30 @@ pub(crate) enum Request {
         by: String,
         reply: oneshot::Sender<bool>,
     },
-    /// Answers with what is wrong with the file, if anything.
+    /// Begins a planned move of a VIP; answers with its story, or why it doesn't begin.
+    Switchover {
+        wish: Wish,
+        reply: oneshot::Sender<Result<mpsc::Receiver<Progress>, String>>,
+    },
+    /// A peer says something about a switchover.
+    Said {
+        from: String,
+        said: Said,
+    },
+    /// A switchover has come to its end on the old node, on the new one.
+    Given {
+        vip: String,
+        id: u64,
+    },
+    Taken {
+        vip: String,
+        id: u64,
+    },
+    /// The clients have finished: nothing keeps the daemon any more.
+    Stop,
     /// About the shared files.
     Sync(Ask),
+    /// Answers with what is wrong with the file, if anything.
     Reload {
         by: String,
         reply: oneshot::Sender<Result<String, String>>,
@@ -152,6 +176,7 @@ struct Control {
     /// When the start, or the last reload, is over.
     settled_at: Option<tokio::time::Instant>,
     plan: standin_core::plan::Plan,
+    moves: moves::Moves,
 }
 
 /// Runs a node until it is told to stop.
@@ -242,6 +267,7 @@ async fn serve(
         from_peers: Some(from_peers),
         settled_at: None,
         plan: chosen.plan,
+        moves: moves::Moves::default(),
         paths,
     };
     this.start_checks();
@@ -295,7 +321,6 @@ async fn attend(
     let version = env!("CARGO_PKG_VERSION");
     let words = format!("standin {version} runs as node {} of {}", this.node, this.cluster.name);
     this.log.line(Severity::Notice, None, &words);
-    let mut stop_by: Option<tokio::time::Instant> = None;
     loop {
         tokio::select! {
             message = events.next() => match message? {
@@ -321,12 +346,12 @@ async fn attend(
                     this.upgrade(watched).await;
                 }
             }
-            _ = terminate.recv() => this.stop("SIGTERM", &mut stop_by),
-            _ = interrupt.recv() => this.stop("SIGINT", &mut stop_by),
+            _ = terminate.recv() => this.stop("SIGTERM").await,
+            _ = interrupt.recv() => this.stop("SIGINT").await,
             _ = watchdog.tick() => this.feed_watchdog(),
             () = at(this.settled_at) => this.slim(),
-            () = watched.guard_died() => this.guard_died(watched, &mut stop_by),
-            () = at(stop_by) => {
+            () = watched.guard_died() => this.guard_died(watched),
+            () = at(this.moves.stop_by) => {
                 this.log.line(Severity::Error, None, "the engine didn't stop in time");
                 break;
             }
@@ -345,18 +370,6 @@ impl Control {
             let _ = engine.offer(ToEngine::Check { generation, check, verdict, detail });
         };
         self.running = Some(checks::start(Arc::clone(&self.cluster), &self.plan, sink));
-    }
-
-    fn stop(&mut self, by: &str, stop_by: &mut Option<tokio::time::Instant>) {
-        if stop_by.is_some() {
-            return;
-        }
-        self.log.line(Severity::Notice, None, &format!("stopping ({by})"));
-        // systemd waits for the exit anyway.
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        let asked = self.engine.offer(ToEngine::Command(Command::Stop));
-        let grace = if asked { STOP_TAKES } else { Duration::ZERO };
-        *stop_by = Some(tokio::time::Instant::now() + grace);
     }
 
     /// Answers over TCP where the file says, and nowhere else.
@@ -413,15 +426,19 @@ impl Control {
                     self.followers.get_or_insert_with(|| broadcast::channel(FOLLOWERS_BEHIND).0);
                 let _ = reply.send((records, followers.subscribe()));
             }
+            Request::Command { command: Command::MaintenanceOn { lasting }, by, reply } => {
+                let time = lasting.map(|time| format!(" for {}", crate::cli::ago(time)));
+                let words = format!("maintenance on{}, asked by {by}", time.unwrap_or_default());
+                self.log.line(Severity::Notice, None, &words);
+                self.maintain(lasting, &by, reply).await;
+            }
             Request::Command { command, by, reply } => {
                 let words = match command {
-                    Command::MaintenanceOn { lasting: Some(time) } => {
-                        format!("maintenance on for {}", crate::cli::ago(time))
-                    }
-                    Command::MaintenanceOn { lasting: None } => "maintenance on".to_owned(),
-                    Command::MaintenanceOff => "maintenance off".to_owned(),
-                    Command::Stop => "stop".to_owned(),
-                    Command::AwaitVacancy { .. } => "await vacancy".to_owned(),
+                    Command::MaintenanceOn { .. } => "maintenance on",
+                    Command::MaintenanceOff => "maintenance off",
+                    Command::SwitchTo { .. } => "switchover",
+                    Command::Stop => "stop",
+                    Command::AwaitVacancy { .. } => "await vacancy",
                 };
                 self.log.line(Severity::Notice, None, &format!("{words}, asked by {by}"));
                 let _ = reply.send(self.engine.offer(ToEngine::Command(command)));
@@ -435,6 +452,13 @@ impl Control {
                 let _ = reply.send(known && self.engine.offer(ToEngine::AwaitVacancy { vip, gap }));
             }
             Request::Apply { order, steps } => self.apply(order, steps),
+            Request::Switchover { wish, reply } => {
+                let _ = reply.send(self.switch_over(wish, true).await);
+            }
+            Request::Said { from, said } => self.heard(from, said),
+            Request::Given { vip, id } => self.given(&vip, id),
+            Request::Taken { vip, id } => self.taken(&vip, id),
+            Request::Stop => self.stop_now("its clients have finished"),
             Request::Reload { by, reply } => {
                 let outcome = self.reload(&by);
                 self.listen_tcp().await;
@@ -514,6 +538,7 @@ impl Control {
         self.keep(record::of(&happened));
         if matches!(happened.event.kind, Kind::Standing { .. } | Kind::Transition { .. }) {
             self.stands_anew();
+            self.role_changed(&happened);
             if let Some(sync) = &self.sync {
                 sync.nudge();
             }

@@ -68,6 +68,12 @@ impl Control {
     /// If the program on disk is another one than this, goes on as that one.
     pub(super) async fn upgrade(&mut self, watched: &Watched) {
         let (Some(path), Some(guarded)) = (self.program.newer(), &watched.guarded) else { return };
+        if !self.moves.is_empty() {
+            let text = "a newer program is on disk; it is taken up by a reload after the switchover \
+                        that is under way";
+            self.note(Severity::Warning, "upgrade_refused", None, text);
+            return;
+        }
         if let Err(why) = upgrade::trial(&path).await {
             let text = format!("{} was not taken up: {why}", path.display());
             self.note(Severity::Error, "upgrade_refused", None, &text);
@@ -86,11 +92,7 @@ impl Control {
         self.note(Severity::Error, "upgrade_refused", None, &text);
     }
 
-    pub(super) fn guard_died(
-        &mut self,
-        watched: &mut Watched,
-        stop_by: &mut Option<tokio::time::Instant>,
-    ) {
+    pub(super) fn guard_died(&mut self, watched: &mut Watched) {
         match watched.replace() {
             Ok(()) => self.note(
                 Severity::Warning,
@@ -102,7 +104,7 @@ impl Control {
                 watched.readable = None;
                 let text = format!("the guard died and can't be replaced ({error})");
                 self.note(Severity::Error, "guard_lost", None, &text);
-                self.stop("no guard", stop_by);
+                self.stop_now("no guard");
             }
         }
     }

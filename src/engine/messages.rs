@@ -83,6 +83,15 @@ pub(crate) enum ToEngine {
         epoch: u64,
         released: Instant,
     },
+    /// Give a VIP to a node that waits for it.
+    SwitchTo {
+        vip: String,
+        to: String,
+    },
+    /// No socket needs the addresses any more that stayed after a switchover.
+    Drained {
+        vip: String,
+    },
     Command(Command),
     /// [`Command::AwaitVacancy`], by the VIP's name.
     AwaitVacancy {
@@ -112,6 +121,13 @@ pub(crate) enum ToAddresses {
         listen: Listen,
     },
     Release {
+        vip: VipId,
+    },
+    /// As a release; this host's own sockets go on using the addresses until they are told to leave.
+    Stay {
+        vip: VipId,
+    },
+    Leave {
         vip: VipId,
     },
     /// Watch these interfaces and these addresses of the node.

@@ -262,6 +262,12 @@ impl Engine {
             ToEngine::TakeOver { from, vip, epoch, released } => {
                 peers::take_over(node, time, (&from, &vip), (epoch, released), effects);
             }
+            ToEngine::SwitchTo { vip, to } => peers::switch_to(node, time, &vip, &to, effects),
+            ToEngine::Drained { vip } => {
+                if let Some(vip) = peers::vip(node, &vip) {
+                    self.order(ToAddresses::Leave { vip });
+                }
+            }
             ToEngine::Command(command) => node.step(time, Input::Command(command), effects),
             ToEngine::AwaitVacancy { vip, gap } => {
                 let known = node.routers().find(|(_, router)| router.plan().name == vip);
@@ -390,6 +396,10 @@ impl Engine {
                     self.outbox.send(&mut self.ports);
                     self.order(ToAddresses::Release { vip });
                 }
+                Effect::Stay { vip } => {
+                    self.outbox.send(&mut self.ports);
+                    self.order(ToAddresses::Stay { vip });
+                }
                 Effect::Announce { vip } => {
                     if let Some(router) = self.node.router(vip) {
                         self.ports.announce(router.plan());
@@ -484,6 +494,7 @@ const fn party(kind: &Kind) -> Option<Party> {
                 Reason::Silence { who, .. }
                 | Reason::Released { who }
                 | Reason::HandedOver { who }
+                | Reason::SwitchedTo { to: who }
                 | Reason::LastResortOver { who }
                 | Reason::Failback { from: who }
                 | Reason::Outranked { by: who, .. }

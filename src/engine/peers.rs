@@ -6,7 +6,7 @@ use standin_core::election::handover;
 use standin_core::event::Standing;
 use standin_core::node::Node;
 use standin_core::types::{Instant, NodeId, VipId};
-use standin_core::{Effects, Input};
+use standin_core::{Command, Effects, Input};
 use standin_linux::clock::now;
 
 use super::messages::Handover;
@@ -15,6 +15,24 @@ use super::recorder::Recorder;
 fn node(known: &Node, name: &str) -> Option<NodeId> {
     let place = known.plan().nodes.iter().position(|node| node.name == name)?;
     u8::try_from(place).ok().map(NodeId)
+}
+
+/// The VIP of that name.
+pub(super) fn vip(known: &Node, name: &str) -> Option<VipId> {
+    known.routers().find(|(_, router)| router.plan().name == name).map(|(vip, _)| vip)
+}
+
+/// An operator gives a VIP to a peer.
+pub(super) fn switch_to(
+    known: &mut Recorder,
+    time: Instant,
+    name: &str,
+    to: &str,
+    effects: &mut Effects,
+) {
+    if let (Some(vip), Some(to)) = (vip(known, name), node(known, to)) {
+        known.step(time, Input::Command(Command::SwitchTo { vip, to }), effects);
+    }
 }
 
 /// A peer tells how it stands; VIPs that this node doesn't have are passed over.
@@ -43,9 +61,7 @@ pub(super) fn take_over(
     (epoch, released): (u64, Instant),
     effects: &mut Effects,
 ) {
-    let Some(from) = node(known, from) else { return };
-    let found = known.routers().find(|(_, router)| router.plan().name == vip);
-    let Some((vip, _)) = found else { return };
+    let Some((from, vip)) = node(known, from).zip(self::vip(known, vip)) else { return };
     let handover = handover::Handover { from, epoch, released };
     known.step(time, Input::TakeOver { vip, handover }, effects);
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::file::shelf::Version;
 use super::file::{Answer, Ask};
+use crate::switchover;
 use crate::sync::wire::Said;
 
 /// The protocol that this version speaks.
@@ -46,6 +47,7 @@ pub(crate) enum Message {
         boot_ns: u64,
     },
     Summary(Summary),
+    Switchover(switchover::Said),
     /// Why the connection ends.
     Refused {
         why: String,

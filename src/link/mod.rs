@@ -39,8 +39,10 @@ use crate::authority::{Identity, Keys, crypto};
 use crate::control::Request;
 use crate::control::log::Severity;
 use crate::engine::messages::{Handover, Post, ToEngine};
+use crate::switchover::Said;
 
 pub(crate) use board::{Board, LinkView, PeerLinkView};
+pub(crate) use message::plain;
 use message::{Summary, VipSummary};
 
 /// How often each node tells the others of itself.
@@ -133,6 +135,7 @@ struct Common {
     sync: outlet::ToSync,
     engine: Post<ToEngine>,
     desk: Arc<file::Desk>,
+    requests: mpsc::Sender<Request>,
     /// What is needed to let machines in.
     places: admit::Places,
 }
@@ -141,6 +144,28 @@ impl Common {
     fn tell(&self, severity: Severity, kind: &'static str, peer: Option<&str>, text: String) {
         // With that many waiting the log says enough.
         let _ = self.told.try_send(Told { severity, kind, peer: peer.map(str::to_owned), text });
+    }
+}
+
+/// What a switchover has of the link.
+#[derive(Clone)]
+pub(crate) struct Line {
+    board: Board,
+    told: mpsc::Sender<Told>,
+}
+
+impl Line {
+    /// Whether it is on its way; there may be no session with the peer.
+    pub(crate) fn say(&self, to: &str, said: Said) -> bool {
+        self.board.say(to, message::Message::Switchover(said)).is_some()
+    }
+
+    /// For the log and the events.
+    pub(crate) fn note(&self, failed: bool, peer: &str, text: &str) {
+        let severity = if failed { Severity::Error } else { Severity::Notice };
+        let (peer, text) = (Some(peer.to_owned()), text.to_owned());
+        // With that many waiting the log says enough.
+        let _ = self.told.try_send(Told { severity, kind: "switchover", peer, text });
     }
 }
 
@@ -193,6 +218,7 @@ impl Link {
             told: around.told,
             sync: around.sync,
             engine: around.engine,
+            requests: around.requests.clone(),
             desk: Arc::new(file::Desk::new(
                 file::shelf::Shelf::of(&around.state_dir, &around.file),
                 around.file.clone(),
@@ -237,6 +263,10 @@ impl Link {
             // A session that ended says nothing any more.
             let _ = said.await;
         }
+    }
+
+    pub(crate) fn line(&self) -> Line {
+        Line { board: self.common.board.clone(), told: self.common.told.clone() }
     }
 
     /// Something changed that the peers should hear soon.
@@ -345,7 +375,7 @@ async fn summarize(
                 .map(|vip| VipSummary {
                     role: vip.role.to_string(),
                     standing: vip.standing.to_string(),
-                    obstacle: vip.obstacle.as_deref().map(message::plain),
+                    obstacle: vip.obstacle.as_deref().map(plain),
                     priority: vip.priority.0,
                     name: vip.name,
                 })

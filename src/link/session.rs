@@ -18,6 +18,7 @@ use super::file::{Answer, Ask};
 use super::frame::{self, Frame, JOINED_BYTES, PEER_BYTES, Reader};
 use super::message::{Hello, Message, OLDEST, PROTOCOL, Summary, VipSummary, plain};
 use super::outlet::{FRAMES, FromPeer, Outlet, PARCELS};
+use crate::control::Request;
 use crate::control::log::Severity;
 use crate::engine::messages::ToEngine;
 
@@ -318,6 +319,12 @@ async fn answer(
                 // An engine that is stuck can't take over.
                 let _ = common.engine.offer(ToEngine::TakeOver { from, vip, epoch, released });
             }
+            Ok(())
+        }
+        Message::Switchover(said) => {
+            let from = peer.name.clone();
+            // A control plane that has so much to do starts no switchover either.
+            let _ = common.requests.try_send(Request::Said { from, said: said.plain() });
             Ok(())
         }
         Message::Summary(summary) => {

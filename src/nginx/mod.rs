@@ -25,6 +25,7 @@ pub(crate) use standin_config::nginx::Flavour;
 use standin_config::nginx::NginxConfig;
 pub(crate) use standin_linux::glob::glob;
 
+pub(crate) use discover::is_master;
 pub(crate) use watch::watch;
 
 /// What is known of nginx, for status.
@@ -49,6 +50,8 @@ pub(crate) struct NginxView {
     /// What was done about `ip_nonlocal_bind`, or why it couldn't be.
     pub(crate) nonlocal: Option<String>,
     pub(crate) notes: Vec<String>,
+    /// UDP ports on which it speaks HTTP/3.
+    pub(crate) quic_ports: Vec<u16>,
 }
 
 /// What the watch must know of this host and this cluster.

@@ -411,7 +411,19 @@ impl Watch {
             probe: plan.and_then(probe::Plan::target),
             no_probe: plan.and_then(probe::Plan::reason),
             nonlocal: self.nonlocal.clone(),
+            quic_ports: survey.map_or_else(Vec::new, quic_ports),
             notes: survey.iter().flat_map(|it| &it.notes).chain(&self.note).cloned().collect(),
         };
     }
+}
+
+fn quic_ports(survey: &Survey) -> Vec<u16> {
+    let all = survey.config.listens.iter().chain(&survey.config.other_listens);
+    let mut ports: Vec<u16> = all
+        .filter(|listen| listen.quic)
+        .flat_map(|listen| listen.port..=listen.last_port)
+        .collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::hosts::{Host, STANDIN, ms, skipped, wait_for, wait_until};
-use super::{Pair, SOON, link, wait_connected};
+use super::{FILE, Pair, SOON, daemon, good, link, wait_connected};
 
 const VIP: &str = "192.168.1.41";
 
@@ -20,6 +20,11 @@ fn maintenance(host: &Host, on: &str) {
     host.run(&format!("{STANDIN} maintenance {on}"));
 }
 
+/// Whether the check passes.
+fn fit(host: &Host, fit: bool) {
+    host.run(if fit { "touch /run/fit" } else { "rm /run/fit" });
+}
+
 /// Whether `host` knows over the link that its peer is eligible, or isn't.
 fn hears(host: &Host, peer: &str, standing: &str) -> bool {
     link(host, peer).is_some_and(|link| link["vips"][0]["standing"] == standing)
@@ -31,7 +36,17 @@ fn the_peer_that_is_told_takes_over_without_its_skew() {
         return;
     }
     let pair = Pair::new();
-    let (_first, _second) = pair.running();
+    let token = pair.init();
+    for host in [&pair.n1, &pair.n2] {
+        fit(host, true);
+    }
+    // A failure isn't planned: nobody drains anything.
+    let check = "checks = [\"fit\"]\nhold_down = \"1s\"\n\n[check.fit]\ntype = \"file\"\npath = \"/run/fit\"\n\
+                 interval = \"50ms\"\ntimeout = \"50ms\"\nfall = 1\nrise = 1\n";
+    let file = pair.n1.read(FILE);
+    pair.n1.write(FILE, &file.replace("\n[nginx]\n", check));
+    good(&pair.join(&token));
+    let (_first, _second) = (daemon(&pair.n1), daemon(&pair.n2));
     wait_connected(&pair);
     let (mut from, mut to) = (&pair.n1, &pair.n2);
     from.wait_has(VIP, true, SOON);
@@ -42,13 +57,13 @@ fn the_peer_that_is_told_takes_over_without_its_skew() {
             hears(from, &to.name, "eligible") && hears(to, &from.name, "eligible")
         });
         let began = Instant::now();
-        maintenance(from, "on");
+        fit(from, false);
         to.wait_has(VIP, true, SOON);
         took.push(began.elapsed());
         wait_for("the transition", SOON, || (to.role() == "active").then_some(()));
         told += usize::from(last_reason(to).contains("handed it over by the peer link"));
         assert!(!from.has(VIP), "released before it was handed over");
-        maintenance(from, "off");
+        fit(from, true);
         std::mem::swap(&mut from, &mut to);
     }
     took.sort();

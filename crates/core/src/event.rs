@@ -212,6 +212,10 @@ pub enum Reason {
     },
     /// No node is eligible; somebody has to hold it.
     NobodyEligible,
+    /// An operator moved it.
+    SwitchedTo {
+        to: Party,
+    },
     /// Another node with a better claim advertises it.
     Outranked {
         by: Party,
@@ -296,6 +300,9 @@ impl Reason {
             ),
             Self::NobodyEligible => out
                 .write_str("no node is eligible and nobody claimed it (all_ineligible = \"keep\")"),
+            Self::SwitchedTo { to } => {
+                write!(out, "switched over to {}, as planned", to.words(plan))
+            }
             Self::Outranked { by, priority } => {
                 write!(out, "{} advertises it with priority {priority}", by.words(plan))
             }

@@ -66,7 +66,7 @@ pub enum Input<'a> {
         verdict: Verdict,
         detail: &'a str,
     },
-    /// What became of the last [`Effect::Hold`] or [`Effect::Release`] of `vip`.
+    /// What became of the last [`Effect::Hold`], [`Effect::Release`] or [`Effect::Stay`] of `vip`.
     Settled {
         vip: VipId,
         outcome: Outcome,
@@ -136,6 +136,11 @@ pub enum Command {
         vip: VipId,
         gap: Option<Duration>,
     },
+    /// Give `vip` to `to`, which waits for it; only a holder obeys.
+    SwitchTo {
+        vip: VipId,
+        to: NodeId,
+    },
     /// Give everything up; [`Effect::Stopped`] follows when nothing is held any more.
     Stop,
 }
@@ -149,6 +154,9 @@ pub enum Effect {
     Hold { vip: VipId },
     /// Take them away; answered by [`Input::Settled`].
     Release { vip: VipId },
+    /// As a release towards the network; the sockets of this host go on using the addresses until the
+    /// shell finds that nobody needs them. Answered by [`Input::Settled`], with [`Outcome::Released`].
+    Stay { vip: VipId },
     /// Tell the network that the VIP's addresses are here: gratuitous ARP, unsolicited NA.
     Announce { vip: VipId },
     /// Ask the network who has the VIP's addresses, without claiming them.

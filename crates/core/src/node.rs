@@ -403,6 +403,11 @@ impl Node {
             Command::AwaitVacancy { vip, gap } => {
                 self.with(now, vip, effects, |router, step, _, _| router.await_vacancy(step, gap));
             }
+            Command::SwitchTo { vip, to } => {
+                if to != self.plan.me {
+                    self.with(now, vip, effects, |router, step, _, _| router.switch_to(step, to));
+                }
+            }
             Command::Stop => {
                 if self.stopping == Stopping::No {
                     self.stopping = Stopping::Asked;

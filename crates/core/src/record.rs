@@ -191,6 +191,9 @@ fn write_input(input: &Recorded, out: &mut String) {
         Recorded::Command(Command::AwaitVacancy { vip, gap: Some(gap) }) => {
             write!(out, "vacancy {} {}", vip.0, gap.as_nanos())
         }
+        Recorded::Command(Command::SwitchTo { vip, to }) => {
+            write!(out, "switch {} {}", vip.0, to.0)
+        }
         Recorded::Command(Command::Stop) => write!(out, "stop"),
         Recorded::Plan(plan) => {
             out.push_str("plan");
@@ -307,6 +310,10 @@ fn entry(line: &str) -> Result<Entry, String> {
                     Some(Duration::from_nanos(nanos))
                 }
             },
+        }),
+        "switch" => Recorded::Command(Command::SwitchTo {
+            vip: VipId(words.number("a VIP")?),
+            to: NodeId(words.number("a node")?),
         }),
         "stop" => Recorded::Command(Command::Stop),
         "plan" => Recorded::Plan(Box::new(plan::read(&mut words)?)),

@@ -114,6 +114,8 @@ fn recorded() -> impl Strategy<Value = Recorded> {
         Just(Command::MaintenanceOff),
         proptest::option::of(wait()).prop_map(|gap| Command::AwaitVacancy { vip: VipId(3), gap }),
         Just(Command::Stop),
+        (any::<u16>(), any::<u8>())
+            .prop_map(|(vip, to)| Command::SwitchTo { vip: VipId(vip), to: NodeId(to) }),
         proptest::option::of(wait()).prop_map(|lasting| Command::MaintenanceOn { lasting })
     ];
     let standing = proptest::option::of(prop_oneof![

@@ -227,7 +227,7 @@ impl Fault {
     }
 
     /// Every kind that a long run has to have seen.
-    pub const KINDS: [&'static str; 34] = [
+    pub const KINDS: [&'static str; 35] = [
         "cut of a machine",
         "one-way cut",
         "partial cut",
@@ -262,5 +262,6 @@ impl Fault {
         "foreign owner",
         "stranger with 255",
         "lie over the peer link",
+        "switchover",
     ];
 }

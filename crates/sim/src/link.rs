@@ -4,10 +4,10 @@
 //! It has a source of chance of its own, so that a story with it differs from the one without it only by
 //! what the link does.
 
-use standin_core::Input;
 use standin_core::election::handover::Handover;
-use standin_core::event::Standing;
+use standin_core::event::{Role, Standing};
 use standin_core::types::{Family, NodeId, VipId};
+use standin_core::{Command, Input};
 
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::machine::{Mail, Run, Sabotage};
@@ -22,7 +22,7 @@ const HELD_UP: (Nanos, Nanos) = (5 * MILLISECOND, 3 * SECOND);
 /// A peer that is gone is noticed at once, or after four pings.
 const SILENCE: (Nanos, Nanos) = (MILLISECOND / 10, 4 * SECOND);
 
-/// Between two lies, on average half of this.
+/// Between two lies or switchovers, on average half of this.
 const LIES: Nanos = 60 * SECOND;
 
 /// How exactly the shell knows the time that has passed since something was said.
@@ -129,6 +129,21 @@ impl Scene {
         }
     }
 
+    /// An operator gives a VIP to `to`.
+    fn switch_over(&mut self, vip: u8, to: u8) {
+        for from in self.places().filter(|from| *from != to) {
+            let host = &self.machines[usize::from(from)];
+            let holds = self.router(from, vip).is_some_and(|router| router.role() == Role::Active);
+            if let Some(id) = host.id_of(vip).filter(|_| holds && host.running()) {
+                self.seen.push(Observation::Disturbed);
+                *self.faults.entry("switchover".to_owned()).or_default() += 1;
+                let command = Command::SwitchTo { vip: id, to: NodeId(to) };
+                self.step(from, Cause::Command, Input::Command(command));
+                self.arm(from);
+            }
+        }
+    }
+
     /// Somebody says that a VIP is released which it never held, or still holds.
     pub fn lie(&mut self) {
         let (vips, machines) = (self.file.names.len(), self.machines.len());
@@ -137,7 +152,11 @@ impl Scene {
         let [from, to] = [(); 2].map(|()| u8::try_from(link.random.index(machines)).unwrap_or(0));
         let vip = u8::try_from(link.random.index(vips)).unwrap_or(0);
         let epoch = link.random.word();
+        let planned = link.random.chance(500);
         self.queue.push(self.now + next, Due::Lie);
+        if planned {
+            return self.switch_over(vip, to);
+        }
         let liar = &self.machines[usize::from(from)];
         if from == to || !liar.running() {
             return;

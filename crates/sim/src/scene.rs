@@ -445,7 +445,9 @@ impl Scene {
                     }
                 }
                 Effect::Hold { vip } => self.request(machine, *vip, true),
-                Effect::Release { vip } => self.request(machine, *vip, false),
+                Effect::Release { vip } | Effect::Stay { vip } => {
+                    self.request(machine, *vip, false)
+                }
                 Effect::Announce { vip } => {
                     assert!(sabotage != Sabotage::Panics, "this shell panics on purpose");
                     if let Some(vip) = self.place_of(machine, *vip)
@@ -550,6 +552,7 @@ pub const fn reason_name(reason: &Reason) -> &'static str {
         Reason::LastResortOver { .. } => "last resort over",
         Reason::Failback { .. } => "failback",
         Reason::NobodyEligible => "nobody eligible",
+        Reason::SwitchedTo { .. } => "switched over",
         Reason::Outranked { .. } => "outranked",
         Reason::RivalUnheard { .. } => "rival unheard",
         Reason::TakenWhileStalled { .. } => "taken while stalled",
@@ -563,7 +566,7 @@ pub const fn reason_name(reason: &Reason) -> &'static str {
 }
 
 /// Every reason that a long run has to have seen.
-pub const REASONS: [&str; 18] = [
+pub const REASONS: [&str; 19] = [
     "usable",
     "resumed",
     "nobody there",
@@ -573,6 +576,7 @@ pub const REASONS: [&str; 18] = [
     "last resort over",
     "failback",
     "nobody eligible",
+    "switched over",
     "outranked",
     "rival unheard",
     "taken while stalled",

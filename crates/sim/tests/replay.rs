@@ -13,8 +13,9 @@ fn a_recorded_node_replays_its_transitions() {
         let text = CAMPAIGN.record(case, 0);
         let told = replay(&text).unwrap();
         transitions += told.lines().filter(|line| line.contains(" -> active: ")).count();
-        // The kernel's answers are inputs: each hold or release that is answered was asked for.
-        let asked = told.matches("Hold {").count() + told.matches("Release {").count();
+        // The kernel's answers are inputs: each request that is answered was asked for.
+        let asked = |what: &str| told.matches(what).count();
+        let asked = asked("Hold {") + asked("Release {") + asked("Stay {");
         let entries = record::parse(&text).unwrap();
         let answered =
             entries.iter().filter(|it| matches!(it.input, Recorded::Settled { .. })).count();

@@ -339,7 +339,11 @@ impl VirtualRouter {
             // RFC 9568 §6.1: the owner always preempts.
             _ if self.priority == Priority::OWNER => true,
             Failback::Never => false,
-            Failback::After(wait) => now.since(self.eligible_since) >= wait,
+            Failback::After(wait) => {
+                // Who took it a moment ago, perhaps because an operator said so, keeps it as long.
+                let State::Backup(backup) = &self.state else { return false };
+                now.since(self.eligible_since.max(backup.following_since)) >= wait
+            }
         }
     }
 
@@ -415,7 +419,7 @@ impl VirtualRouter {
         }
         self.introduced = true;
         self.holding = true;
-        self.handovers.leaves(false);
+        self.handovers.leaves(None);
         self.counters.takeovers += 1;
         self.interval = timers::spoken(self.plan.version, self.plan.advert_interval);
         self.enter(step, State::Active(Active::new(step.now)), reason);

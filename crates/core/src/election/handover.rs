@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use super::backup::Backup;
 use super::{State, Step, VirtualRouter};
 use crate::Effect;
 use crate::event::{Party, Reason, Standing};
@@ -37,14 +38,22 @@ pub(super) struct Handovers {
     /// What each peer says of itself; without a link there is no entry.
     peers: Vec<(NodeId, Standing)>,
     /// This node leaves, and its addresses aren't gone yet.
-    leaving: bool,
+    leaving: Option<Heir>,
     /// The last message that was obeyed: from whom, and its epoch.
     obeyed: Option<(NodeId, u64)>,
 }
 
+/// Who is to have the VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heir {
+    /// Whoever would win the election.
+    Best,
+    Chosen(NodeId),
+}
+
 impl Handovers {
-    pub(super) const fn leaves(&mut self, leaving: bool) {
-        self.leaving = leaving;
+    pub(super) const fn leaves(&mut self, to: Option<Heir>) {
+        self.leaving = to;
     }
 
     fn says(&self, node: NodeId) -> Option<Standing> {
@@ -52,6 +61,10 @@ impl Handovers {
     }
 
     pub(super) fn renumber(&mut self, moved: impl Fn(NodeId) -> Option<NodeId>) {
+        self.leaving = match self.leaving {
+            Some(Heir::Chosen(node)) => moved(node).map(Heir::Chosen),
+            other => other,
+        };
         let peers = std::mem::take(&mut self.peers).into_iter();
         self.peers = peers.filter_map(|(node, standing)| Some((moved(node)?, standing))).collect();
         self.obeyed = self.obeyed.and_then(|(node, epoch)| Some((moved(node)?, epoch)));
@@ -76,10 +89,15 @@ impl VirtualRouter {
 
     /// The addresses are gone: tells the best peer, if this node gave the VIP up.
     pub fn hand_over(&mut self, step: &mut Step<'_>, plan: &Plan) {
-        if self.holding || !std::mem::take(&mut self.handovers.leaving) {
+        if self.holding {
             return;
         }
-        if let Some(to) = self.successor(plan) {
+        let to = match self.handovers.leaving.take() {
+            None => return,
+            Some(Heir::Best) => self.successor(plan),
+            Some(Heir::Chosen(to)) => Some(to),
+        };
+        if let Some(to) = to {
             let epoch = step.now.as_nanos();
             step.effects.push(Effect::Handover { vip: step.vip, to, epoch });
         }
@@ -95,6 +113,15 @@ impl VirtualRouter {
             if better { member } else { best }
         });
         best.map(|member| member.node)
+    }
+
+    /// Gives the VIP to a peer that waits for it; its clients' connections stay here.
+    pub fn switch_to(&mut self, step: &mut Step<'_>, to: NodeId) {
+        let member = self.plan.priority_of(to).is_some();
+        if matches!(self.state, State::Active(_)) && member {
+            let reason = Reason::SwitchedTo { to: Party::Node(to) };
+            self.leave(step, State::Backup(Backup::alone(step.now)), reason);
+        }
     }
 
     /// The active says that it has left and that this node is to take over.

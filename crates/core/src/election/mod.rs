@@ -32,7 +32,7 @@ use crate::{Effect, Effects, Outcome};
 
 use active::Active;
 use backup::Backup;
-use handover::Handovers;
+use handover::{Handovers, Heir};
 use rivals::{Claimant, Rival};
 pub use usable::{Usable, usable};
 use vacancy::Vacancy;
@@ -582,9 +582,15 @@ impl VirtualRouter {
                     | Reason::RivalUnheard { .. }
             ) {
                 self.send(step, Priority::RELEASE);
-                self.handovers.leaves(true);
+                let to = match reason {
+                    Reason::SwitchedTo { to: Party::Node(to) } => Heir::Chosen(to),
+                    _ => Heir::Best,
+                };
+                self.handovers.leaves(Some(to));
             }
-            step.effects.push(Effect::Release { vip: step.vip });
+            let vip = step.vip;
+            let planned = matches!(reason, Reason::SwitchedTo { .. });
+            step.effects.push(if planned { Effect::Stay { vip } } else { Effect::Release { vip } });
         }
         self.enter(step, to, reason);
     }

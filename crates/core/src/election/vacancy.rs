@@ -156,7 +156,7 @@ impl VirtualRouter {
         }
         self.leave(step, State::Backup(Backup::alone(step.now)), reason);
         self.introduced = false;
-        self.handovers.leaves(false);
+        self.handovers.leaves(None);
     }
 }
 

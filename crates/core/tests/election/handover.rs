@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use standin_core::election::handover::{Handover, VOID_AFTER};
 use standin_core::event::{Reason, Role, Standing};
+use standin_core::plan::Failback;
 use standin_core::types::{Instant, NodeId, Priority};
 use standin_core::{Command, Effect, Input, Verdict};
 
@@ -178,4 +179,43 @@ fn one_peer_of_whom_nothing_is_known_is_asked_by_silence() {
     rig.check(Verdict::Dead);
     assert_eq!(rig.role(), Role::Backup, "nobody else speaks for this node");
     assert_eq!(rig.said(), [0]);
+}
+
+#[test]
+fn a_switchover_stays_for_the_sockets_and_tells_the_chosen_one() {
+    let mut rig = Rig::holding();
+    says(&mut rig, N1, Standing::Eligible);
+    rig.step(Input::Command(Command::SwitchTo { vip: VIP, to: N3 }));
+    assert_eq!(rig.role(), Role::Backup);
+    assert!(matches!(rig.last_reason(), Reason::SwitchedTo { .. }));
+    let news = rig.news();
+    assert!(news.iter().any(|it| matches!(it, Effect::Handover { to: N3, .. })), "{news:?}");
+    assert!(news.contains(&Effect::Stay { vip: VIP }), "{news:?}");
+    assert!(!news.contains(&Effect::Release { vip: VIP }), "{news:?}");
+}
+
+#[test]
+fn after_a_switchover_failback_waits_its_time() {
+    let mut plan = plan();
+    plan.vips[0].failback = Failback::After(Duration::from_secs(2));
+    let mut rig = Rig::new(plan);
+    rig.hear_for("10.0.0.1", 150, ms(5000));
+    rig.run(ms(500));
+    assert_eq!(rig.role(), Role::Active);
+    rig.step(Input::Command(Command::SwitchTo { vip: VIP, to: N3 }));
+    rig.hear_for("10.0.0.3", 50, ms(1900));
+    assert_eq!(rig.role(), Role::Backup, "an operator moved it a moment ago");
+    rig.hear_for("10.0.0.3", 50, ms(300));
+    assert_eq!(rig.role(), Role::Active);
+}
+
+#[test]
+fn only_a_holder_switches_over_and_only_to_a_member() {
+    let mut rig = Rig::following();
+    rig.step(Input::Command(Command::SwitchTo { vip: VIP, to: N3 }));
+    assert_eq!(rig.news(), []);
+    let mut rig = Rig::holding();
+    rig.step(Input::Command(Command::SwitchTo { vip: VIP, to: N2 }));
+    rig.step(Input::Command(Command::SwitchTo { vip: VIP, to: NodeId(9) }));
+    assert_eq!(rig.role(), Role::Active);
 }

@@ -111,7 +111,7 @@ impl Rig {
             // The kernel does at once what it is asked.
             let settled = match &effect {
                 Effect::Hold { .. } => Some(Outcome::Held),
-                Effect::Release { .. } => Some(Outcome::Released),
+                Effect::Release { .. } | Effect::Stay { .. } => Some(Outcome::Released),
                 _ => None,
             };
             self.log.push((self.now, effect));

@@ -95,7 +95,8 @@ impl Claim<'_> {
             | Reason::LastResortOver { .. }
             | Reason::Failback { .. }
             | Reason::NobodyEligible => (from, to) == (Role::Backup, Role::Active),
-            Reason::Outranked { .. }
+            Reason::SwitchedTo { .. }
+            | Reason::Outranked { .. }
             | Reason::TakenWhileStalled { .. }
             | Reason::OwnerBack { .. }
             | Reason::RivalUnheard { .. }
@@ -141,6 +142,7 @@ impl Claim<'_> {
                 matches!(cause, Cause::Check | Cause::Command | Cause::Plan | Cause::Tick),
                 "nothing was in the way",
             ),
+            Reason::SwitchedTo { .. } => (cause == Cause::Command, "nobody asked for it"),
             Reason::Failback { from } => return self.doubt_failback(*from),
             Reason::Outranked { by, priority } => {
                 (self.is_advert_of(*by, Some(*priority)), "no such advert was heard")

@@ -1,0 +1,331 @@
+//! Switchovers: which are under way, and what begins one.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use standin_core::Command;
+use standin_core::event::{Kind, Role, Standing};
+use standin_core::types::Priority;
+use tokio::sync::{mpsc, oneshot};
+
+use super::log::Severity;
+use super::{Control, Request, STOP_TAKES, Status};
+use crate::engine::messages::{Happened, ToEngine};
+use crate::switchover::{Progress, Said, Word, giving, taking};
+
+/// Lines of a story that whoever watches may be behind.
+const STORY: usize = 64;
+
+/// At a stop the drain takes no longer, whatever the file says: systemd and operators wait for it.
+const STOP_DRAINS_FOR: Duration = Duration::from_secs(60);
+
+/// What an operator asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Wish {
+    pub(crate) vip: String,
+    pub(crate) to: Option<String>,
+    /// The file's `drain_timeout` where it isn't given.
+    pub(crate) drain: Option<Duration>,
+    pub(crate) by: String,
+}
+
+/// All that is under way, by VIP.
+#[derive(Default)]
+pub(super) struct Moves {
+    giving: BTreeMap<String, giving::Handle>,
+    taking: BTreeMap<String, taking::Handle>,
+    last_id: u64,
+    /// When the daemon ends at the latest; it is stopping then.
+    pub(super) stop_by: Option<tokio::time::Instant>,
+    /// The engine was told to stop.
+    stop_asked: bool,
+}
+
+impl Moves {
+    /// Whether the program can be replaced without cutting anybody's connection.
+    pub(super) fn is_empty(&self) -> bool {
+        self.giving.is_empty() && self.taking.is_empty()
+    }
+}
+
+impl Control {
+    /// Begins a switchover, or says why not; its story is told to the receiver.
+    pub(super) async fn switch_over(
+        &mut self,
+        wish: Wish,
+        watched: bool,
+    ) -> Result<mpsc::Receiver<Progress>, String> {
+        let status = self.status().await.ok_or("the engine doesn't answer; see the log")?;
+        let to = self.successor(&status, &wish)?;
+        let vip = self.cluster.vip(&wish.vip).ok_or("there is no such VIP")?;
+        let drain = wish.drain.unwrap_or(vip.drain_timeout);
+        let nginx = status.nginx.as_ref();
+        self.moves.last_id = standin_linux::clock::now().as_nanos().max(self.moves.last_id + 1);
+        let job = giving::Job {
+            id: self.moves.last_id,
+            vip: wish.vip.clone(),
+            addresses: vip.addresses.iter().map(|prefix| prefix.address()).collect(),
+            to: to.clone(),
+            drain,
+            nginx_master: nginx.and_then(|nginx| nginx.master),
+            quic_ports: nginx.map_or_else(Vec::new, |nginx| nginx.quic_ports.clone()),
+        };
+        let (Some(line), Some(desk)) = (self.link.as_ref().map(|it| it.line()), self.desk.clone())
+        else {
+            return Err("this node has no peer link".to_owned());
+        };
+        let text = format!("switchover to {to} begins, asked by {}", wish.by);
+        self.note(Severity::Notice, "switchover", Some(&wish.vip), &text);
+        let (progress, story) = mpsc::channel(STORY);
+        let around = giving::Around { line, engine: self.engine.clone(), desk, progress, watched };
+        self.moves.giving.insert(wish.vip, giving::begin(job, around));
+        Ok(story)
+    }
+
+    /// The node that is to have the VIP: the one that was named, else the best one that is ready.
+    fn successor(&self, status: &Status, wish: &Wish) -> Result<String, String> {
+        let name = &wish.vip;
+        let view = status.view.vips.iter().find(|vip| vip.name == *name);
+        let view = view.ok_or_else(|| {
+            let known: Vec<&str> = status.view.vips.iter().map(|vip| vip.name.as_str()).collect();
+            format!("no VIP is called {name}; there are: {}", known.join(", "))
+        })?;
+        if view.role != Role::Active {
+            return Err(match &view.holder {
+                Some(holder) => format!("{holder} has {name}; say it there"),
+                None => format!("this node doesn't have {name}, and doesn't know who does"),
+            });
+        }
+        if view.priority == Priority::OWNER {
+            return Err(format!(
+                "this node has priority 255 for {name} and would take it back at once (RFC 9568, \
+                 6.4.2). Use `standin maintenance on`"
+            ));
+        }
+        if let Some(under_way) = self.moves.giving.get(name) {
+            return Err(format!("a switchover of {name} to {} is under way", under_way.to));
+        }
+        let Some(link) = &status.link else {
+            return Err("without the peer link there is no planned switchover: `standin init` on \
+                        one node, `standin join` on the others"
+                .to_owned());
+        };
+        let mut ready: Vec<(u8, &String)> = Vec::new();
+        let mut reasons = Vec::new();
+        for (peer, of) in &link.peers {
+            if wish.to.as_ref().is_some_and(|wanted| wanted != peer) {
+                continue;
+            }
+            let said = of.summary.as_ref().filter(|_| of.state == "connected");
+            match said.map(|said| said.vips.iter().find(|vip| vip.name == *name)) {
+                None => reasons.push(format!("there is no peer link with {peer}")),
+                Some(None) => reasons.push(format!("{peer} doesn't have {name} in its file")),
+                Some(Some(vip)) if vip.standing == Standing::Eligible.to_string() => {
+                    ready.push((vip.priority, peer));
+                }
+                Some(Some(vip)) => {
+                    let why = vip.obstacle.clone().unwrap_or_default();
+                    reasons.push(format!("{peer} is {}: {why}", vip.standing));
+                }
+            }
+        }
+        ready.sort();
+        match (ready.pop(), &wish.to) {
+            (Some((_, peer)), _) => Ok(peer.clone()),
+            (None, Some(wanted)) if reasons.is_empty() => {
+                Err(format!("no peer is called {wanted}"))
+            }
+            (None, _) => Err(format!("no node is ready to take {name}: {}", reasons.join("; "))),
+        }
+    }
+
+    /// A peer says something about a switchover.
+    pub(super) fn heard(&mut self, from: String, said: Said) {
+        let Said { id, vip, word } = said;
+        if let Word::Prepare { lasting_ms, serves, quic_ports } = word {
+            let lasting = Duration::from_millis(lasting_ms);
+            return self.prepare(from, (id, vip), lasting, (serves, quic_ports));
+        }
+        // A task that is busy has heard enough.
+        if let Some(handle) = self.moves.giving.get(&vip)
+            && handle.id == id
+            && handle.to == from
+        {
+            if word == Word::Taken
+                && let Some(back) = self.moves.taking.get(&vip)
+                && back.from == from
+            {
+                // Two nodes that hand packets to each other would do so for ever.
+                let _ = back.signals.try_send(taking::Signal::Back);
+            }
+            let _ = handle.signals.try_send(giving::Signal::Heard(word));
+        } else if let Some(handle) = self.moves.taking.get(&vip)
+            && handle.id == id
+            && handle.from == from
+        {
+            let _ = handle.signals.try_send(taking::Signal::Heard(word));
+        }
+    }
+
+    fn prepare(
+        &mut self,
+        from: String,
+        (id, vip): (u64, String),
+        lasting: Duration,
+        (serves, quic_ports): (Vec<std::net::SocketAddr>, Vec<u16>),
+    ) {
+        let (Some(link), Some(desk)) = (&self.link, self.desk.clone()) else { return };
+        let line = link.line();
+        let refuse = |why: String| {
+            let word = Word::Refused { why };
+            // It will find out by waiting.
+            let _ = line.say(&from, Said { id, vip: vip.clone(), word });
+        };
+        let Some(known) = self.cluster.vip(&vip) else {
+            return refuse("it has no such VIP".to_owned());
+        };
+        let Some(old) = self.cluster.node(&from) else { return };
+        if self.moves.taking.contains_key(&vip) {
+            return refuse(format!("a switchover of {vip} is under way there"));
+        }
+        let addresses: Vec<_> = known.addresses.iter().map(|prefix| prefix.address()).collect();
+        let of_a_family = |it: &&std::net::IpAddr| {
+            addresses.iter().any(|address| address.is_ipv4() == it.is_ipv4())
+        };
+        let old = old.addresses.iter().filter(of_a_family).copied().collect();
+        let job = taking::Job {
+            id,
+            addresses,
+            old,
+            lasting: lasting.min(crate::switchover::LONGEST),
+            serves,
+            quic_ports,
+            from: from.clone(),
+            vip: vip.clone(),
+        };
+        let handle = taking::begin(job, line, desk);
+        self.moves.taking.insert(vip, handle);
+    }
+
+    /// A task has come to its end.
+    pub(super) fn given(&mut self, vip: &str, id: u64) {
+        if self.moves.giving.get(vip).is_some_and(|handle| handle.id == id) {
+            self.moves.giving.remove(vip);
+        }
+    }
+
+    /// As above.
+    pub(super) fn taken(&mut self, vip: &str, id: u64) {
+        if self.moves.taking.get(vip).is_some_and(|handle| handle.id == id) {
+            self.moves.taking.remove(vip);
+        }
+    }
+
+    /// What a change of role means for what is under way.
+    pub(super) fn role_changed(&self, happened: &Happened) {
+        let (Kind::Transition { to, .. }, Some(vip)) = (&happened.event.kind, &happened.vip) else {
+            return;
+        };
+        // A task that doesn't take it any more has ended.
+        if *to == Role::Active {
+            if let Some(handle) = self.moves.giving.get(vip) {
+                let _ = handle.signals.try_send(giving::Signal::Back);
+            }
+            if let Some(handle) = self.moves.taking.get(vip) {
+                let _ = handle.signals.try_send(taking::Signal::Active);
+            }
+        }
+    }
+
+    /// The VIPs that this node has and that a peer is ready for.
+    fn movable(&self, status: &Status) -> Vec<String> {
+        let wish =
+            |vip: &String| Wish { vip: vip.clone(), to: None, drain: None, by: String::new() };
+        let names = status.view.vips.iter().map(|vip| vip.name.clone());
+        names.filter(|name| self.successor(status, &wish(name)).is_ok()).collect()
+    }
+
+    /// Moves away what can be moved; what can't is given up when the node stops being eligible.
+    async fn move_all(&mut self, by: &str, drain: Option<Duration>) -> Vec<String> {
+        let Some(status) = self.status().await else { return Vec::new() };
+        let mut begun = Vec::new();
+        for vip in self.movable(&status) {
+            let drain = drain.or_else(|| self.cluster.vip(&vip).map(|it| it.drain_timeout));
+            let wish = Wish { vip: vip.clone(), to: None, drain, by: by.to_owned() };
+            // Whoever asked watches `status`, not this story.
+            if self.switch_over(wish, false).await.is_ok() {
+                begun.push(vip);
+            }
+        }
+        begun
+    }
+
+    /// Moves every VIP away, and then takes the node out of service.
+    pub(super) async fn maintain(
+        &mut self,
+        lasting: Option<Duration>,
+        by: &str,
+        reply: oneshot::Sender<bool>,
+    ) {
+        let begun = self.move_all(by, None).await;
+        let moved: Vec<_> =
+            begun.iter().filter_map(|vip| self.moves.giving.get_mut(vip)?.moved.take()).collect();
+        let engine = self.engine.clone();
+        tokio::spawn(async move {
+            for one in moved {
+                // An error says that it came to its end.
+                let _ = one.await;
+            }
+            let command = Command::MaintenanceOn { lasting };
+            let _ = reply.send(engine.offer(ToEngine::Command(command)));
+        });
+    }
+
+    /// A stop moves every VIP away first and lets its clients finish; a second one doesn't wait.
+    pub(super) async fn stop(&mut self, by: &str) {
+        if self.moves.stop_by.is_some() {
+            return self.stop_now(by);
+        }
+        let longest = self.cluster.vips.iter().map(|vip| vip.drain_timeout).max();
+        let drain = longest.unwrap_or_default().min(STOP_DRAINS_FOR);
+        let begun = self.move_all(by, Some(drain)).await;
+        let under_way: Vec<_> =
+            self.moves.giving.values_mut().filter_map(|handle| handle.ended.take()).collect();
+        let Some(desk) = self.desk.clone().filter(|_| !under_way.is_empty()) else {
+            return self.stop_now(by);
+        };
+        let takes = drain + crate::switchover::GRACE + crate::switchover::OVERHEAD;
+        let text = format!(
+            "stopping ({by}) once the clients of {} have finished, in {} s at most",
+            begun.join(", "),
+            takes.as_secs()
+        );
+        self.log.line(Severity::Notice, None, &text);
+        let extension = u32::try_from(takes.as_micros()).unwrap_or(u32::MAX);
+        // Without systemd there is nobody to tell.
+        let _ = sd_notify::notify(&[
+            sd_notify::NotifyState::Stopping,
+            sd_notify::NotifyState::ExtendTimeoutUsec(extension),
+        ]);
+        self.moves.stop_by = Some(tokio::time::Instant::now() + takes + STOP_TAKES);
+        tokio::spawn(async move {
+            for one in under_way {
+                let _ = one.await;
+            }
+            let _ = desk.send(Request::Stop).await;
+        });
+    }
+
+    /// Gives everything up now.
+    pub(super) fn stop_now(&mut self, by: &str) {
+        if std::mem::replace(&mut self.moves.stop_asked, true) {
+            return;
+        }
+        self.log.line(Severity::Notice, None, &format!("stopping ({by})"));
+        // systemd waits for the exit anyway.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        let asked = self.engine.offer(ToEngine::Command(Command::Stop));
+        let grace = if asked { STOP_TAKES } else { Duration::ZERO };
+        self.moves.stop_by = Some(tokio::time::Instant::now() + grace);
+    }
+}
