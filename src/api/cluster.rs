@@ -14,11 +14,11 @@ use tokio::sync::mpsc;
 
 use super::{Caller, Desk, Lines, stuck};
 use crate::control::Request;
-use crate::link::file::apply::{Order, Without, steps};
+use crate::link::file::apply::{Change, Order, Without, steps};
 
 #[derive(Deserialize)]
 pub(super) struct ApplyOrder {
-    text: Box<str>,
+    text: String,
     /// As the caller names the file.
     #[serde(default)]
     name: String,
@@ -37,8 +37,33 @@ pub(super) async fn apply(
         return (StatusCode::FORBIDDEN, Json(body)).into_response();
     }
     let ApplyOrder { text, name, without } = order;
+    let order = Order { change: Change::File(text), name, by, without: Without::Nodes(without) };
+    follow(desk, order).await
+}
+
+#[derive(Deserialize)]
+pub(super) struct ExpelOrder {
+    node: String,
+    #[serde(default)]
+    without: Vec<String>,
+}
+
+pub(super) async fn expel(
+    State(desk): State<Desk>,
+    ConnectInfo(Caller { words: by, root }): ConnectInfo<Caller>,
+    Json(order): Json<ExpelOrder>,
+) -> Response {
+    if !root {
+        let body = json!({ "error": "only root may expel a node" });
+        return (StatusCode::FORBIDDEN, Json(body)).into_response();
+    }
+    let (name, change) = ("the cluster file".to_owned(), Change::Expel(order.node));
+    follow(desk, Order { change, name, by, without: Without::Nodes(order.without) }).await
+}
+
+/// Orders it, and passes on each step.
+async fn follow(desk: Desk, order: Order) -> Response {
     let (steps, mut past) = steps();
-    let order = Order { text, name, by, without: Without::Nodes(without) };
     if desk.send(Request::Apply { order, steps }).await.is_err() {
         return stuck();
     }

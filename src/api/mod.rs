@@ -14,6 +14,7 @@
 //! | `POST /v1/await-vacant` `{"vip": "web", "every_ms": 100}`, `null`: no longer | `{}` |
 //! | `POST /v1/switchover` `{"vip": "web", "to": "n2", "drain_s": 30}` | its story, one step a line, as JSON; 409 with what is in the way |
 //! | `POST /v1/apply/cluster` `{"text": …, "without": […]}` | one step a line, as JSON; root only |
+//! | `POST /v1/expel` `{"node": "n3", "without": […]}` | the same |
 //! | `POST /v1/reload` | `{"text": …}`, or 422 with what is wrong |
 //!
 //! Over TCP only the `GET`s are answered: nobody is known there.
@@ -94,7 +95,8 @@ pub(crate) fn serve(socket: StdUnixListener, desk: Desk) {
         .route("/v1/await-vacant", post(await_vacant))
         .route("/v1/switchover", post(switchover))
         .route("/v1/reload", post(reload))
-        .route("/v1/apply/cluster", post(cluster::apply));
+        .route("/v1/apply/cluster", post(cluster::apply))
+        .route("/v1/expel", post(cluster::expel));
     let app = reading.merge(writing).merge(sync::writing()).with_state(desk);
     tokio::spawn(async move {
         match UnixListener::from_std(socket) {
@@ -198,7 +200,7 @@ async fn ask<T>(desk: &Desk, request: impl FnOnce(oneshot::Sender<T>) -> Request
 async fn nothing_here() -> Response {
     let body = json!({ "error": "there is /v1/status, /v1/events, /v1/sync; over the Unix socket also \
                                  POST /v1/maintenance, /v1/await-vacant, /v1/switchover, \
-                                 /v1/reload, /v1/apply/cluster, /v1/sync/…" });
+                                 /v1/reload, /v1/apply/cluster, /v1/expel, /v1/sync/…" });
     (StatusCode::NOT_FOUND, Json(body)).into_response()
 }
 

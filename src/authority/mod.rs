@@ -4,6 +4,8 @@
 //! /var/lib/standin/keys/     0700
 //! ├── authority.key          0600, on every node: losing the first one must not end anything
 //! ├── authority.pem          the authority's certificate
+//! ├── before.pem             earlier authorities, the last first: nodes that missed the change have theirs
+//! ├── cross.pem              for those nodes: each authority as the one before it signed it
 //! ├── node.key               0600, made here and never sent
 //! ├── node.pem               this node's certificate
 //! ├── tokens.json            hashes of the tokens that may still be used
@@ -28,7 +30,11 @@ use rcgen::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::ParsedCertificate;
+use serde::{Deserialize, Serialize};
 use standin_config::fingerprint::Fingerprint;
+
+/// Changes of the authority that a node may miss and still find back.
+const BEFORE: usize = 8;
 
 /// An Ed25519 public key (RFC 8032 §5.1.5).
 pub(crate) type PublicKey = [u8; 32];
@@ -43,6 +49,11 @@ pub(crate) struct Keys {
 pub(crate) struct Identity {
     pub(crate) certificate: CertificateDer<'static>,
     pub(crate) authority: CertificateDer<'static>,
+    /// Authorities before this one. A node that still has a certificate of theirs is believed if its
+    /// fingerprint stands in the file, which is what counts.
+    pub(crate) before: Vec<CertificateDer<'static>>,
+    /// By these a node that knows an earlier authority finds its way to this one.
+    pub(crate) cross: Vec<CertificateDer<'static>>,
     pub(crate) key: PrivateKeyDer<'static>,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) authority_fingerprint: Fingerprint,
@@ -138,6 +149,67 @@ impl Authority {
     }
 }
 
+/// What makes a member of an authority one of the next.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct Renewal {
+    /// PEM; the same below.
+    pub(crate) authority_key: String,
+    pub(crate) authority_certificate: String,
+    /// The next authority's certificate as the present one signs it, and those before.
+    pub(crate) cross: String,
+    /// Of the member's own key.
+    pub(crate) certificate: String,
+}
+
+/// The next authority, before anybody has it.
+pub(crate) struct Next {
+    authority: Authority,
+    cross: String,
+    cluster: String,
+}
+
+impl Next {
+    /// Makes the authority after that of `keys`.
+    ///
+    /// # Errors
+    /// A file is missing or damaged, or the kernel gives no random bytes.
+    pub(crate) fn new(keys: &Keys, cluster: &str) -> Result<Self> {
+        let (present, authority) = (Authority::open(keys)?, Authority::new(cluster)?);
+        let issuer = Issuer::new(authority_params(cluster), &present.key);
+        let params = authority_params(cluster);
+        let mut cross = params.signed_by(&authority.key, &issuer)?.pem();
+        cross.push_str(&keys.text_if_any("cross.pem")?);
+        Ok(Self { authority, cross: bounded(&cross), cluster: cluster.to_owned() })
+    }
+
+    /// For the member with this key.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub(crate) fn of(&self, node: &str, key: PublicKey) -> Result<Renewal> {
+        Ok(Renewal {
+            authority_key: self.authority.key_pem.clone(),
+            authority_certificate: self.authority.certificate_pem.clone(),
+            cross: self.cross.clone(),
+            certificate: self.authority.issue(&self.cluster, node, key)?,
+        })
+    }
+}
+
+/// The first [`BEFORE`] certificates of a PEM file.
+fn bounded(pem: &str) -> String {
+    const END: &str = "-----END CERTIFICATE-----\n";
+    let pem = pem.replace("\r\n", "\n");
+    pem.split_inclusive(END).take(BEFORE).collect()
+}
+
+/// The public key of a certificate, if it is of the kind that nodes have.
+pub(crate) fn public_key(certificate: &CertificateDer<'_>) -> Option<PublicKey> {
+    let info = ParsedCertificate::try_from(certificate).ok()?.subject_public_key_info();
+    let key: PublicKey = info.last_chunk().copied()?;
+    (Foreign(key).subject_public_key_info() == info.as_ref()).then_some(key)
+}
+
 fn authority_params(cluster: &str) -> CertificateParams {
     let mut params = params(&format!("standin authority of {cluster}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -200,6 +272,72 @@ impl Keys {
             .with_context(|| format!("can't make {}", self.dir.display()))
     }
 
+    fn text_if_any(&self, name: &str) -> Result<String> {
+        let path = self.dir.join(name);
+        match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            other => other.with_context(|| format!("can't read {}", path.display())),
+        }
+    }
+
+    /// What a member that missed a change of the authority gets; `None`: it has the present one.
+    ///
+    /// # Errors
+    /// A file is missing or damaged.
+    pub(crate) fn renewal(&self, cluster: &str, node: &str, key: PublicKey) -> Result<Renewal> {
+        let authority = Authority::open(self)?;
+        Ok(Renewal {
+            certificate: authority.issue(cluster, node, key)?,
+            authority_key: authority.key_pem,
+            authority_certificate: authority.certificate_pem,
+            cross: self.text_if_any("cross.pem")?,
+        })
+    }
+
+    /// Takes the next authority in the place of the present one: all of it, or nothing. Tokens of the
+    /// present one end.
+    ///
+    /// # Errors
+    /// It isn't for this node's key, or can't be written.
+    pub(crate) fn renew(&self, renewal: &Renewal) -> Result<()> {
+        let present = self.identity()?;
+        let of = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes());
+        let (authority, own) = (of(&renewal.authority_certificate)?, of(&renewal.certificate)?);
+        if fingerprint(&own)? != present.fingerprint {
+            bail!("the new certificate is of another key");
+        }
+        if fingerprint(&authority)? == present.authority_fingerprint {
+            return Ok(());
+        }
+        let key = KeyPair::from_pem(&renewal.authority_key).context("the new authority's key")?;
+        let key: PublicKey = key.public_key_raw().try_into().context("a key of another kind")?;
+        if fingerprint_of_key(key) != fingerprint(&authority)? {
+            bail!("the new authority's key and its certificate are two");
+        }
+        let before = self.text("authority.pem")? + &self.text_if_any("before.pem")?;
+        let beside = self.dir.with_extension("new");
+        match std::fs::remove_dir_all(&beside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        files::private_dir(&beside)?;
+        for (name, text) in [
+            ("authority.key", &renewal.authority_key),
+            ("authority.pem", &renewal.authority_certificate),
+            ("before.pem", &bounded(&before)),
+            ("cross.pem", &bounded(&renewal.cross)),
+            ("node.key", &self.text("node.key")?),
+            ("node.pem", &renewal.certificate),
+        ] {
+            files::write_atomically(&beside.join(name), text.as_bytes(), 0o600)?;
+        }
+        standin_linux::files::exchange(&beside, &self.dir)
+            .with_context(|| format!("can't change {}", self.dir.display()))?;
+        // What was there before is of no use any more.
+        std::fs::remove_dir_all(&beside)
+            .with_context(|| format!("can't remove {}", beside.display()))
+    }
+
     /// # Errors
     /// There are keys.
     pub(crate) fn must_be_new(&self) -> Result<()> {
@@ -224,7 +362,15 @@ impl Keys {
         let (node, authority) = (certificate("node.pem")?, certificate("authority.pem")?);
         let key = PrivateKeyDer::from_pem_slice(self.text("node.key")?.as_bytes())
             .with_context(|| format!("{} is damaged", self.dir.join("node.key").display()))?;
+        let several = |name: &str| -> Result<Vec<CertificateDer<'static>>> {
+            let text = self.text_if_any(name)?;
+            CertificateDer::pem_slice_iter(text.as_bytes())
+                .collect::<Result<_, _>>()
+                .with_context(|| format!("{} is damaged", self.dir.join(name).display()))
+        };
         Ok(Identity {
+            before: several("before.pem")?,
+            cross: several("cross.pem")?,
             fingerprint: fingerprint(&node)?,
             authority_fingerprint: fingerprint(&authority)?,
             certificate: node,

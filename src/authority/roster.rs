@@ -95,6 +95,34 @@ pub(crate) fn add(text: &str, newcomer: &Newcomer) -> Result<String, String> {
     Ok(new)
 }
 
+/// The file without the node's fingerprint; its section stays.
+///
+/// # Errors
+/// Why it can't be.
+pub(crate) fn expel(text: &str, name: &str) -> Result<String, String> {
+    let before = read(text).map_err(|faults| format!("the cluster file has errors:\n{faults}"))?;
+    let node = before.node(name).ok_or_else(|| format!("the cluster file has no node {name}"))?;
+    let Some(fingerprint) = node.fingerprint else {
+        return Err(format!("{name} has no key in the cluster file: it is no member"));
+    };
+    let words = fingerprint.to_string();
+    let own = |line: &&str| line.trim_start().starts_with("fingerprint") && line.contains(&words);
+    let new: String = text.split_inclusive('\n').filter(|line| !own(line)).collect();
+    let by_hand = || {
+        format!(
+            "the cluster file is written in a way that standin can't edit: remove the fingerprint of \
+             {name} there by hand, then try again"
+        )
+    };
+    let after = read(&new).map_err(|_| by_hand())?;
+    let keys = |cluster: &Cluster| -> Vec<_> {
+        let nodes = cluster.nodes.iter().filter(|node| node.name != name);
+        nodes.map(|node| (node.name.clone(), node.fingerprint)).collect()
+    };
+    let done = after.node(name).is_some_and(|node| node.fingerprint.is_none());
+    if done && keys(&before) == keys(&after) { Ok(new) } else { Err(by_hand()) }
+}
+
 /// The file's model, or its faults as text.
 fn read(text: &str) -> Result<Cluster, String> {
     let mut loaded = standin_config::load("the cluster file", text);
@@ -172,6 +200,16 @@ mod tests {
         );
         let again = add(&with, &newcomer("n1", "192.168.1.189")).unwrap_err();
         assert!(again.contains("joined already"), "{again}");
+    }
+
+    #[test]
+    fn who_is_expelled_loses_its_fingerprint_and_nothing_else() {
+        let with = add(FILE, &newcomer("n2", "192.168.1.190")).unwrap();
+        let without = expel(&with, "n2").unwrap();
+        let line = format!("fingerprint = \"{}\"\n", Fingerprint([7; 32]));
+        assert_eq!(without, with.replace(&line, ""));
+        assert!(expel(&without, "n2").unwrap_err().contains("no member"));
+        assert!(expel(&with, "n9").unwrap_err().contains("no node n9"));
     }
 
     #[test]

@@ -35,6 +35,33 @@ struct Both {
     places: Places,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ExpelArgs {
+    /// Who is no member any more
+    node: String,
+    /// A node that needn't agree; it hears of it when it is back
+    #[arg(long, value_name = "NODE")]
+    without: Vec<String>,
+    /// For programs: one step a line
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    places: Places,
+}
+
+pub(super) fn expel(args: &ExpelArgs) -> Result<()> {
+    let order = json!({ "node": args.node, "without": args.without });
+    client::block_on(follow(&args.places, "/v1/expel", &order, args.json))?;
+    if !args.json {
+        let node = &args.node;
+        println!(
+            "{node} is no member any more, and the authority is another one. Its section stays, so that \
+             it still takes part in VRRP: if its machine is gone, remove [node.{node}] and apply that"
+        );
+    }
+    Ok(())
+}
+
 #[derive(Debug, Subcommand)]
 enum What {
     /// The cluster file: every node looks whether it can take it, then all take it

@@ -107,6 +107,9 @@ enum Command {
     Sync(sync::SyncArgs),
     /// Bring a change to all nodes, or to none
     Apply(apply::ApplyArgs),
+    /// Put a node out of the cluster: its key counts no more, and the others get another authority
+    #[command(after_help = "Example: standin expel n3")]
+    Expel(apply::ExpelArgs),
     /// Serve tokens while no daemon does; `init` and `token` start it
     #[command(hide = true)]
     ServeTokens(token::TokenArgs),
@@ -211,6 +214,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Token(args) => token::main(&args),
         Command::Join(args) => join::main(&args),
         Command::Apply(args) => apply::main(&args),
+        Command::Expel(args) => apply::expel(&args),
         Command::ServeTokens(args) => token::serve(&args),
         Command::Sync(args) => sync::main(&args),
     };

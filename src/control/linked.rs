@@ -16,6 +16,13 @@ impl Control {
         // What is hashed is what the others have; it was good a moment ago.
         let file = std::fs::read(&self.paths.file).unwrap_or_default();
         let directory = Directory::of(&self.cluster, &self.node, &file);
+        let keys = crate::authority::Keys::of(&self.paths.state_dir).identity();
+        // With another authority everybody proves himself anew.
+        if let (Some(link), Ok(keys)) = (&self.link, keys)
+            && !link.is_of(keys.authority_fingerprint)
+        {
+            self.link = None;
+        }
         if let Some(link) = &mut self.link {
             link.replace(directory);
             self.arrange_sync();

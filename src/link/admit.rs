@@ -139,7 +139,7 @@ fn prepare(places: &Places, join: &Join) -> Result<(String, String), String> {
 async fn tell_all(link: &Common, text: String, newcomer: &str) -> Result<Version, String> {
     let (steps, mut past) = apply::steps();
     let order = apply::Order {
-        text: text.into_boxed_str(),
+        change: apply::Change::File(text),
         name: "the cluster file".to_owned(),
         without: apply::Without::Unreachable,
         by: format!("{newcomer}, which joins"),

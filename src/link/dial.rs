@@ -90,5 +90,7 @@ pub(super) async fn connect(
         .await
         .map_err(|_| anyhow!("{to} doesn't finish the TLS handshake"))?
         .map_err(|error| anyhow!("{to}: {}", tls::words(&error)))?;
-    Ok((stream, Proven { name: peer.name.clone(), fingerprint, may_greet: true }))
+    let shown = stream.get_ref().1.peer_certificates().and_then(|all| all.first());
+    let certificate = shown.context("it showed no certificate")?.clone().into_owned();
+    Ok((stream, Proven { name: peer.name.clone(), fingerprint, certificate, may_greet: true }))
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
 use standin_config::fingerprint::Fingerprint;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -101,7 +102,7 @@ async fn serve(stream: TcpStream, common: &Common) -> Result<(), String> {
         .await
         .map_err(|_| "it didn't finish the TLS handshake in time".to_owned())?
         .map_err(|error| tls::words(&error))?;
-    let Some(key) = key_of(&stream) else {
+    let Some((certificate, key)) = shown(&stream) else {
         let by = stream.get_ref().0.peer_addr().map_or(String::new(), |it| it.ip().to_string());
         let joined = tokio::time::timeout(JOINING, admit::serve_in(stream, common)).await;
         let node = joined.map_err(|_| "it asked for nothing in time".to_owned())??;
@@ -128,14 +129,16 @@ async fn serve(stream: TcpStream, common: &Common) -> Result<(), String> {
     }
     // Of every two nodes the one with the lower name dials; questions may be asked by either.
     let may_greet = name < own;
-    session::run(stream, &Proven { name, fingerprint: key, may_greet }, common).await.map(drop)
+    session::run(stream, &Proven { name, fingerprint: key, certificate, may_greet }, common)
+        .await
+        .map(drop)
 }
 
-/// The key by which the other side has proved that it is of the cluster; `None`: it showed none.
-fn key_of(stream: &TlsStream<TcpStream>) -> Option<Fingerprint> {
+/// By what the other side has proved that it is of the cluster; `None`: it showed nothing.
+fn shown(stream: &TlsStream<TcpStream>) -> Option<(CertificateDer<'static>, Fingerprint)> {
     let certificate = stream.get_ref().1.peer_certificates()?.first()?;
     // It was read before, when it was verified.
-    fingerprint(certificate).ok()
+    Some((certificate.clone().into_owned(), fingerprint(certificate).ok()?))
 }
 
 /// How many connections there are, so that strangers can't keep the nodes out.

@@ -222,6 +222,7 @@ impl Link {
             desk: Arc::new(file::Desk::new(
                 file::shelf::Shelf::of(&around.state_dir, &around.file),
                 around.file.clone(),
+                keys.clone(),
                 around.requests.clone(),
             )),
             places: admit::Places { file: around.file, state_dir: around.state_dir },
@@ -272,6 +273,11 @@ impl Link {
     /// Something changed that the peers should hear soon.
     pub(crate) fn poke(&self) {
         self.common.board.poke();
+    }
+
+    /// Whether its keys are those that are on the disk.
+    pub(crate) fn is_of(&self, authority: Fingerprint) -> bool {
+        self.common.identity.authority_fingerprint == authority
     }
 
     pub(crate) fn view(&self) -> LinkView {

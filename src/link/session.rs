@@ -5,6 +5,7 @@ use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use rustls::pki_types::CertificateDer;
 use standin_config::fingerprint::Fingerprint;
 use standin_core::event::Standing;
 use standin_core::types::Instant as BootTime;
@@ -46,6 +47,8 @@ const DRIFT: Duration = Duration::from_millis(1);
 pub(super) struct Proven {
     pub(super) name: String,
     pub(super) fingerprint: Fingerprint,
+    /// Its certificate.
+    pub(super) certificate: CertificateDer<'static>,
     /// It may begin a session, and not only ask.
     pub(super) may_greet: bool,
 }
@@ -118,7 +121,7 @@ async fn asked<S: AsyncRead + AsyncWrite>(
             Ask::Commit { version } => Some(version.number),
             _ => None,
         };
-        let answer = common.desk.answer(ask, &peer.name, &directory).await;
+        let answer = common.desk.answer(ask, peer, &directory).await;
         if let (Some(number), Answer::Taken { .. }) = (committed, &answer) {
             let name = &peer.name;
             let text = format!("version {number} of the cluster file was taken from {name}");

@@ -16,6 +16,20 @@ use standin_config::fingerprint::Fingerprint;
 
 use crate::authority::{Identity, crypto, fingerprint};
 
+/// The present authority and those before it.
+fn believe(roots: &mut RootCertStore, identity: &Identity) -> Result<()> {
+    for authority in std::iter::once(&identity.authority).chain(&identity.before) {
+        roots.add(authority.clone()).context("the authority's certificate")?;
+    }
+    Ok(())
+}
+
+/// What this node shows: nodes that know an earlier authority only need the way from there.
+fn chain(identity: &Identity) -> Vec<CertificateDer<'static>> {
+    let own = [&identity.certificate, &identity.authority];
+    own.into_iter().chain(&identity.cross).cloned().collect()
+}
+
 /// For the listener: a client without a certificate may only ask to join.
 ///
 /// # Errors
@@ -23,7 +37,7 @@ use crate::authority::{Identity, crypto, fingerprint};
 pub(crate) fn server(identity: &Identity) -> Result<ServerConfig> {
     let provider = crypto::provider();
     let mut roots = RootCertStore::empty();
-    roots.add(identity.authority.clone()).context("the authority's certificate")?;
+    believe(&mut roots, identity)?;
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .allow_unauthenticated()
@@ -31,10 +45,7 @@ pub(crate) fn server(identity: &Identity) -> Result<ServerConfig> {
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&version::TLS13])?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(
-            vec![identity.certificate.clone(), identity.authority.clone()],
-            identity.key.clone_key(),
-        )
+        .with_single_cert(chain(identity), identity.key.clone_key())
         .context("this node's key and certificate")?;
     // Each connection proves itself anew, so that a node that was removed stays out.
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -48,13 +59,10 @@ pub(crate) fn server(identity: &Identity) -> Result<ServerConfig> {
 /// The keys don't fit together.
 pub(crate) fn client(identity: &Identity, peer: Fingerprint) -> Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
-    roots.add(identity.authority.clone()).context("the authority's certificate")?;
+    believe(&mut roots, identity)?;
     let believed = Believed::Node { roots, peer };
     let builder = believing(believed)?;
-    let mut config = builder.with_client_auth_cert(
-        vec![identity.certificate.clone(), identity.authority.clone()],
-        identity.key.clone_key(),
-    )?;
+    let mut config = builder.with_client_auth_cert(chain(identity), identity.key.clone_key())?;
     config.resumption = Resumption::disabled();
     Ok(config)
 }
@@ -111,7 +119,8 @@ impl ServerCertVerifier for Verifier {
         let certificate = ParsedCertificate::try_from(end_entity)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         let chained = |roots: &RootCertStore| {
-            verify_server_cert_signed_by_trust_anchor(&certificate, roots, &[], now, algorithms)
+            let between = intermediates;
+            verify_server_cert_signed_by_trust_anchor(&certificate, roots, between, now, algorithms)
         };
         match &self.believed {
             Believed::Node { roots, peer } => {

@@ -167,3 +167,84 @@ fn who_was_away_takes_the_higher_version_when_it_is_back() {
     let _fourth = daemon(&n4);
     wait_until("n4 to be a node", SOON, || connected(&n4, "n2") && connected(&n4, "n3"));
 }
+
+#[test]
+fn an_expelled_node_learns_and_changes_nothing_and_the_authority_is_another() {
+    if crate::skipped() {
+        return;
+    }
+    let (three, [first, second, _third]) = Three::running();
+    let [n1, n2, n3] = &three.hosts;
+    let keys = "/var/lib/standin/keys";
+    let authority = |host: &Host| host.read(&format!("{keys}/authority.pem"));
+    let old = authority(n1);
+    // A token of the old authority ends with it.
+    let token = n1.run(&format!("{STANDIN} token"));
+    let output = n1.try_run(&format!("{STANDIN} expel n1"));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = good(&n1.try_run(&format!("{STANDIN} expel n3")));
+    assert!(said.contains("n2  has it") && said.contains("no member any more"), "{said}");
+    assert!(!n1.read(FILE).contains(&fingerprint(&three, 2)), "{}", n1.read(FILE));
+    assert_eq!(n1.read(FILE), n2.read(FILE));
+    assert!(authority(n1) != old && authority(n1) == authority(n2) && authority(n3) == old);
+    assert_eq!(n2.run(&format!("stat -c %a {keys}/authority.key")).trim(), "600");
+    wait_until("n1 and n2 to be linked by the new authority", SOON, || {
+        connected(n1, "n2") && connected(n2, "n1")
+    });
+    wait_until("n3 to be put out", SOON, || !connected(n3, "n1") && !connected(n3, "n2"));
+    // It can change nothing: neither with its file, nor by a higher version, nor with its authority.
+    let mine = n3.read(FILE).replace("virtual_router_id = 41", "virtual_router_id = 66");
+    n3.write("/run/mine.toml", &mine);
+    let output = n3.try_run(&format!("{STANDIN} apply cluster /run/mine.toml"));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    good(&n3.try_run(&format!("{STANDIN} apply cluster /run/mine.toml --without n1 --without n2")));
+    assert_eq!(three.version(2), 3);
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(!n1.read(FILE).contains("= 66") && !n2.read(FILE).contains("= 66"));
+    assert!(link(n1, "n3").unwrap()["vips"].as_array().unwrap().is_empty());
+    let n4 = three.lan.host("n4", &["192.168.1.192/24"]);
+    let line = format!("{STANDIN} join {N1} {} --node n4=192.168.1.192", token.trim());
+    assert_eq!(n4.try_run(&line).status.code(), Some(1), "a token of the old authority");
+    // The rest goes on: the first node goes for good, and another machine is let in.
+    first.crash();
+    join(&n4, "192.168.1.192", n2);
+    let _fourth = daemon(&n4);
+    wait_until("n4 to be a node", SOON, || connected(&n4, "n2"));
+    assert_eq!(authority(&n4), authority(n2));
+    second.stop();
+}
+
+#[test]
+fn a_node_that_missed_a_change_of_the_authority_gets_it() {
+    if crate::skipped() {
+        return;
+    }
+    let (three, [_first, second, third]) = Three::running();
+    let [n1, n2, n3] = &three.hosts;
+    let authority = |host: &Host| host.read("/var/lib/standin/keys/authority.pem");
+    third.crash();
+    second.crash();
+    wait_until("n1 to be alone", SOON, || !connected(n1, "n2") && !connected(n1, "n3"));
+    let output = n1.try_run(&format!("{STANDIN} expel n3"));
+    assert_eq!(output.status.code(), Some(1), "n2 must agree: {output:?}");
+    good(&n1.try_run(&format!("{STANDIN} expel n3 --without n2")));
+    assert_ne!(authority(n1), authority(n2));
+    let _second = daemon(n2);
+    wait_until("n2 to have it", TAKES, || {
+        authority(n1) == authority(n2) && n1.read(FILE) == n2.read(FILE)
+    });
+    wait_until("the link by it", SOON, || connected(n1, "n2") && connected(n2, "n1"));
+    let _third = daemon(n3);
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!connected(n3, "n1") && !connected(n3, "n2"));
+    assert_ne!(authority(n3), authority(n1));
+}
+
+/// As the cluster file of the node itself has it.
+fn fingerprint(three: &Three, which: usize) -> String {
+    let host = &three.hosts[which];
+    let file = host.read(FILE);
+    let section = &file[file.find(&format!("[node.{}]", host.name)).unwrap()..];
+    let line = section.lines().find(|line| line.starts_with("fingerprint")).unwrap();
+    line.split('"').nth(1).unwrap().to_owned()
+}

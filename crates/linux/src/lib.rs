@@ -8,6 +8,7 @@ pub mod child;
 pub mod clock;
 pub mod echo;
 pub mod epoll;
+pub mod files;
 pub mod fork;
 pub mod forward;
 pub mod glob;

@@ -1,5 +1,8 @@
 //! Brings a cluster file to all nodes: everybody looks first, then everybody takes it, or nobody does.
 
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
@@ -9,6 +12,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::shelf::Version;
 use super::{Answer, Ask, Proposal};
+use crate::authority::{Next, Renewal, public_key, roster};
 use crate::control::log::Severity;
 use crate::link::frame::{self, JOINED_BYTES, Reader};
 use crate::link::message::{Message, plain};
@@ -26,12 +30,30 @@ const STEPS: usize = 64;
 /// What is to be done.
 #[derive(Debug)]
 pub(crate) struct Order {
-    pub(crate) text: Box<str>,
+    pub(crate) change: Change,
     /// The file as whoever asks calls it.
     pub(crate) name: String,
     pub(crate) without: Without,
     /// Who asked, for the log.
     pub(crate) by: String,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// The cluster file becomes this one.
+    File(String),
+    /// A node loses its fingerprint, and the others get another authority.
+    Expel(String),
+}
+
+impl std::fmt::Debug for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A cluster file may have a password.
+        match self {
+            Self::File(_) => f.write_str("File"),
+            Self::Expel(node) => write!(f, "Expel({node})"),
+        }
+    }
 }
 
 /// Nodes that needn't agree; they take the file when they are back.
@@ -80,6 +102,7 @@ struct Willing {
 
 /// A connection to another node, for questions.
 pub(super) struct Line {
+    certificate: CertificateDer<'static>,
     reader: Reader<ReadHalf<TlsStream<TcpStream>>>,
     writer: WriteHalf<TlsStream<TcpStream>>,
 }
@@ -91,9 +114,11 @@ impl Line {
         let mut failed = String::new();
         for attempt in 0..peer.addresses.len().max(1) {
             match dial::connect(peer, attempt, common).await {
-                Ok((stream, _)) => {
+                Ok((stream, proven)) => {
                     let (reader, writer) = tokio::io::split(stream);
-                    let mut line = Self { reader: Reader::new(reader, JOINED_BYTES), writer };
+                    let certificate = proven.certificate;
+                    let reader = Reader::new(reader, JOINED_BYTES);
+                    let mut line = Self { certificate, reader, writer };
                     return line.greeted(peer, common).await.map(|()| line);
                 }
                 Err(error) => failed = format!("{error:#}"),
@@ -138,6 +163,45 @@ impl Line {
     }
 }
 
+/// What is proposed.
+struct Plan<'a> {
+    order: &'a Order,
+    text: &'a str,
+    next: Option<Arc<Next>>,
+    version: &'a Version,
+    base: u64,
+}
+
+impl Plan<'_> {
+    fn own_renewal(&self, common: &Common, node: &str) -> Result<Option<Renewal>, String> {
+        let Some(next) = &self.next else { return Ok(None) };
+        let key = public_key(&common.identity.certificate);
+        let renewal = key.and_then(|key| next.of(node, key).ok());
+        renewal.map(Some).ok_or_else(|| "this node's key is of another kind".to_owned())
+    }
+}
+
+/// The text that a change leads to, and the next authority if it takes one.
+fn changed(
+    common: &Common,
+    directory: &Directory,
+    change: &Change,
+) -> Result<(String, Option<Arc<Next>>), String> {
+    let name = match change {
+        Change::File(text) => return Ok((text.clone(), None)),
+        Change::Expel(name) => name,
+    };
+    if *name == directory.node {
+        return Err(format!("{name} is this node: expel it from another one"));
+    }
+    let file = std::fs::read_to_string(&common.desk.file);
+    let file = file.map_err(|error| format!("{}: {error}", common.desk.file.display()))?;
+    let text = roster::expel(&file, name)?;
+    let next = Next::new(&common.desk.keys, &directory.cluster);
+    let next = next.map_err(|error| format!("there is no new authority: {error:#}"))?;
+    Ok((text, Some(Arc::new(next))))
+}
+
 /// Does it, and hands back the version.
 ///
 /// # Errors
@@ -161,12 +225,14 @@ pub(in crate::link) async fn apply(
             own.number
         ));
     }
+    let (text, next) = changed(common, &directory, &order.change)?;
     let version = Version {
         number: own.number.saturating_add(1),
-        sha256: hash(order.text.as_bytes()),
+        sha256: hash(text.as_bytes()),
         by: directory.node.clone(),
     };
-    let (willing, fit) = propose(common, &directory, &order, &version, own.number, steps).await;
+    let plan = Plan { order: &order, text: &text, next, version: &version, base: own.number };
+    let (willing, fit) = propose(common, &directory, &plan, steps).await;
     if let Err(why) = fit {
         for mut one in willing {
             // Who doesn't hear it forgets it by itself.
@@ -176,12 +242,18 @@ pub(in crate::link) async fn apply(
     }
     // From here it is decided: whoever misses the rest fetches the higher version.
     let node = directory.node.as_str();
-    let text = order.text.into_string();
-    let problem = common.desk.take(text, version.clone(), node).await?;
+    let renewal = plan.own_renewal(common, node)?;
+    let problem = common.desk.take(text.clone(), version.clone(), renewal, node).await?;
     say(steps, node, "taken", problem).await;
     commit(willing, &version, steps).await;
     let number = version.number;
-    let words = format!("version {number} of the cluster file was applied by {}", order.by);
+    let by = &order.by;
+    let words = match &order.change {
+        Change::File(_) => format!("version {number} of the cluster file was applied by {by}"),
+        Change::Expel(node) => format!(
+            "{node} was expelled by {by}: version {number} of the cluster file, another authority"
+        ),
+    };
     common.tell(Severity::Notice, "file_applied", None, words);
     Ok(version)
 }
@@ -190,13 +262,12 @@ pub(in crate::link) async fn apply(
 async fn propose(
     common: &Common,
     directory: &Directory,
-    order: &Order,
-    version: &Version,
-    base: u64,
+    plan: &Plan<'_>,
     steps: &Steps,
 ) -> (Vec<Willing>, Result<(), String>) {
+    let order = plan.order;
     let mut asking = JoinSet::new();
-    for peer in directory.peers.iter().filter(|peer| remains(peer, &order.text)) {
+    for peer in directory.peers.iter().filter(|peer| remains(peer, plan.text)) {
         if peer.fingerprint.is_none() {
             say(steps, &peer.name, "not joined", None).await;
             continue;
@@ -208,17 +279,19 @@ async fn propose(
         say(steps, &peer.name, "looking", None).await;
         let (peer, common, steps) = (peer.clone(), common.clone(), steps.clone());
         let proposal = Proposal {
-            version: version.clone(),
-            base,
+            version: plan.version.clone(),
+            base: plan.base,
             name: order.name.clone(),
-            text: order.text.to_string(),
+            text: plan.text.to_owned(),
+            renewal: None,
         };
+        let next = plan.next.clone();
         let lenient = order.without == Without::Unreachable;
-        asking.spawn(async move { ask_one(peer, proposal, &common, lenient, &steps).await });
+        asking.spawn(async move { ask_one(peer, proposal, next, &common, lenient, &steps).await });
     }
     say(steps, &directory.node, "looking", None).await;
     let mut bad = Vec::new();
-    match common.desk.looked(&order.name, &order.text, directory).await {
+    match common.desk.looked(&order.name, plan.text, directory).await {
         Ok(warnings) => say(steps, &directory.node, "fit", some(warnings)).await,
         Err(faults) => {
             bad.push(directory.node.clone());
@@ -252,7 +325,8 @@ fn remains(peer: &Peer, text: &str) -> bool {
 /// `Ok(None)`: it needn't agree. `Err`: the name of who stands in the way.
 async fn ask_one(
     peer: Peer,
-    proposal: Proposal,
+    mut proposal: Proposal,
+    next: Option<Arc<Next>>,
     common: &Common,
     lenient: bool,
     steps: &Steps,
@@ -265,6 +339,14 @@ async fn ask_one(
             return if lenient { Ok(None) } else { Err(name) };
         }
     };
+    if let Some(next) = next {
+        let renewal = public_key(&line.certificate).and_then(|key| next.of(&name, key).ok());
+        if renewal.is_none() {
+            say(steps, &name, "refused", Some("its key is of another kind".to_owned())).await;
+            return Err(name);
+        }
+        proposal.renewal = renewal;
+    }
     match line.ask(Ask::Propose(proposal)).await {
         Ok(Answer::Fit { warnings }) => {
             say(steps, &name, "fit", some(shown(&warnings))).await;

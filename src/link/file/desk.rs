@@ -9,8 +9,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::fit::fit;
 use super::shelf::{Shelf, Version};
 use super::{Answer, Ask, Proposal};
+use crate::authority::{Keys, Renewal, public_key};
 use crate::control::Request;
 use crate::link::message::plain;
+use crate::link::session::Proven;
 use crate::link::{Directory, hash};
 
 /// Who proposes decides within this time, or has gone.
@@ -19,7 +21,8 @@ const DECIDES: Duration = Duration::from_secs(60);
 /// One node's part in agreeing on cluster files.
 pub(crate) struct Desk {
     pub(super) shelf: Shelf,
-    file: PathBuf,
+    pub(super) file: PathBuf,
+    pub(super) keys: Keys,
     requests: mpsc::Sender<Request>,
     proposed: Mutex<Option<Proposed>>,
     /// Held by whoever applies a file from here.
@@ -31,13 +34,19 @@ struct Proposed {
     by: String,
     version: Version,
     text: String,
+    renewal: Option<Renewal>,
     until: Instant,
 }
 
 impl Desk {
-    pub(crate) fn new(shelf: Shelf, file: PathBuf, requests: mpsc::Sender<Request>) -> Self {
+    pub(crate) fn new(
+        shelf: Shelf,
+        file: PathBuf,
+        keys: Keys,
+        requests: mpsc::Sender<Request>,
+    ) -> Self {
         let applying = tokio::sync::Mutex::default();
-        Self { shelf, file, requests, proposed: Mutex::default(), applying }
+        Self { shelf, file, keys, requests, proposed: Mutex::default(), applying }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Proposed>> {
@@ -50,13 +59,21 @@ impl Desk {
     }
 
     /// Answers a node that has proved to be `peer`.
-    pub(crate) async fn answer(&self, ask: Ask, peer: &str, directory: &Directory) -> Answer {
+    pub(in crate::link) async fn answer(
+        &self,
+        ask: Ask,
+        proven: &Proven,
+        directory: &Directory,
+    ) -> Answer {
+        let peer = proven.name.as_str();
         match ask {
             Ask::Propose(proposal) => self.propose(proposal, peer, directory).await,
             Ask::Commit { version } => {
                 let proposed = self.lock().take_if(|it| it.by == peer && it.version == version);
                 match proposed {
-                    Some(Proposed { text, .. }) => self.taken(text, version, peer).await,
+                    Some(Proposed { text, renewal, .. }) => {
+                        self.taken(text, version, renewal, peer).await
+                    }
                     // It was quicker to fetch it.
                     None if self.version() == version => Answer::Taken { problem: None },
                     None => no("it was not proposed here, or too long ago"),
@@ -66,16 +83,33 @@ impl Desk {
                 self.lock().take_if(|it| it.by == peer && it.version == version);
                 no("forgotten")
             }
-            Ask::Fetch {} => match self.shelf.text() {
-                Some((version, text)) => Answer::File { version, text },
+            Ask::Fetch { authority } => match self.shelf.text() {
+                Some((version, text)) => match self.missed(&authority, proven, directory) {
+                    Ok(renewal) => Answer::File { version, text, renewal },
+                    Err(error) => no(&format!("its keys can't be used: {error:#}")),
+                },
                 None => no("no version was agreed on here"),
             },
             Ask::Unknown => no("this node's standin doesn't know that question; upgrade it"),
         }
     }
 
+    /// What a member with another authority than this node's gets.
+    fn missed(
+        &self,
+        authority: &str,
+        proven: &Proven,
+        directory: &Directory,
+    ) -> anyhow::Result<Option<Renewal>> {
+        let own = self.keys.identity()?.authority_fingerprint.to_string();
+        let Some(key) = public_key(&proven.certificate).filter(|_| authority != own) else {
+            return Ok(None);
+        };
+        self.keys.renewal(&directory.cluster, &proven.name, key).map(Some)
+    }
+
     async fn propose(&self, proposal: Proposal, peer: &str, directory: &Directory) -> Answer {
-        let Proposal { version, base, name, text } = proposal;
+        let Proposal { version, base, name, text, renewal } = proposal;
         let own = self.version();
         if own.number > base || own.number >= version.number {
             return no(&format!(
@@ -98,8 +132,8 @@ impl Desk {
             }
             // The place is taken before the long look, the text is believed after it.
             let until = Instant::now() + DECIDES;
-            let by = peer.to_owned();
-            *slot = Some(Proposed { by, version: version.clone(), text: text.clone(), until });
+            let (by, version, text) = (peer.to_owned(), version.clone(), text.clone());
+            *slot = Some(Proposed { by, version, text, renewal, until });
         }
         match self.looked(&plain(&name), &text, directory).await {
             Ok(warnings) => Answer::Fit { warnings },
@@ -134,8 +168,14 @@ impl Desk {
     }
 
     /// Takes a file that fits, and has it put in force.
-    pub(super) async fn taken(&self, text: String, version: Version, by: &str) -> Answer {
-        match self.take(text, version, by).await {
+    async fn taken(
+        &self,
+        text: String,
+        version: Version,
+        renewal: Option<Renewal>,
+        by: &str,
+    ) -> Answer {
+        match self.take(text, version, renewal, by).await {
             Ok(problem) => Answer::Taken { problem },
             Err(why) => no(&why),
         }
@@ -147,16 +187,23 @@ impl Desk {
         &self,
         text: String,
         version: Version,
+        renewal: Option<Renewal>,
         by: &str,
     ) -> Result<Option<String>, String> {
-        let shelf = self.shelf.clone();
+        let (shelf, keys) = (self.shelf.clone(), self.keys.clone());
         let number = version.number;
-        let written = tokio::task::spawn_blocking(move || shelf.take(&text, &version)).await;
-        match written {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(format!("the file can't be written: {error}")),
-            Err(error) => return Err(format!("the file can't be written: {error}")),
-        }
+        let write = move || {
+            // The keys first: whoever has the version has them too.
+            if let Some(renewal) = &renewal {
+                keys.renew(renewal)
+                    .map_err(|error| format!("the keys can't be renewed: {error:#}"))?;
+            }
+            shelf
+                .take(&text, &version)
+                .map_err(|error| format!("the file can't be written: {error}"))
+        };
+        let written = tokio::task::spawn_blocking(write).await;
+        written.map_err(|error| format!("the file can't be written: {error}"))??;
         let (reply, answer) = oneshot::channel();
         let by = format!("{by}, version {number}");
         if self.requests.send(Request::Reload { by, reply }).await.is_err() {

@@ -65,8 +65,9 @@ fn newest(common: &Common) -> Option<(Peer, u64)> {
 async fn fetch(peer: &Peer, common: &Common) -> Result<Option<u64>, String> {
     let Ok(_alone) = common.desk.applying.try_lock() else { return Ok(None) };
     let mut line = Line::open(peer, common).await?;
-    let (version, text) = match line.ask(Ask::Fetch {}).await? {
-        Answer::File { version, text } => (version, text),
+    let authority = common.identity.authority_fingerprint.to_string();
+    let (version, text, renewal) = match line.ask(Ask::Fetch { authority }).await? {
+        Answer::File { version, text, renewal } => (version, text, renewal),
         Answer::No { why } => return Err(why),
         _ => return Err("it answered something else".to_owned()),
     };
@@ -80,7 +81,7 @@ async fn fetch(peer: &Peer, common: &Common) -> Result<Option<u64>, String> {
     let name = format!("version {}", version.number);
     common.desk.looked(&name, &text, &directory).await?;
     let number = version.number;
-    match common.desk.take(text, version, &peer.name).await? {
+    match common.desk.take(text, version, renewal, &peer.name).await? {
         None => Ok(Some(number)),
         Some(problem) => Err(problem),
     }

@@ -24,6 +24,8 @@ pub(super) use desk::Desk;
 pub(super) use fetch::keep_up;
 use shelf::Version;
 
+use crate::authority::Renewal;
+
 /// Asked of another node, instead of a greeting, on a connection of its own.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
@@ -34,8 +36,11 @@ pub(crate) enum Ask {
     Commit { version: Version },
     /// It isn't.
     Abort { version: Version },
-    /// What is your version?
-    Fetch {},
+    /// What is your version? `authority` is the fingerprint of the asking node's.
+    Fetch {
+        #[serde(default)]
+        authority: String,
+    },
     #[serde(other)]
     Unknown,
 }
@@ -48,6 +53,9 @@ pub(crate) struct Proposal {
     /// The file as whoever applies it calls it, for messages.
     pub(crate) name: String,
     pub(crate) text: String,
+    /// With another authority: what makes the asked node a member of it.
+    #[serde(default)]
+    pub(crate) renewal: Option<Renewal>,
 }
 
 /// The answer to an [`Ask`].
@@ -69,6 +77,9 @@ pub(crate) enum Answer {
     File {
         version: Version,
         text: String,
+        /// For who missed a change of the authority.
+        #[serde(default)]
+        renewal: Option<Renewal>,
     },
     No {
         why: String,
@@ -84,7 +95,7 @@ impl std::fmt::Debug for Ask {
             Self::Propose(_) => "Propose",
             Self::Commit { .. } => "Commit",
             Self::Abort { .. } => "Abort",
-            Self::Fetch {} => "Fetch",
+            Self::Fetch { .. } => "Fetch",
             Self::Unknown => "Unknown",
         })
     }
