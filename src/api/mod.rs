@@ -8,7 +8,7 @@
 //! | `GET /v1/sync` | [`types::sync::Sync`] |
 //! | `GET /v1/sync/history` | a list of [`types::sync::Kept`] |
 //! | `GET /v1/sync/diff?node=NAME` | [`types::sync::Diff`] |
-//! | `POST /v1/sync/hold`, `/v1/sync/apply` | what was begun, or 409 with why not |
+//! | `POST /v1/sync/hold`, `/v1/sync/apply`, `/v1/sync/approve` | what was begun, or 409 with why not |
 //! | `POST /v1/sync/resume` `{"accept_deletion": false}` | the same |
 //! | `POST /v1/sync/rollback` `{"generation": "7"}` | the same |
 //! | `POST /v1/await-vacant` `{"vip": "web", "every_ms": 100}`, `null`: no longer | `{}` |

@@ -27,6 +27,7 @@ pub(super) fn writing() -> Router<Desk> {
         .route("/v1/sync/resume", post(resume))
         .route("/v1/sync/rollback", post(rollback))
         .route("/v1/sync/apply", post(apply))
+        .route("/v1/sync/approve", post(approve))
 }
 
 /// Asks the synchronisation; where there is none, or it can't, says so.
@@ -74,6 +75,17 @@ async fn apply(
     ConnectInfo(Caller { words: by, .. }): ConnectInfo<Caller>,
 ) -> Response {
     order(&desk, by, Order::Apply).await
+}
+
+async fn approve(
+    State(desk): State<Desk>,
+    ConnectInfo(Caller { words: by, root }): ConnectInfo<Caller>,
+) -> Response {
+    if !root {
+        let why = "only root may approve: what is let in runs as root";
+        return (StatusCode::FORBIDDEN, Json(json!({ "error": why }))).into_response();
+    }
+    order(&desk, by, Order::Approve).await
 }
 
 #[derive(Deserialize)]

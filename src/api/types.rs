@@ -36,6 +36,8 @@ pub(crate) struct Status {
     /// How long ago the engine last went round.
     pub(crate) engine_beat_ms: u64,
     pub(crate) link: Option<Link>,
+    /// The shared files; absent where nothing is shared.
+    pub(crate) sync: Option<sync::Sync>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -150,7 +152,8 @@ pub(crate) struct Peer {
 
 impl From<control::Status> for Status {
     fn from(status: control::Status) -> Self {
-        let control::Status { view, checks, nginx, file, file_error, engine_beat, link } = status;
+        let control::Status { view, checks, nginx, file, file_error, engine_beat, link, sync } =
+            status;
         let live = |name: &str| checks.iter().find(|live| live.name == name);
         Self {
             cluster: view.cluster,
@@ -188,6 +191,7 @@ impl From<control::Status> for Status {
                 .collect(),
             engine_beat_ms: millis(engine_beat),
             link: link.as_ref().map(Link::from),
+            sync,
         }
     }
 }

@@ -32,6 +32,9 @@ pub(crate) struct InitArgs {
     /// The VIP's virtual router id, 1 to 255, unique on its network; else the address's last byte
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
     router_id: Option<u8>,
+    /// Don't share nginx's configuration between the nodes
+    #[arg(long)]
+    no_sync: bool,
     #[command(flatten)]
     kept: Kept,
     #[command(flatten)]
@@ -97,7 +100,10 @@ pub(super) fn main(args: &InitArgs) -> Result<()> {
         priority: FIRST_PRIORITY,
         fingerprint: fingerprint_of_key(key.public()?),
     };
-    let text = smallest(&cluster, &first, &vip, args.router_id);
+    let mut text = smallest(&cluster, &first, &vip, args.router_id);
+    if !args.no_sync {
+        text.push_str("\n[sync]\n");
+    }
     let loaded = standin_config::load(&file.display().to_string(), &text);
     if loaded.model.is_none() {
         bail!("that makes no good cluster file; nothing was written:\n{}", loaded.render(false));

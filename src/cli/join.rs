@@ -86,6 +86,13 @@ pub(super) fn main(args: &JoinArgs) -> Result<()> {
     if let Some(old) = kept {
         println!("what was there before is kept as {old}");
     }
+    let shared = standin_config::load("", &joined.file).model.and_then(|cluster| cluster.sync);
+    if shared.is_some() {
+        println!(
+            "nginx's configuration will come from the active node; what is here is kept (standin sync \
+             history)"
+        );
+    }
     started(&args.places)
 }
 

@@ -80,6 +80,12 @@ enum Command {
     #[command(after_help = "Example: standin recover\n\nstandin-recover.service does it before \
                             nginx starts, and the daemon when it starts.")]
     Recover(recover::RecoverArgs),
+    /// Let in, on this node, what a shared configuration could do beyond serving
+    #[command(
+        after_help = "Example: standin approve\n\n`standin sync status` says what waits for \
+                            it: a module from elsewhere, code that runs in nginx."
+    )]
+    Approve(sync::ApproveArgs),
     /// Test staged files as nginx would see them; the daemon starts it
     #[command(hide = true)]
     Tester,
@@ -217,6 +223,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Expel(args) => apply::expel(&args),
         Command::ServeTokens(args) => token::serve(&args),
         Command::Sync(args) => sync::main(&args),
+        Command::Approve(args) => sync::approve(&args),
     };
     match done {
         Ok(()) => Exit::Done.into(),

@@ -8,8 +8,9 @@ use anyhow::{Context, Result};
 use clap::Args;
 use hyper::Method;
 
-use super::{Places, ago, client};
+use super::{Places, ago, client, sync};
 use crate::api::types::link::PeerLink;
+use crate::api::types::sync::Sync;
 use crate::api::types::{Check, Nginx, Status, Vip};
 
 /// How often `--watch` looks.
@@ -101,6 +102,9 @@ fn page(status: &Status, color: bool) -> String {
     if let Some(nginx) = &status.nginx {
         nginx_block(&mut out, nginx, color);
     }
+    if let Some(sync) = &status.sync {
+        sync_block(&mut out, sync, color);
+    }
     if !status.peers.is_empty() {
         out.push_str("\npeers\n");
     }
@@ -122,6 +126,26 @@ fn page(status: &Status, color: bool) -> String {
         }
     }
     out
+}
+
+/// One line for each node; `standin sync status` says more.
+fn sync_block(out: &mut String, sync: &Sync, color: bool) {
+    let from = sync.writer.as_deref().unwrap_or("nobody");
+    // Writing to a String can't fail; the same below.
+    let _ = writeln!(out, "\nshared files, from {from}");
+    let width = sync.nodes.iter().map(|node| node.name.len()).max().unwrap_or(0);
+    for node in &sync.nodes {
+        let number = node.proven.as_ref().map_or(0, |it| it.number);
+        let desired = node.desired.as_ref().map_or(0, |it| it.number);
+        let word = sync::word(node);
+        let paint = match word {
+            "current" => Paint::Good,
+            "behind" | "held" => Paint::Bad,
+            _ => Paint::Attention,
+        };
+        let word = painted(word, paint, color);
+        let _ = writeln!(out, "  {:<width$}  serves {number} of {desired}  {word}", node.name);
+    }
 }
 
 /// What a peer says of itself, and how it is reached.

@@ -72,6 +72,16 @@ pub(crate) struct ApplyArgs {
     pub(super) places: Places,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct ApproveArgs {
+    #[command(flatten)]
+    places: Places,
+}
+
+pub(super) fn approve(args: &ApproveArgs) -> Result<()> {
+    order(&args.places, "approve", &json!({}))
+}
+
 pub(super) fn main(args: &SyncArgs) -> Result<()> {
     match &args.what {
         What::Status(asked) => show(asked, "/v1/sync", |sync: &Sync| page(sync)),
@@ -181,7 +191,7 @@ fn page(sync: &Sync) -> String {
 }
 
 /// How a node stands, in a word or two.
-fn word(node: &Node) -> &'static str {
+pub(super) fn word(node: &Node) -> &'static str {
     if node.held.is_some() {
         return "held";
     }

@@ -144,6 +144,8 @@ pub(crate) struct Status {
     pub(crate) engine_beat: Duration,
     /// `None`: this node has no keys.
     pub(crate) link: Option<LinkView>,
+    /// `None`: nothing is shared.
+    pub(crate) sync: Option<crate::api::types::sync::Sync>,
 }
 
 struct Control {
@@ -483,6 +485,7 @@ impl Control {
             file_error: self.file_error.clone(),
             engine_beat: self.beat.age(standin_linux::clock::now()),
             link: self.link.as_ref().map(Link::view),
+            sync: self.sync.as_ref().and_then(Sync::brief),
         })
     }
 

@@ -1,9 +1,11 @@
 //! Answers what operators ask, and does what they order.
 
-use standin_core::sync::{Command, Input};
+use std::sync::Arc;
 
-use super::driver::Driver;
-use super::{Ask, Order};
+use standin_core::sync::{Command, Input, Trouble};
+
+use super::driver::{Driver, own};
+use super::{Ask, Order, powers, report};
 use crate::control::log::Severity;
 
 impl Driver {
@@ -30,6 +32,9 @@ impl Driver {
     }
 
     async fn order(&mut self, order: Order, by: &str) -> Result<String, String> {
+        if order == Order::Approve {
+            return self.approve(by).await;
+        }
         let Some(running) = &self.running else { return Err("no files are shared".to_owned()) };
         let view = running.replica.view();
         let here = || {
@@ -54,6 +59,8 @@ impl Driver {
                 let tree = self.tree_of(generation.as_deref())?;
                 (Command::Rollback(tree), format!("going back to the files of {tree}"))
             }
+            // It was answered above.
+            Order::Approve => (Command::Retry, String::new()),
             Order::Apply => {
                 here()?;
                 if !view.writing {
@@ -68,6 +75,31 @@ impl Driver {
         let text = format!("{said} (asked by {by})");
         self.tell(Severity::Notice, "sync_order", None, text);
         self.feed(Input::Command(command)).await;
+        Ok(said)
+    }
+
+    /// Lets in what the refused generation could do beyond serving.
+    async fn approve(&mut self, by: &str) -> Result<String, String> {
+        let Some(running) = &self.running else { return Err("no files are shared".to_owned()) };
+        let view = running.replica.view();
+        let problem = view.state.problem.filter(|it| it.trouble == Trouble::Approval);
+        let Some(problem) = problem else {
+            return Ok("nothing waits for an approval on this node".to_owned());
+        };
+        let (store, before) = (Arc::clone(&running.store), view.line.tip());
+        let dir = self.around.state_dir.join("sync");
+        let approved = tokio::task::spawn_blocking(move || {
+            let manifest = store.manifest(&own(problem.id))?;
+            let new = report::unapproved(&store, &manifest, before, &dir);
+            powers::approve(&dir, &new)?;
+            Ok::<_, std::io::Error>(new)
+        });
+        let new = approved.await.map_err(|error| error.to_string())?;
+        let new = new.map_err(|error| format!("it can't be written down: {error}"))?;
+        let list: Vec<String> = new.into_iter().collect();
+        let said = format!("approved on this node: {}", list.join(", "));
+        self.tell(Severity::Notice, "approved", None, format!("{said} (by {by})"));
+        self.feed(Input::Command(Command::Retry)).await;
         Ok(said)
     }
 }

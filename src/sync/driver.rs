@@ -15,7 +15,7 @@ use standin_tree::manifest::Manifest;
 use standin_tree::read::{Scan, Spec};
 use standin_tree::store::{self, Store};
 use standin_tree::watch::{Cause, Report, Watch};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::fetch::Came;
@@ -24,6 +24,7 @@ use super::peers::Sessions;
 use super::serve::Asked;
 use super::wire::Said;
 use super::{Around, Settings, ToDriver, memory, report};
+use crate::api::types::sync as said;
 use crate::control::Request;
 use crate::control::log::Severity;
 use crate::link::Told;
@@ -91,7 +92,7 @@ pub(super) struct Running {
 }
 
 pub(super) struct Driver {
-    around: Around,
+    pub(super) around: Around,
     pub(super) settings: Option<Settings>,
     pub(super) running: Option<Running>,
     starting: bool,
@@ -103,11 +104,13 @@ pub(super) struct Driver {
     pub(super) fetching: Option<Fetching>,
     retire_at: Option<tokio::time::Instant>,
     pub(super) found: mpsc::UnboundedSender<Found>,
+    brief: watch::Sender<Option<said::Sync>>,
 }
 
 /// Until the daemon ends.
 pub(super) async fn run(
     around: Around,
+    brief: watch::Sender<Option<said::Sync>>,
     mut orders: mpsc::Receiver<ToDriver>,
     mut peers: FromPeers,
 ) {
@@ -126,6 +129,7 @@ pub(super) async fn run(
         fetching: None,
         retire_at: None,
         found,
+        brief,
     };
     let mut tick = tokio::time::interval(LOOK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -182,6 +186,7 @@ impl Driver {
     }
 
     fn stop(&mut self) {
+        self.brief.send_replace(None);
         self.fetching = None;
         self.job += 1;
         if let Some(running) = self.running.take() {
@@ -523,6 +528,16 @@ impl Driver {
                 Effect::Start(job) => self.start(job),
             }
         }
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let now = self.status().ok();
+        self.brief.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
     }
 
     async fn save(&self, saved: Saved) {

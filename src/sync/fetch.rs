@@ -34,6 +34,10 @@ pub(crate) const WAITING: usize = 2 * (UNDER_WAY / piece::FRAME) + 16;
 /// Says what is wrong with a list that came from another node.
 pub(crate) type Judge = Box<dyn FnOnce(&Manifest) -> Result<(), (Trouble, String)> + Send>;
 
+/// Says what is wrong with contents that came from another node.
+pub(crate) type Examine =
+    Box<dyn FnOnce(&Store, &Manifest) -> Result<(), (Trouble, String)> + Send>;
+
 /// What is fetched, from whom, and where it is to be kept.
 pub(crate) struct Order {
     pub(crate) id: Id,
@@ -43,6 +47,8 @@ pub(crate) struct Order {
     pub(crate) store: Arc<Store>,
     /// Refuses what must not come from others, with the reason.
     pub(crate) judge: Judge,
+    /// The same, once all contents are here.
+    pub(crate) examine: Examine,
 }
 
 /// Why it came to nothing.
@@ -78,7 +84,7 @@ struct Fetch {
 
 impl Fetch {
     async fn all(&mut self, order: Order) -> Result<(), Broken> {
-        let Order { id, from, line, judge, .. } = order;
+        let Order { id, from, line, judge, examine, .. } = order;
         let own = store::Id { number: id.number, hash: Hash::from_bytes(id.tree.0) };
         let known = {
             let store = Arc::clone(&self.store);
@@ -103,12 +109,16 @@ impl Fetch {
                 when_ms: unix_ms(),
             };
             store.record(&generation, &manifest)?;
-            Ok(store.missing(&manifest))
-        })
-        .await?;
+            Ok((store.missing(&manifest), manifest))
+        });
+        let (missing, manifest) = missing.await?;
         self.contents(missing.into()).await?;
         let store = Arc::clone(&self.store);
-        blocking(move || store.commit(&[])).await
+        let fine = blocking(move || {
+            store.commit(&[])?;
+            Ok(examine(&store, &manifest))
+        });
+        fine.await?.map_err(|(trouble, why)| Broken::Refused(trouble, why))
     }
 
     async fn list(&mut self, id: Id) -> Result<Manifest, Broken> {

@@ -106,6 +106,8 @@ impl Driver {
         let (came, receiver) = mpsc::channel(fetch::WAITING);
         let line = running.replica.offered_line(&from).unwrap_or_default();
         let roots = running.spec.roots().to_vec();
+        let before = running.replica.view().line.tip();
+        let dir = self.around.state_dir.join("sync");
         let order = fetch::Order {
             id,
             from: from.clone(),
@@ -113,6 +115,10 @@ impl Driver {
             outlet,
             store: Arc::clone(&running.store),
             judge: Box::new(move |manifest| report::judge(manifest, &roots)),
+            examine: Box::new(move |store, manifest| {
+                let new = report::unapproved(store, manifest, before, &dir);
+                report::ask_for(&new)
+            }),
         };
         let task = tokio::spawn(async move { done(fetch::run(order, receiver).await) });
         self.fetching = Some(Fetching { from, came, task: task.abort_handle() });

@@ -18,6 +18,7 @@ mod jobs;
 mod memory;
 mod peers;
 pub(crate) mod piece;
+mod powers;
 mod report;
 mod serve;
 mod settings;
@@ -25,7 +26,7 @@ pub(crate) mod wire;
 
 use std::path::PathBuf;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::api::types::sync as said;
@@ -73,6 +74,8 @@ pub(crate) enum Order {
         generation: Option<String>,
     },
     Apply,
+    /// Let in what a generation could do beyond serving.
+    Approve,
 }
 
 /// What the control plane tells the driver.
@@ -94,13 +97,20 @@ pub(crate) struct Around {
 /// The synchronisation of a running daemon; it ends when this is dropped.
 pub(crate) struct Sync {
     inbox: mpsc::Sender<ToDriver>,
+    brief: watch::Receiver<Option<said::Sync>>,
     task: JoinHandle<()>,
 }
 
 impl Sync {
     pub(crate) fn start(around: Around, peers: FromPeers) -> Self {
         let (inbox, orders) = mpsc::channel(WAITING);
-        Self { inbox, task: tokio::spawn(driver::run(around, orders, peers)) }
+        let (sender, brief) = watch::channel(None);
+        Self { inbox, brief, task: tokio::spawn(driver::run(around, sender, orders, peers)) }
+    }
+
+    /// As it was after the last change; `None` where nothing is shared.
+    pub(crate) fn brief(&self) -> Option<said::Sync> {
+        self.brief.borrow().clone()
     }
 
     /// Another cluster file is in force.

@@ -1,19 +1,19 @@
 //! What operators see of the shared files, and what must not come from others.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use standin_core::sync::{Id, Job, Ordered, State, Step, TreeHash, Trouble};
 use standin_tree::changes::changes;
 use standin_tree::manifest::{Kind, Manifest};
-use standin_tree::store::Origin;
+use standin_tree::store::{Origin, Store};
 use standin_tree::watch::Limit;
 
-use super::Reply;
 use super::driver::{Driver, own};
 use super::wire::hex;
+use super::{Reply, powers};
 use crate::api::types::sync::{Apply, Change, Diff, Generation, Kept, Node, Problem, Sync};
 use crate::control::time::rfc3339;
 
@@ -215,6 +215,37 @@ pub(super) fn limit(limit: &Limit) -> String {
     }
 }
 
+/// What a generation could do beyond serving that neither the one before could nor an operator of
+/// this node has approved.
+pub(super) fn unapproved(
+    store: &Store,
+    manifest: &Manifest,
+    before: Option<Id>,
+    dir: &Path,
+) -> BTreeSet<String> {
+    let mut known = powers::approved(dir);
+    if let Some(before) = before.and_then(|before| store.manifest(&own(before)).ok()) {
+        known.extend(powers::of(store, &before));
+    }
+    powers::of(store, manifest).difference(&known).cloned().collect()
+}
+
+/// Asks for an approval, where there is something to approve.
+pub(super) fn ask_for(new: &BTreeSet<String>) -> Result<(), (Trouble, String)> {
+    if new.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<&str> = new.iter().take(20).map(String::as_str).collect();
+    Err((
+        Trouble::Approval,
+        format!(
+            "it brings what runs code in nginx, or a module that no package put there: {}. If that is \
+             meant, say so once on this node: standin approve",
+            list.join(", ")
+        ),
+    ))
+}
+
 /// Refuses what must not come from others.
 pub(super) fn judge(manifest: &Manifest, roots: &[PathBuf]) -> Result<(), (Trouble, String)> {
     let others = manifest.roots().iter().map(|root| &root.path);
@@ -226,7 +257,7 @@ pub(super) fn judge(manifest: &Manifest, roots: &[PathBuf]) -> Result<(), (Troub
         return Ok(());
     }
     Err((
-        Trouble::Approval,
+        Trouble::Refused,
         format!(
             "it brings {}, which this node's cluster file doesn't name; add it to [sync] paths or \
              also here, and standin reload",

@@ -188,7 +188,8 @@ impl Node {
     pub(crate) fn wait_own(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
         let tell = || {
             let log = self.host.read("/run/logs/standin");
-            format!("{} to be {what}:\n{}\n{log}", self.host.name, self.page())
+            let runs = self.host.run("ps -eo pid,ppid,stat,args");
+            format!("{} to be {what}:\n{}\n{log}\n{runs}", self.host.name, self.page())
         };
         wait_or_tell(tell, SOON, || Some(self.own()).filter(|own| is(own)))
     }

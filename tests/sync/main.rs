@@ -162,3 +162,85 @@ fn apply_loads_it_on_the_backups_first_and_rollback_brings_an_old_one_back() {
     let backup = n2.host.try_run("/run/bin/standin sync rollback");
     assert!(String::from_utf8_lossy(&backup.stderr).contains("files come from n1"));
 }
+
+#[test]
+fn killed_at_any_time_of_an_apply_the_tree_is_whole_and_the_next_start_proves_it() {
+    if skipped() {
+        return;
+    }
+    let mut cluster = Cluster::new(2, "/etc/nginx/conf", "settle = \"20ms\"");
+    cluster.wait_answer("v1");
+    cluster.wait_current();
+    for round in 0..5_u64 {
+        let version = format!("r{round}");
+        // Two files that belong together.
+        cluster.nodes[0].save("conf.d/a.conf", &format!("# {version}\n"));
+        cluster.nodes[0].save("nginx.conf", &conf(&version));
+        std::thread::sleep(Duration::from_millis(20 + 40 * round));
+        cluster.nodes[1].daemon.take().unwrap().crash();
+        let node = &mut cluster.nodes[1];
+        let has = (node.read("conf.d/a.conf"), node.read("nginx.conf"));
+        let old =
+            round.checked_sub(1).map_or_else(|| "v1".to_owned(), |before| format!("r{before}"));
+        let whole = |version: &str| has.1 == conf(version);
+        assert!(whole(&version) || whole(&old) || round == 0, "neither old nor new: {has:?}");
+        assert!(!node.answer().is_empty(), "nginx serves all the while");
+        node.start();
+        cluster.wait_answer(&version);
+        cluster.nodes[1].wait_own("current", |own| own["current"] == true);
+        assert_eq!(cluster.nodes[1].read("conf.d/a.conf"), format!("# {version}\n"));
+    }
+}
+
+#[test]
+fn a_module_from_elsewhere_needs_a_yes_on_each_node() {
+    if skipped() {
+        return;
+    }
+    let cluster = Cluster::new(2, "/etc/nginx/conf", "");
+    cluster.wait_answer("v1");
+    let (n1, n2) = (&cluster.nodes[0], &cluster.nodes[1]);
+    n1.save("nginx.conf", &format!("load_module /etc/nginx/conf/evil.so;\n{}", conf("v2")));
+    let own = n2.wait_own("asking", |own| own["problem"]["kind"] == "needs approval");
+    let why = own["problem"]["why"].as_str().unwrap();
+    assert!(why.contains("load_module /etc/nginx/conf/evil.so"), "{why}");
+    assert_eq!(n2.answer(), "v1");
+    let said = n2.order("approve");
+    assert!(said.contains("evil.so"), "{said}");
+    // It is let in, and nginx finds that there is no such file.
+    let own = n2.wait_own("refusing", |own| own["problem"]["kind"] == "refused");
+    assert!(own["problem"]["why"].as_str().unwrap().contains("evil.so"), "{own}");
+    n1.save("nginx.conf", &conf("v3"));
+    n2.wait_answer("v3");
+}
+
+#[test]
+fn init_and_join_bring_the_first_nodes_files_to_the_second() {
+    if skipped() {
+        return;
+    }
+    let lan = hosts::Lan::new();
+    let node = |name: &str, address: &str, answer: &str| {
+        let host = lan.host(name, &[&format!("{address}/24")]);
+        let conf_dir = "/etc/nginx".to_owned();
+        let address = address.to_owned();
+        let node = cluster::Node { host, address, conf: conf_dir, daemon: None };
+        node.host.run("mkdir /etc/nginx/conf.d");
+        node.save("nginx.conf", &conf(answer));
+        node.start_nginx();
+        node
+    };
+    let (mut n1, mut n2) =
+        (node("n1", "192.168.1.189", "mine"), node("n2", "192.168.1.190", "stock"));
+    let line = n1.order("init --cluster edge --node n1=192.168.1.189 --vip web=192.168.1.41/24");
+    n1.start();
+    n1.host.wait_role("active", SOON);
+    let token = line.split_whitespace().nth(3).unwrap();
+    let said = n2.order(&format!("join 192.168.1.189 {token} --node n2=192.168.1.190"));
+    assert!(said.contains("what is here is kept"), "{said}");
+    n2.start();
+    n2.wait_answer("mine");
+    n2.wait_own("current", |own| own["current"] == true);
+    let page = n1.order("status");
+    assert!(page.contains("shared files, from n1") && page.contains("n2  serves 1 of 1"), "{page}");
+}

@@ -4,7 +4,7 @@
 
 mod build;
 mod files;
-mod lexer;
+pub mod lexer;
 mod listen;
 mod outside;
 pub mod title;
