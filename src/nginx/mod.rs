@@ -78,6 +78,7 @@ impl Places {
 pub(crate) struct Found {
     pub(crate) binary: Option<PathBuf>,
     pub(crate) conf: Option<PathBuf>,
+    pub(crate) prefix: PathBuf,
     pub(crate) config: NginxConfig,
     /// The running master.
     pub(crate) master: Option<u32>,
@@ -90,6 +91,7 @@ pub(crate) async fn find(section: &Nginx) -> Found {
     Found {
         binary: survey.binary,
         conf: survey.conf,
+        prefix: survey.prefix,
         config: survey.config,
         master: survey.master,
         notes: survey.notes,

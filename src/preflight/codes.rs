@@ -48,4 +48,5 @@ codes! {
     API = "H0704", "The API can't listen.";
     NEVER_PASSES = "H0705", "A check can't pass on this host.";
     INOTIFY = "H0801", "The inotify limits are too low for the synchronised directories.";
+    UNSHARED = "H0802", "nginx's configuration names files that aren't synchronised.";
 }

@@ -159,6 +159,9 @@ pub(crate) struct Nginx {
     pub(crate) elsewhere: Vec<IpAddr>,
     /// Settings that must be 1 for that: what is known of each.
     pub(crate) nonlocal: Vec<Nonlocal>,
+    /// Files that the configuration names and that `[sync]` doesn't share: places, and the line that
+    /// would share them.
+    pub(crate) unshared: Option<(Vec<String>, String)>,
 }
 
 /// A setting `ip_nonlocal_bind`.

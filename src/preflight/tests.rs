@@ -420,6 +420,13 @@ fn of_files() -> Vec<Bad> {
                 facts.absent = vec!["/run/php".into(), "/srv/flags".into()];
             },
         ),
+        ("files_that_are_not_shared", with("[sync]"), |facts| {
+            let named = (1..=7).map(|n| {
+                format!("/etc/nginx/sites-enabled/shop:{n}: ssl_certificate /etc/ssl/shop/{n}.pem")
+            });
+            nginx(facts).unshared =
+                Some((named.collect(), "also = [\"/etc/ssl/shop\"]".to_owned()));
+        }),
         ("inotify_too_low", with("[sync]"), |facts| {
             facts.inotify = Some(Inotify {
                 directories: 20_000,

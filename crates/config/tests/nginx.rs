@@ -217,6 +217,11 @@ fn a_link_out_of_the_tree_is_named_and_a_link_into_it_is_not() {
     assert_eq!(named, ["/etc/nginx/nginx.conf:1: ssl_certificate /etc/nginx/tls/a.pem"]);
     assert_eq!(line.as_deref(), Some("also = [\"/var/lib/tls/a.pem\"]"));
     assert_eq!(shared("worker_processes 1;", &[], &["/srv/tls"]), (vec![], None));
+    // As Debian has it.
+    let link = "/etc/nginx/modules-enabled/50-x.conf";
+    let module = [(link, "/usr/share/nginx/modules-available/x.conf")];
+    let (named, line) = shared(&format!("include {link};"), &module, &[]);
+    assert_eq!((named.len(), line), (1, None));
 }
 
 #[test]

@@ -14,6 +14,9 @@ const OTHERS_WATCHES: usize = 1024;
 /// One for each root of [sync] and one for nginx's files, with as many to spare.
 const INSTANCES: usize = 16;
 
+/// Places that are named; the line to add covers them all.
+const UNSHARED_NAMED: usize = 5;
+
 pub(super) fn judge(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnostic>) {
     notify(subject, facts, found);
     users(subject, facts, found);
@@ -21,6 +24,7 @@ pub(super) fn judge(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagno
     api(subject, facts, found);
     checks(subject, facts, found);
     inotify(subject, facts, found);
+    unshared(subject, facts, found);
 }
 
 fn notify(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnostic>) {
@@ -187,5 +191,30 @@ fn inotify(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnostic>) {
         limits.max_user_instances,
         INSTANCES,
         "changes wouldn't be seen at once".to_owned(),
+    );
+}
+
+fn unshared(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnostic>) {
+    let nginx = facts.nginx.as_ref().and_then(|nginx| nginx.unshared.as_ref());
+    let (Some(sync), Some((named, line))) = (&subject.cluster.sync, nginx) else { return };
+    let (count, first) = (named.len(), named.iter().take(UNSHARED_NAMED).cloned());
+    let more = if count > UNSHARED_NAMED {
+        format!("\n(and {} more)", count - UNSHARED_NAMED)
+    } else {
+        String::new()
+    };
+    let message = format!(
+        "nginx's configuration names {count} file{} that the nodes don't share: without the same \
+         ones, a backup refuses the configuration or serves something else",
+        if count == 1 { "" } else { "s" }
+    );
+    found.push(
+        Diagnostic::warning(codes::UNSHARED, message)
+            .at(&subject.cluster.file, sync.span.clone(), "")
+            .help(format!(
+                "share them with {line} in [sync], or keep them equal on all nodes yourself; they are \
+                 named here:\n{}{more}",
+                first.collect::<Vec<_>>().join("\n")
+            )),
     );
 }

@@ -80,7 +80,7 @@ pub(crate) async fn here(subject: Option<&Subject<'_>>, listen: Listen) -> Facts
         Err(why) => facts.unseen.push(why),
     }
     if let Some(section) = &subject.cluster.nginx {
-        facts.nginx = Some(nginx::look(section, &vips).await);
+        facts.nginx = Some(nginx::look(section, &vips, subject.cluster.sync.as_ref()).await);
     }
     scripts::look(subject.cluster, &mut facts);
     facts.absent = absent(subject.cluster);

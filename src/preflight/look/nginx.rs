@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 
 use standin_config::model;
-use standin_config::nginx::ListenAddress;
+use standin_config::nginx::{ListenAddress, also_line, outside};
 use standin_linux::sysctl;
 
 use super::network::writable;
-use crate::nginx::{find, glob, nonlocal};
+use crate::nginx::{Found, find, glob, nonlocal};
 use crate::preflight::facts::{Nginx, Nonlocal};
 
 /// Where settings for the next boot stand (sysctl.d(5)).
@@ -20,8 +21,13 @@ const KEPT: &[&str] = &[
     "/usr/lib/sysctl.d/*.conf",
 ];
 
-pub(super) async fn look(section: &model::Nginx, vips: &[IpAddr]) -> Nginx {
+pub(super) async fn look(
+    section: &model::Nginx,
+    vips: &[IpAddr],
+    sync: Option<&model::Sync>,
+) -> Nginx {
     let found = find(section).await;
+    let unshared = sync.and_then(|sync| unshared(sync, &found));
     let need = nonlocal::Need::of(&found.config, vips);
     let plain = found.config.listens.iter().filter(|listen| listen.is_plain_http());
     let plain = plain.filter_map(|listen| {
@@ -51,6 +57,7 @@ pub(super) async fn look(section: &model::Nginx, vips: &[IpAddr]) -> Nginx {
         }
     });
     Nginx {
+        unshared,
         nonlocal: nonlocal.collect(),
         plain,
         elsewhere: need.v4.into_iter().chain(need.v6).collect(),
@@ -59,6 +66,21 @@ pub(super) async fn look(section: &model::Nginx, vips: &[IpAddr]) -> Nginx {
         master: found.master,
         notes: found.notes,
     }
+}
+
+/// What the configuration names outside of the shared trees, but for what comes with a package.
+fn unshared(sync: &model::Sync, found: &Found) -> Option<(Vec<String>, String)> {
+    let mut roots: Vec<PathBuf> = sync.paths.clone();
+    if roots.is_empty() {
+        roots.push(found.conf.as_ref()?.parent()?.to_owned());
+    }
+    let paths = roots.clone();
+    roots.extend(sync.also.iter().cloned());
+    let real = |path: &Path| path.canonicalize().ok();
+    let named = outside(&found.config, &found.prefix, &roots, &real);
+    let line = also_line(&named, &paths, &sync.also)?;
+    let named = named.iter().filter(|one| !one.is_of_a_package());
+    Some((named.map(ToString::to_string).collect(), line))
 }
 
 /// Whether a sysctl.d file sets `name` to 1.

@@ -21,6 +21,17 @@ pub struct Named {
     pub at: Place,
 }
 
+impl Named {
+    /// It comes with a package of the distribution, as modules and what Debian links to in
+    /// `modules-enabled`: every node has its own.
+    #[must_use]
+    pub fn is_of_a_package(&self) -> bool {
+        const PACKAGED: [&str; 4] = ["/usr/share", "/usr/lib", "/usr/lib64", "/usr/libexec"];
+        let bytes = self.real.as_ref().unwrap_or(&self.path);
+        self.directive == "load_module" || PACKAGED.iter().any(|folder| bytes.starts_with(folder))
+    }
+}
+
 impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} {}", self.at, self.directive, self.path.display())
@@ -76,13 +87,12 @@ fn clean(path: &Path) -> PathBuf {
 }
 
 /// The line for `[sync]` that has these files shared besides `present`, what stands there now; `None`
-/// if there is nothing to add. What lies in `roots` needs no line, and modules belong to nginx's own
-/// package.
+/// if there is nothing to add. What lies in `roots` needs no line, and what comes with a package neither.
 #[must_use]
 pub fn also_line(named: &[Named], roots: &[PathBuf], present: &[PathBuf]) -> Option<String> {
     let shared = |path: &Path| roots.iter().any(|root| path.starts_with(root));
     let mut wanted: BTreeSet<PathBuf> = BTreeSet::new();
-    for one in named.iter().filter(|one| one.directive != "load_module") {
+    for one in named.iter().filter(|one| !one.is_of_a_package()) {
         match &one.real {
             None => {
                 wanted.insert(one.path.clone());
