@@ -85,10 +85,7 @@ fn refusal(refusal: &Refusal) -> Failure {
 
 impl Ground {
     fn tester() -> Tester {
-        Tester::Child {
-            program: PathBuf::from("/proc/self/exe"),
-            arguments: vec!["tester".to_owned()],
-        }
+        Tester::of_this_host("tester")
     }
 
     fn manifest(&self, id: Id) -> Result<Manifest, Failure> {
@@ -105,7 +102,12 @@ impl Ground {
     }
 
     /// Builds the trees beside the live ones, whole, with what `exclude` leaves alone here.
-    fn stage(&self, id: Id, live: Option<&Live>) -> Result<Stage, Failure> {
+    fn stage(
+        &self,
+        id: Id,
+        live: Option<&Live>,
+        drift: &mut Vec<String>,
+    ) -> Result<Stage, Failure> {
         let manifest = self.manifest(id)?;
         let mut stage = Stage::default();
         let mut builder = Builder::new(&self.store);
@@ -113,8 +115,13 @@ impl Ground {
             let real = real(&root.path);
             let at =
                 beside(&real, id).ok_or_else(|| passing("the root directory can't be shared"))?;
-            // What an attempt before this one left.
-            remove(&at).map_err(passing)?;
+            if at.symlink_metadata().is_ok() {
+                // What an attempt before this one left, unless an old tree was swapped to there.
+                standin_apply::recover(&self.journals, &mut |_| {}).map_err(passing)?;
+                let edited = retire(&self.journals, &mut |_| {}).map_err(passing)?;
+                drift.extend(edited.iter().map(shown));
+                remove(&at).map_err(passing)?;
+            }
             stage.paths.push(at.clone());
             builder.build(root, &at, None).map_err(passing)?;
             let mut before = None;
@@ -170,7 +177,9 @@ impl Ground {
 
     /// Tests a generation as if it stood in its place.
     pub(crate) fn test(&self, id: Id) -> Outcome {
-        let tested = self.stage(id, None).and_then(|stage| {
+        // Its bytes are kept; the next apply has no more to say of it.
+        let mut drift = Vec::new();
+        let tested = self.stage(id, None, &mut drift).and_then(|stage| {
             let tested = test(&stage.staged, &self.nginx, &Self::tester(), PATIENCE);
             stage.clear();
             tested.map(drop).map_err(|error| refusal(&error))
@@ -186,7 +195,7 @@ impl Ground {
             if Translation::of(known, live.hash) != over {
                 return Ok(Outcome::Moved);
             }
-            let stage = self.stage(id, Some(&live))?;
+            let stage = self.stage(id, Some(&live), &mut applied.drift)?;
             let translation = self.translation(id, &stage);
             self.exchange(&stage, &mut applied.drift).inspect(|outcome| {
                 if matches!(outcome, Outcome::Done | Outcome::Unproven(_)) {

@@ -77,6 +77,17 @@ pub fn swap(
     state_dir: &Path,
     hook: Hook<'_>,
 ) -> Result<Swapped, NotSwapped> {
+    swap_synced(staged, nginx, state_dir, false, hook)
+}
+
+/// As [`swap`]; `synced` says that the staged trees are on the disk already ([`sync`]).
+pub(crate) fn swap_synced(
+    staged: &Staged,
+    nginx: &Nginx,
+    state_dir: &Path,
+    synced: bool,
+    hook: Hook<'_>,
+) -> Result<Swapped, NotSwapped> {
     let before = |why: String| NotSwapped { why, undone: true };
     let drift = match Journal::read(state_dir).map_err(|error| before(error.to_string()))? {
         Some(journal) if !journal.proven => {
@@ -87,7 +98,7 @@ pub fn swap(
         None => Vec::new(),
     };
     let mut journal = Journal { generation: staged.generation.clone(), ..Journal::default() };
-    let planned = plan(staged, nginx, state_dir, &mut journal, hook);
+    let planned = plan(staged, nginx, state_dir, synced, &mut journal, hook);
     let mut swapped = Swapped { journal, state_dir: state_dir.to_owned(), drift };
     match planned.and_then(|()| carry_out(&mut swapped, hook)) {
         Ok(()) => {
@@ -105,6 +116,7 @@ fn plan(
     staged: &Staged,
     nginx: &Nginx,
     state_dir: &Path,
+    synced: bool,
     journal: &mut Journal,
     hook: Hook<'_>,
 ) -> Result<(), String> {
@@ -124,8 +136,9 @@ fn plan(
         }
     }
     hook(Step::Prepared);
-    for plan in &journal.plans {
-        sync(plan).map_err(|error| format!("{}: {error}", plan.staged.display()))?;
+    let todo = |plan: &&Plan| !(synced && matches!(plan.way, Way::Whole { .. }));
+    for plan in journal.plans.iter().filter(todo) {
+        sync_plan(plan).map_err(|error| format!("{}: {error}", plan.staged.display()))?;
     }
     hook(Step::Synced);
     journal
@@ -174,17 +187,26 @@ fn prepare(journal: &mut Journal, number: usize, state_dir: &Path) -> io::Result
     Ok(())
 }
 
+/// Puts the staged trees on the disk; says whether all are there.
+pub(crate) fn sync(staged: &Staged) -> bool {
+    staged.roots.iter().all(|root| sync_at(&root.staged).is_ok())
+}
+
 /// Everything that is about to become live, on the disk: after a power cut nothing may be empty.
-fn sync(plan: &Plan) -> io::Result<()> {
+fn sync_plan(plan: &Plan) -> io::Result<()> {
     let mut places = vec![plan.staged.clone()];
     if let Way::Pieces { folders, .. } = &plan.way {
         places.clone_from(folders);
     }
-    for place in places {
-        let place = if place.is_dir() { place } else { place.with_file_name(".") };
-        rustix::fs::syncfs(File::open(place)?)?;
-    }
-    Ok(())
+    places.iter().try_for_each(|place| sync_at(place))
+}
+
+fn sync_at(place: &Path) -> io::Result<()> {
+    let opened = match place.is_dir() {
+        true => File::open(place)?,
+        false => File::open(place.with_file_name("."))?,
+    };
+    Ok(rustix::fs::syncfs(opened)?)
 }
 
 fn carry_out(swapped: &mut Swapped, hook: Hook<'_>) -> Result<(), String> {
@@ -207,7 +229,7 @@ fn carry_out(swapped: &mut Swapped, hook: Hook<'_>) -> Result<(), String> {
                 Err(_) => {}
             }
             prepare(&mut swapped.journal, number, &swapped.state_dir).map_err(at)?;
-            swapped.journal.plans.get(number).map_or(Ok(()), sync).map_err(at)?;
+            swapped.journal.plans.get(number).map_or(Ok(()), sync_plan).map_err(at)?;
             swapped.journal.write(&swapped.state_dir).map_err(at)?;
         }
         let Some(plan) = swapped.journal.plans.get(number) else { break };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::classes::Class;
 use crate::nginx::Nginx;
 use crate::proof::{NotProven, Proven, look, reload, reload_and_prove};
-use crate::swap::{Kept, NotSwapped, Swapped, keep, swap, undo};
+use crate::swap::{Kept, NotSwapped, Swapped, keep, swap_synced, sync, undo};
 use crate::test::{Refusal, Tested, Tester, test};
 use crate::{Drift, Hook, Staged, remedy};
 
@@ -66,11 +66,17 @@ pub enum Back {
 
 /// Does all of it.
 pub fn apply(staged: &Staged, nginx: &Nginx, means: &Means, hook: Hook<'_>) -> Outcome {
-    let tested = match test(staged, nginx, &means.tester, means.patience) {
+    // nginx tests while the disk takes what will be live.
+    let (tested, synced) = std::thread::scope(|scope| {
+        let synced = scope.spawn(|| sync(staged));
+        let tested = test(staged, nginx, &means.tester, means.patience);
+        (tested, synced.join().unwrap_or(false))
+    });
+    let tested = match tested {
         Ok(tested) => tested,
         Err(refusal) => return Outcome::Refused(refusal),
     };
-    let mut swapped = match swap(staged, nginx, &means.state_dir, hook) {
+    let mut swapped = match swap_synced(staged, nginx, &means.state_dir, synced, hook) {
         Ok(swapped) => swapped,
         Err(why) => return Outcome::NotSwapped(why),
     };
