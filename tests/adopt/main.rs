@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
 
+mod cutover;
 #[path = "../hosts/mod.rs"]
 mod hosts;
 mod vacant;
