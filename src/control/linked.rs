@@ -2,7 +2,7 @@
 
 use super::log::Severity;
 use super::{Control, Duration, Record, SystemTime, time};
-use crate::engine::messages::Handover;
+use crate::engine::messages::{Handover, StillSeen};
 use crate::link::file::apply::{Order, Step, Steps};
 use crate::link::{Around, Directory, Link, Told};
 use crate::sync::{self, Ask, Settings, Sync};
@@ -81,6 +81,13 @@ impl Control {
     pub(super) fn hand_over(&mut self, handover: Handover) {
         if let Some(link) = &mut self.link {
             link.hand_over(handover);
+        }
+    }
+
+    /// A peer's VIP is answered for by somebody else.
+    pub(super) fn tell_still_seen(&self, seen: StillSeen) {
+        if let Some(link) = &self.link {
+            link.still_seen(seen);
         }
     }
 

@@ -330,6 +330,7 @@ async fn attend(
                 FromEngine::Record(entries) => this.keep_record(entries),
                 FromEngine::Complaint(text) => this.log.line(Severity::Warning, None, &text),
                 FromEngine::Handover(handover) => this.hand_over(handover),
+                FromEngine::StillSeen(seen) => this.tell_still_seen(seen),
                 FromEngine::Stopped => break,
             },
             Some(request) = requests.recv() => {

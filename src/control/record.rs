@@ -38,6 +38,7 @@ const fn kind_word(kind: &Kind) -> &'static str {
         Kind::Rival { .. } => "rival",
         Kind::RivalUnheard { .. } => "rival_unheard",
         Kind::OneWay { .. } => "one_way",
+        Kind::StaleMac { .. } => "stale_mac",
         Kind::Stranger { .. } => "stranger",
         Kind::Ignored { .. } => "ignored",
         Kind::AddressListDiffers { .. } => "address_list_differs",

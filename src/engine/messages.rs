@@ -10,7 +10,7 @@ use standin_core::event::{Event, Role, Standing};
 use standin_core::plan::{MAX_VIPS, Plan};
 use standin_core::record::Entry;
 use standin_core::resume::Resume;
-use standin_core::types::{CheckId, Family, Instant, InterfaceId, Prefix, VipId};
+use standin_core::types::{CheckId, Family, Instant, InterfaceId, Mac, Prefix, VipId};
 use standin_core::view::View;
 use standin_core::{Command, InterfaceState, Outcome, Verdict};
 use standin_linux::advert::AdvertReceiver;
@@ -77,6 +77,12 @@ pub(crate) enum ToEngine {
         standings: Vec<(String, Option<Standing>)>,
     },
     /// A peer says that it has released a VIP, and that it is this node's.
+    /// A peer sees `mac` answer for an address of a VIP that this node holds.
+    StillSeen {
+        vip: String,
+        address: IpAddr,
+        mac: Mac,
+    },
     TakeOver {
         from: String,
         vip: String,
@@ -165,6 +171,7 @@ pub(crate) enum FromEngine {
     Record(Vec<Entry>),
     /// To be told to `to` over the peer link, at once.
     Handover(Handover),
+    StillSeen(StillSeen),
     /// Everything has been given up.
     Stopped,
     /// A message of the engine itself, for the log.
@@ -178,6 +185,15 @@ pub(crate) struct Handover {
     pub(crate) to: String,
     pub(crate) epoch: u64,
     pub(crate) released: Instant,
+}
+
+/// What a peer is to know: another MAC than its own answers for its VIP.
+#[derive(Debug)]
+pub(crate) struct StillSeen {
+    pub(crate) vip: String,
+    pub(crate) to: String,
+    pub(crate) address: IpAddr,
+    pub(crate) mac: Mac,
 }
 
 /// An event with its words, which only the engine's plan can give.

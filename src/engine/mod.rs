@@ -259,6 +259,9 @@ impl Engine {
             ToEngine::Peer { name, standings } => {
                 peers::says(node, time, &name, &standings, effects)
             }
+            ToEngine::StillSeen { vip, address, mac } => {
+                peers::sees(node, time, &vip, (address, mac), effects);
+            }
             ToEngine::TakeOver { from, vip, epoch, released } => {
                 peers::take_over(node, time, (&from, &vip), (epoch, released), effects);
             }
@@ -413,6 +416,11 @@ impl Engine {
                 Effect::Identify { interface, address } => {
                     self.ports.identify(&self.node, interface, address);
                 }
+                Effect::StillSeen { vip, to, address, mac } => {
+                    if let Some(seen) = peers::still_seen(&self.node, vip, to, (address, mac)) {
+                        self.tell(FromEngine::StillSeen(seen));
+                    }
+                }
                 Effect::Handover { vip, to, epoch } => {
                     if let Some(handover) = peers::handover(&self.node, vip, to, epoch) {
                         self.tell(FromEngine::Handover(handover));
@@ -505,6 +513,7 @@ const fn party(kind: &Kind) -> Option<Party> {
         | Kind::Rival { who, .. }
         | Kind::RivalUnheard { who, .. }
         | Kind::OneWay { who, .. }
+        | Kind::StaleMac { who, .. }
         | Kind::Deaf { who, .. }
         | Kind::AddressListDiffers { who, .. } => Some(*who),
         Kind::Stranger { source, .. } | Kind::Ignored { source, .. } => {

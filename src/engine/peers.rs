@@ -1,15 +1,16 @@
 //! The peer link's words, from names to the core's numbers and back.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use standin_core::election::handover;
 use standin_core::event::Standing;
 use standin_core::node::Node;
-use standin_core::types::{Instant, NodeId, VipId};
+use standin_core::types::{Instant, Mac, NodeId, VipId};
 use standin_core::{Command, Effects, Input};
 use standin_linux::clock::now;
 
-use super::messages::Handover;
+use super::messages::{Handover, StillSeen};
 use super::recorder::Recorder;
 
 fn node(known: &Node, name: &str) -> Option<NodeId> {
@@ -64,6 +65,32 @@ pub(super) fn take_over(
     let Some((from, vip)) = node(known, from).zip(self::vip(known, vip)) else { return };
     let handover = handover::Handover { from, epoch, released };
     known.step(time, Input::TakeOver { vip, handover }, effects);
+}
+
+/// A peer sees another MAC answer for a VIP that this node holds.
+pub(super) fn sees(
+    known: &mut Recorder,
+    time: Instant,
+    vip: &str,
+    (address, mac): (IpAddr, Mac),
+    effects: &mut Effects,
+) {
+    let found = known.routers().find(|(_, router)| router.plan().name == vip);
+    let Some(interface) = found.map(|(_, router)| router.plan().interface) else { return };
+    // As if this node had seen it itself.
+    known.step(time, Input::Sighting { interface, address, mac }, effects);
+}
+
+/// What a peer is to be told of its VIP.
+pub(super) fn still_seen(
+    known: &Node,
+    vip: VipId,
+    to: NodeId,
+    (address, mac): (IpAddr, Mac),
+) -> Option<StillSeen> {
+    let vip = known.router(vip)?.plan().name.clone();
+    let to = known.plan().nodes.get(to.index())?.name.clone();
+    Some(StillSeen { vip, to, address, mac })
 }
 
 /// What is to be told to a peer.

@@ -48,6 +48,12 @@ pub(crate) enum Message {
     },
     Summary(Summary),
     Switchover(switchover::Said),
+    /// Another MAC than the addressee's answers for a VIP that it has taken.
+    StillSeen {
+        vip: String,
+        address: IpAddr,
+        mac: [u8; 6],
+    },
     /// Why the connection ends.
     Refused {
         why: String,

@@ -38,7 +38,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use crate::authority::{Identity, Keys, crypto};
 use crate::control::Request;
 use crate::control::log::Severity;
-use crate::engine::messages::{Handover, Post, ToEngine};
+use crate::engine::messages::{Handover, Post, StillSeen, ToEngine};
 use crate::switchover::Said;
 
 pub(crate) use board::{Board, LinkView, PeerLinkView};
@@ -256,6 +256,13 @@ impl Link {
         let message = message::Message::Released { vip, epoch, boot_ns: released.as_nanos() };
         self.saying.extend(self.common.board.say(&to, message));
         self.saying.retain_mut(|said| matches!(said.try_recv(), Err(TryRecvError::Empty)));
+    }
+
+    /// Tells a peer which MAC still answers for its VIP.
+    pub(crate) fn still_seen(&self, seen: StillSeen) {
+        let StillSeen { vip, to, address, mac } = seen;
+        // Without a session nobody is told; it is in this node's events.
+        drop(self.common.board.say(&to, message::Message::StillSeen { vip, address, mac: mac.0 }));
     }
 
     /// Waits for what is being said, before the program ends.

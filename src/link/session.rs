@@ -9,6 +9,7 @@ use rustls::pki_types::CertificateDer;
 use standin_config::fingerprint::Fingerprint;
 use standin_core::event::Standing;
 use standin_core::types::Instant as BootTime;
+use standin_core::types::Mac;
 use standin_linux::clock::now;
 use tokio::io::{AsyncRead, AsyncWrite, WriteHalf};
 use tokio::sync::mpsc;
@@ -313,6 +314,11 @@ async fn answer(
             if let Some(measured) = measured {
                 common.board.measured(&peer.name, measured);
             }
+            Ok(())
+        }
+        Message::StillSeen { vip, address, mac } => {
+            // With a full queue it is told again.
+            let _ = common.engine.offer(ToEngine::StillSeen { vip, address, mac: Mac(mac) });
             Ok(())
         }
         Message::Released { vip, epoch, boot_ns } => {

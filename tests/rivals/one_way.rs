@@ -65,6 +65,23 @@ fn when_all_adverts_are_lost_one_of_two_actives_yields() {
 }
 
 #[test]
+fn who_still_answers_after_a_takeover_is_seen_by_a_backup() {
+    if skipped() {
+        return;
+    }
+    let segment = Segment::new();
+    let (first, _second) = segment.start("");
+    // It says nothing by itself, as a switch that answers from an old table.
+    segment.gateway.ip("addr add 192.168.1.41/32 dev eth0");
+    assert_eq!(first.stop(), Some(0));
+    segment.wait_holders(&["n2"], SOON);
+    let _again = segment.n1.standin(&segment.n1.read("/etc/standin/standin.toml"));
+    segment.n1.wait_said("stale_mac", &segment.gateway.mac(), SETTLED);
+    segment.n1.wait_said("stale_mac", "told n2 to announce it again", SOON);
+    segment.stay(&["n2"], 1_000);
+}
+
+#[test]
 fn a_stranger_that_takes_the_address_is_named_and_clients_are_called_back() {
     if skipped() {
         return;

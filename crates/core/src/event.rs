@@ -39,6 +39,12 @@ pub enum Kind {
         priority: Priority,
         yields: bool,
     },
+    /// After a takeover somebody other than the new active still answers for the VIP.
+    StaleMac {
+        who: Party,
+        address: IpAddr,
+        mac: Mac,
+    },
     /// A node with a worse claim goes on advertising: it doesn't hear this one.
     OneWay {
         who: Party,
@@ -388,6 +394,7 @@ impl Kind {
             }
             Self::Rival { .. }
             | Self::OneWay { .. }
+            | Self::StaleMac { .. }
             | Self::RivalUnheard { .. }
             | Self::Stranger { .. } => self.write_rival(plan, out),
             Self::Ignored { source, why } => write!(out, "ignored a message of {source}: {why}"),
@@ -475,6 +482,14 @@ impl Kind {
                 "{source} is no node of this cluster but advertises this router id with priority \
                  {priority}; not obeyed (accept_unknown = false)"
             ),
+            Self::StaleMac { who, address, mac } => {
+                let who = who.words(plan);
+                write!(
+                    out,
+                    "{who} took over, and {mac}, which isn't {who}'s, still answers for {address}; \
+                     told {who} to announce it again. Mend: look for a host or a switch that has it"
+                )
+            }
             _ => Ok(()),
         }
     }

@@ -146,6 +146,14 @@ impl Identity {
         None
     }
 
+    /// Whether the network has told behind which MAC a node is.
+    #[must_use]
+    pub fn locates(&self, nodes: &[NodePlan], interface: InterfaceId, node: NodeId) -> bool {
+        let at = |address: &IpAddr| self.seen.get(&(interface, *address))?.answer;
+        let known = nodes.get(node.index());
+        known.is_some_and(|node| node.addresses.iter().any(|address| at(address).is_some()))
+    }
+
     /// Somebody else asks for `address`: the answer is remembered as if it had been asked here.
     pub fn expect(&mut self, now: Instant, interface: InterfaceId, address: IpAddr) {
         let known = self.seen.contains_key(&(interface, address));

@@ -165,6 +165,8 @@ pub enum Effect {
     Identify { interface: InterfaceId, address: IpAddr },
     /// Tell `to` over the peer link that `vip` has been released and is its own now.
     Handover { vip: VipId, to: NodeId, epoch: u64 },
+    /// Tell the active that `mac` still answers for the VIP's `address`, and isn't its own.
+    StillSeen { vip: VipId, to: NodeId, address: IpAddr, mac: Mac },
     /// Something a person may want to know.
     Event(Event),
     /// The [`Command::Stop`] is complete.

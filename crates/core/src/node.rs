@@ -348,6 +348,10 @@ impl Node {
             let here = router.plan().interface == interface
                 && router.plan().addresses.iter().any(|prefix| prefix.address() == address);
             if here {
+                let located = |node| self.identity.locates(&self.plan.nodes, interface, node);
+                if router.looks_out_for().is_some_and(located) {
+                    router.lookout_sighted((address, mac), who);
+                }
                 let who = who.filter(|node| router.plan().priority_of(*node).is_some());
                 let claimant =
                     |node| Claimant { node, wins_ties: outranks(&self.plan, node, self.plan.me) };

@@ -467,7 +467,8 @@ impl Scene {
                     let vip = event.vip.and_then(|vip| self.place_of(machine, vip));
                     self.event(machine, vip, cause, &event.kind);
                 }
-                Effect::Stopped => {}
+                // One announcement more changes nothing that is checked.
+                Effect::StillSeen { .. } | Effect::Stopped => {}
             }
         }
         self.seen.push(Observation::Stepped { machine });

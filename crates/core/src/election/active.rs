@@ -182,6 +182,7 @@ impl VirtualRouter {
         self.send(step, Priority(below).min(self.effective_priority()));
         let backup = Backup::following(step.now, heard.who, heard.advert.priority);
         self.leave(step, State::Backup(backup), reason);
+        self.look_out(step.now, heard.who);
         if self.plan.version == Version::V3 {
             self.interval = heard.advert.interval.as_duration();
         }

@@ -157,7 +157,7 @@ impl VirtualRouter {
         if self.introduced {
             let due = |wait| (backup.base + wait).max(backup.not_before);
             let due = self.backup_wait(backup).map_or(Instant::FAR, due);
-            return due.min(self.rival_deadline());
+            return due.min(self.rival_deadline()).min(self.lookout_deadline());
         }
         if let Some(foreign) = backup.foreign {
             return foreign.retry_at;
@@ -191,6 +191,8 @@ impl VirtualRouter {
     }
 
     pub(super) fn backup_tick(&mut self, step: &mut Step<'_>, late: Duration) {
+        self.shadow_tick(step);
+        self.lookout_tick(step);
         if late >= self.interval {
             // Adverts may have come and gone while nobody listened: their absence proves nothing.
             return self.wait_anew(step.now);
@@ -198,7 +200,6 @@ impl VirtualRouter {
         if !self.introduced && !self.probed(step) {
             return;
         }
-        self.shadow_tick(step);
         let State::Backup(backup) = &self.state else { return };
         let Some(wait) = self.backup_wait(backup) else { return };
         if backup.base + wait > step.now {
@@ -308,6 +309,7 @@ impl VirtualRouter {
         let who = heard.who;
         let waits_already = able && matches!(backup.cause, Cause::LastResort { .. });
         let heard_nobody = backup.followed().is_none();
+        let another = backup.followed().is_none_or(|(known, _)| known != who);
         backup.foreign = None;
         backup.cause = match priority {
             Priority::RELEASE => Cause::Released { who },
@@ -321,6 +323,9 @@ impl VirtualRouter {
             backup.following_since = step.now;
         }
         self.hear_family(step, heard);
+        if another && priority != Priority::RELEASE {
+            self.look_out(step.now, who);
+        }
     }
 
     /// Whether this node still hears an active with no worse a claim than the sender's.

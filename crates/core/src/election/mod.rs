@@ -14,6 +14,7 @@
 mod active;
 mod backup;
 pub mod handover;
+mod lookout;
 pub mod rivals;
 pub mod timers;
 mod usable;
@@ -33,6 +34,7 @@ use crate::{Effect, Effects, Outcome};
 use active::Active;
 use backup::Backup;
 use handover::{Handovers, Heir};
+use lookout::Lookout;
 use rivals::{Claimant, Rival};
 pub use usable::{Usable, usable};
 use vacancy::Vacancy;
@@ -122,6 +124,8 @@ pub struct VirtualRouter {
     /// Another host that has the address: as active, one to be settled with; as backup, the active
     /// whose adverts aren't heard.
     rival: Option<Rival>,
+    /// While backup: which MAC answers since another node took the VIP.
+    lookout: Option<Lookout>,
     /// While active: who goes on with a worse claim, since when, and when it was heard last.
     defiance: Option<(Party, Instant, Instant)>,
     /// Active_Adver_Interval (RFC 9568 §6.1).
@@ -164,6 +168,7 @@ impl VirtualRouter {
             witnessing: Witnessing::default(),
             rival: None,
             defiance: None,
+            lookout: None,
             interval,
             introduced: false,
             stopping: false,
@@ -600,6 +605,7 @@ impl VirtualRouter {
         self.state = to;
         self.rival = None;
         self.defiance = None;
+        self.lookout = None;
         self.since = step.now;
         self.last_reason = Some(reason.clone());
         step.event(Kind::Transition { from, to: self.role(), reason });

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
 
 mod handover;
+mod lookout;
 mod rig;
 mod rivals;
 mod vacancy;
