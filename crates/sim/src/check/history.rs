@@ -276,7 +276,8 @@ impl Claim<'_> {
         let recent = |at: Nanos| at + 4 * SECOND > self.scene.now;
         let answered = host.foreign_answered[vip].is_some_and(recent);
         let clear = self.scene.network.clear(self.scene.now, machine);
-        let there = self.scene.foreign[vip] && !recent(self.scene.foreign_since[vip]);
+        let since = self.scene.foreign_since[vip];
+        let there = self.scene.foreign[vip] && (since == 0 || !recent(since));
         let robbed = answered && there && clear;
         let router = self.scene.router(self.told.machine, self.told.vip);
         let first = router.is_some_and(|router| router.counters().takeovers <= 1)
