@@ -185,7 +185,7 @@ fn a_sender_that_is_known_is_not_asked_for_again_and_again() {
         rig.run(Duration::from_secs(1));
         rig.hear(150);
     }
-    let peers = [PEER, "fd00::1"].map(|it| it.parse::<std::net::IpAddr>().unwrap());
+    let peers = [PEER, "fd00::1"].map(|it| it.parse::<IpAddr>().unwrap());
     let asks = |effect: &&Effect| matches!(effect, Effect::Identify { address, .. } if peers.contains(address));
     assert_eq!(rig.effects.iter().filter(asks).count(), 0);
 }
