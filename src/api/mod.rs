@@ -334,6 +334,8 @@ struct SwitchoverOrder {
     to: Option<String>,
     /// Fractions count.
     drain_s: Option<f64>,
+    #[serde(default)]
+    stale_ok: bool,
 }
 
 async fn switchover(
@@ -347,7 +349,7 @@ async fn switchover(
         let body = json!({ "error": "a drain takes an hour at most" });
         return (StatusCode::BAD_REQUEST, Json(body)).into_response();
     };
-    let wish = Wish { vip: order.vip, to: order.to, drain, by };
+    let wish = Wish { vip: order.vip, to: order.to, drain, stale_ok: order.stale_ok, by };
     match ask(&desk, |reply| Request::Switchover { wish, reply }).await {
         Some(Ok(mut story)) => {
             let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(16);

@@ -24,6 +24,9 @@ pub(crate) struct SwitchoverArgs {
     /// Wait for nobody: nginx closes idle connections at once and finishes what is under way
     #[arg(long)]
     now: bool,
+    /// Also to a node whose nginx doesn't serve this one's generation of the shared files
+    #[arg(long)]
+    stale_ok: bool,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
@@ -37,6 +40,7 @@ pub(super) fn main(args: &SwitchoverArgs) -> Result<()> {
         "vip": args.vip,
         "to": args.node,
         "drain_s": drain.map(|time| time.as_secs_f64()),
+        "stale_ok": args.stale_ok,
     });
     client::block_on(follow(args, &order))
 }

@@ -12,9 +12,13 @@ use super::log::Severity;
 use super::{Control, Request, STOP_TAKES, Status};
 use crate::engine::messages::{Happened, ToEngine};
 use crate::switchover::{Progress, Said, Word, giving, taking};
+use crate::sync::Ask;
 
 /// Lines of a story that whoever watches may be behind.
 const STORY: usize = 64;
+
+/// Its driver answers between two of its jobs' steps.
+const SYNC_ANSWERS: Duration = Duration::from_secs(1);
 
 /// At a stop the drain takes no longer, whatever the file says: systemd and operators wait for it.
 const STOP_DRAINS_FOR: Duration = Duration::from_secs(60);
@@ -26,6 +30,8 @@ pub(crate) struct Wish {
     pub(crate) to: Option<String>,
     /// The file's `drain_timeout` where it isn't given.
     pub(crate) drain: Option<Duration>,
+    /// Also to a node that doesn't serve the active's generation of the shared files.
+    pub(crate) stale_ok: bool,
     pub(crate) by: String,
 }
 
@@ -57,6 +63,9 @@ impl Control {
     ) -> Result<mpsc::Receiver<Progress>, String> {
         let status = self.status().await.ok_or("the engine doesn't answer; see the log")?;
         let to = self.successor(&status, &wish)?;
+        if !wish.stale_ok {
+            self.current(&to).await?;
+        }
         let vip = self.cluster.vip(&wish.vip).ok_or("there is no such VIP")?;
         let drain = wish.drain.unwrap_or(vip.drain_timeout);
         let nginx = status.nginx.as_ref();
@@ -80,6 +89,26 @@ impl Control {
         let around = giving::Around { line, engine: self.engine.clone(), desk, progress, watched };
         self.moves.giving.insert(wish.vip, giving::begin(job, around));
         Ok(story)
+    }
+
+    /// Whether a node serves what the active does; where files aren't shared there is nothing to ask.
+    async fn current(&self, node: &str) -> Result<(), String> {
+        let Some(sync) = &self.sync else { return Ok(()) };
+        let (sender, receiver) = oneshot::channel();
+        sync.ask(Ask::Status(sender));
+        let Ok(Ok(Ok(status))) = tokio::time::timeout(SYNC_ANSWERS, receiver).await else {
+            return Ok(());
+        };
+        let known = status.nodes.iter().find(|it| it.name == node);
+        let Some(behind) = known.filter(|it| it.current == Some(false)) else { return Ok(()) };
+        let why = behind.problem.as_ref().map_or_else(
+            || "it has not loaded it yet".to_owned(),
+            |problem| format!("{}: {}", problem.kind, problem.why),
+        );
+        Err(format!(
+            "{node} doesn't serve this node's generation of the shared files ({why}); `--stale-ok` moves \
+             the VIP all the same"
+        ))
     }
 
     /// The node that is to have the VIP: the one that was named, else the best one that is ready.
@@ -239,8 +268,13 @@ impl Control {
 
     /// The VIPs that this node has and that a peer is ready for.
     fn movable(&self, status: &Status) -> Vec<String> {
-        let wish =
-            |vip: &String| Wish { vip: vip.clone(), to: None, drain: None, by: String::new() };
+        let wish = |vip: &String| Wish {
+            vip: vip.clone(),
+            to: None,
+            drain: None,
+            stale_ok: true,
+            by: String::new(),
+        };
         let names = status.view.vips.iter().map(|vip| vip.name.clone());
         names.filter(|name| self.successor(status, &wish(name)).is_ok()).collect()
     }
@@ -251,7 +285,9 @@ impl Control {
         let mut begun = Vec::new();
         for vip in self.movable(&status) {
             let drain = drain.or_else(|| self.cluster.vip(&vip).map(|it| it.drain_timeout));
-            let wish = Wish { vip: vip.clone(), to: None, drain, by: by.to_owned() };
+            // Who goes away can't wait until the other one has caught up.
+            let (vip_name, by) = (vip.clone(), by.to_owned());
+            let wish = Wish { vip: vip_name, to: None, drain, stale_ok: true, by };
             // Whoever asked watches `status`, not this story.
             if self.switch_over(wish, false).await.is_ok() {
                 begun.push(vip);

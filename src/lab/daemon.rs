@@ -40,6 +40,11 @@ pub(super) fn readiness(host: &mut Host) -> Result<Option<String>> {
     Ok(None)
 }
 
+/// Moves a VIP to the best other node, and waits until nobody uses this one any more.
+pub(super) fn switch_over(host: &mut Host, vip: &str) -> Result<()> {
+    host.run(&[BINARY, "switchover", vip, "--drain", "3s"]).map(drop)
+}
+
 /// How often the daemon has put back an address that somebody took away.
 pub(super) fn restored(host: &mut Host) -> Result<u64> {
     let status = status(host)?;

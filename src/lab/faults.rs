@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use standin_config::model::Cluster;
 
 use super::cluster::{Lab, Victim};
-use super::nginx;
+use super::{daemon, nginx};
 
 /// Below this, scheduling on a busy machine is what one measures.
 const SHORTEST_BOUND: Duration = Duration::from_millis(100);
@@ -34,6 +34,7 @@ pub(super) enum Fault {
     DaemonKilled,
     VipDeleted,
     NginxUpgraded,
+    SwitchedOver,
     AllNginxDead,
     TwoInARow,
 }
@@ -62,7 +63,7 @@ pub(super) struct Expected {
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 12] = [
         Self::NginxKilled,
         Self::NginxHung,
         Self::HostCut,
@@ -72,6 +73,7 @@ impl Fault {
         Self::DaemonKilled,
         Self::VipDeleted,
         Self::NginxUpgraded,
+        Self::SwitchedOver,
         Self::AllNginxDead,
         Self::TwoInARow,
     ];
@@ -88,6 +90,7 @@ impl Fault {
             Self::DaemonKilled => "daemon-killed",
             Self::VipDeleted => "vip-deleted",
             Self::NginxUpgraded => "nginx-upgraded",
+            Self::SwitchedOver => "switched-over",
             Self::AllNginxDead => "all-nginx-dead",
             Self::TwoInARow => "two-in-a-row",
         }
@@ -104,6 +107,7 @@ impl Fault {
             Self::DaemonKilled => "daemon killed (SIGKILL)",
             Self::VipDeleted => "VIP deleted by hand",
             Self::NginxUpgraded => "nginx upgraded (USR2, QUIT)",
+            Self::SwitchedOver => "planned switchover",
             Self::AllNginxDead => "nginx dead on all nodes",
             Self::TwoInARow => "nginx killed, then the next node cut",
         }
@@ -165,6 +169,7 @@ impl Fault {
                 ends: Ends::Unmoved,
                 watch_for: 2 * second,
             },
+            Self::SwitchedOver => moved(Duration::ZERO),
             Self::AllNginxDead => Expected {
                 outage: None,
                 overlap: OVERLAP.max(advert),
@@ -187,6 +192,12 @@ impl Fault {
             Self::DaemonKilled => lab.kill(active, Victim::Daemon)?,
             Self::VipDeleted => lab.delete_vips(active)?,
             Self::NginxUpgraded => nginx::upgrade(lab.host(active)?)?,
+            Self::SwitchedOver => {
+                for vip in lab.cluster.vips.clone() {
+                    daemon::switch_over(lab.host(active)?, &vip.name)?;
+                }
+                return Ok(Vec::new());
+            }
             Self::AllNginxDead => {
                 for node in 0..lab.count() {
                     lab.kill(node, Victim::Nginx)?;

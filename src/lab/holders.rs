@@ -2,10 +2,14 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use standin_linux::netlink::Rtnl;
+use standin_linux::spawn;
 
 /// The resolution of every statement about overlap.
 pub(super) const POLL: Duration = Duration::from_millis(4);
@@ -137,8 +141,23 @@ impl Drop for Holders {
 impl Shared {
     fn look(&self) {
         let pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for (node, pid) in pids.into_iter().enumerate() {
-            let local = pid.map(local_addresses).unwrap_or_default();
+        let mut all: Vec<Vec<IpAddr>> =
+            pids.iter().map(|pid| pid.map(local_addresses).unwrap_or_default()).collect();
+        for address in &self.addresses {
+            let having = all.iter().filter(|local| local.contains(address)).count();
+            if having < 2 {
+                continue;
+            }
+            // After a planned move one of them only keeps it for its sockets.
+            for (local, pid) in all.iter_mut().zip(&pids) {
+                if let Some(pid) = pid.filter(|_| local.contains(address))
+                    && only_on_loopback(pid, *address)
+                {
+                    local.retain(|one| one != address);
+                }
+            }
+        }
+        for (node, local) in all.into_iter().enumerate() {
             let at = Instant::now();
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             let (state, changes) = &mut *seen;
@@ -156,6 +175,19 @@ impl Shared {
             }
         }
     }
+}
+
+/// Whether a process's host has the address on its loopback link alone; the calling thread stays in that
+/// host's network.
+fn only_on_loopback(pid: u32, address: IpAddr) -> bool {
+    const LOOPBACK: u32 = 1;
+    let network = spawn::network_of(pid);
+    let entered = network.and_then(|network| spawn::enter_network(network.as_fd()));
+    let found = entered.and_then(|()| Rtnl::open()?.addresses());
+    found.is_ok_and(|found| {
+        let mut there = found.iter().filter(|one| one.prefix.address() == address).peekable();
+        there.peek().is_some() && there.all(|one| one.index == LOOPBACK)
+    })
 }
 
 /// The local addresses of the network namespace of a process; none when it is gone.

@@ -322,12 +322,12 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 fn count_all(addresses: &[IpAddr]) -> usize {
     let Ok(mut sockets) = Sockets::open() else { return 0 };
-    let count = |address| sockets.count(address, TcpState::UNFINISHED).unwrap_or(0);
+    let count = |address| sockets.count(address, TcpState::SERVING).unwrap_or(0);
     addresses.iter().copied().map(count).sum()
 }
 
 fn end_all(addresses: &[IpAddr]) -> usize {
     let Ok(mut sockets) = Sockets::open() else { return 0 };
-    let end = |address| sockets.end(address, TcpState::UNFINISHED).unwrap_or(0);
+    let end = |address| sockets.end(address, TcpState::SERVING).unwrap_or(0);
     addresses.iter().copied().map(end).sum()
 }

@@ -40,7 +40,10 @@ impl TcpState {
     /// All that have another end.
     pub const CONNECTED: Self =
         Self(Self::OPEN.0 | Self::OPENING.0 | Self::CLOSING.0 | Self::TIME_WAIT.0);
-    /// All but those that are over: what a drain waits for.
+    /// Those that have something to deliver, or may get it: what a drain waits for. (Not `FIN_WAIT2`: the
+    /// other end has everything, and may keep its half for ever.)
+    pub const SERVING: Self = Self(Self::OPEN.0 | Self::OPENING.0 | 1 << 4 | 1 << 9 | 1 << 11);
+    /// All but those that are over.
     pub const UNFINISHED: Self = Self(Self::OPEN.0 | Self::OPENING.0 | Self::CLOSING.0);
 
     const fn of(number: u8) -> Self {
