@@ -1,6 +1,7 @@
 //! The command line: what was typed, and which file does it.
 
 mod apply;
+mod approve;
 mod check;
 pub(crate) mod client;
 mod events;
@@ -80,12 +81,13 @@ enum Command {
     #[command(after_help = "Example: standin recover\n\nstandin-recover.service does it before \
                             nginx starts, and the daemon when it starts.")]
     Recover(recover::RecoverArgs),
-    /// Let in, on this node, what a shared configuration could do beyond serving
+    /// Let in, on this node, what shared files could do beyond serving, or what a cluster file of
+    /// others wants to run or write here
     #[command(
-        after_help = "Example: standin approve\n\n`standin sync status` says what waits for \
+        after_help = "Examples:\n  standin approve\n  standin approve --list\n\n`standin sync status` says what waits for \
                             it: a module from elsewhere, code that runs in nginx."
     )]
-    Approve(sync::ApproveArgs),
+    Approve(approve::ApproveArgs),
     /// Test staged files as nginx would see them; the daemon starts it
     #[command(hide = true)]
     Tester,
@@ -220,10 +222,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Token(args) => token::main(&args),
         Command::Join(args) => join::main(&args),
         Command::Apply(args) => apply::main(&args),
+        Command::Approve(args) => approve::main(&args),
         Command::Expel(args) => apply::expel(&args),
         Command::ServeTokens(args) => token::serve(&args),
         Command::Sync(args) => sync::main(&args),
-        Command::Approve(args) => sync::approve(&args),
     };
     match done {
         Ok(()) => Exit::Done.into(),

@@ -72,14 +72,8 @@ pub(crate) struct ApplyArgs {
     pub(super) places: Places,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct ApproveArgs {
-    #[command(flatten)]
-    places: Places,
-}
-
-pub(super) fn approve(args: &ApproveArgs) -> Result<()> {
-    order(&args.places, "approve", &json!({}))
+pub(super) fn approve(places: &Places) -> Result<()> {
+    order(places, "approve", &json!({}))
 }
 
 pub(super) fn main(args: &SyncArgs) -> Result<()> {

@@ -221,6 +221,7 @@ impl Link {
             requests: around.requests.clone(),
             desk: Arc::new(file::Desk::new(
                 file::shelf::Shelf::of(&around.state_dir, &around.file),
+                file::power::Approved::of(&around.state_dir),
                 around.file.clone(),
                 keys.clone(),
                 around.requests.clone(),

@@ -118,11 +118,20 @@ fn an_edit_on_any_node_reaches_all_or_none() {
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     let steps = String::from_utf8(output.stdout).unwrap();
     assert!(steps.contains(r#""node":"n2","state":"unfit""#), "{steps}");
-    assert!(steps.contains(r#""node":"n3","state":"fit""#), "{steps}");
+    assert!(steps.contains(r#""node":"n1","state":"fit""#), "{steps}");
     assert_eq!(three.files(), [edited.clone(), edited.clone(), edited.clone()]);
     assert_eq!([0, 1, 2].map(|it| three.version(it)), [3; 3]);
-    // With its place it is taken, and the secret is nowhere but in the files.
+    // With its place it is still a path that n2 and n3 have to agree to.
     n2.run("mkdir -p /run/only");
+    let output = n1.try_run(&format!("{STANDIN} apply cluster /run/partly.toml"));
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    for host in [n2, n3] {
+        let waits = host.run(&format!("{STANDIN} approve --list"));
+        assert!(waits.contains("write the log to \"/run/only/standin.log\""), "{waits}");
+        let digits = waits.split(' ').next().unwrap();
+        host.run(&format!("{STANDIN} approve {digits}"));
+    }
+    // Then it is taken, and the secret is nowhere but in the files.
     good(&n1.try_run(&format!("{STANDIN} apply cluster /run/partly.toml")));
     assert_eq!(three.version(1), 4);
     for host in &three.hosts {

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 
+use super::desk::Origin;
 use super::shelf::Version;
 use super::{Answer, Ask, Proposal};
 use crate::authority::{Next, Renewal, public_key, roster};
@@ -291,7 +292,7 @@ async fn propose(
     }
     say(steps, &directory.node, "looking", None).await;
     let mut bad = Vec::new();
-    match common.desk.looked(&order.name, plan.text, directory).await {
+    match common.desk.looked(&order.name, plan.text, directory, Origin::Here).await {
         Ok(warnings) => say(steps, &directory.node, "fit", some(warnings)).await,
         Err(faults) => {
             bad.push(directory.node.clone());

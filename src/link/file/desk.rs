@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::fit::fit;
+use super::power::{Approved, id, powers};
 use super::shelf::{Shelf, Version};
 use super::{Answer, Ask, Proposal};
 use crate::authority::{Keys, Renewal, public_key};
@@ -21,6 +22,7 @@ const DECIDES: Duration = Duration::from_secs(60);
 /// One node's part in agreeing on cluster files.
 pub(crate) struct Desk {
     pub(super) shelf: Shelf,
+    approved: Approved,
     pub(super) file: PathBuf,
     pub(super) keys: Keys,
     requests: mpsc::Sender<Request>,
@@ -41,12 +43,13 @@ struct Proposed {
 impl Desk {
     pub(crate) fn new(
         shelf: Shelf,
+        approved: Approved,
         file: PathBuf,
         keys: Keys,
         requests: mpsc::Sender<Request>,
     ) -> Self {
         let applying = tokio::sync::Mutex::default();
-        Self { shelf, file, keys, requests, proposed: Mutex::default(), applying }
+        Self { shelf, approved, file, keys, requests, proposed: Mutex::default(), applying }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Proposed>> {
@@ -135,7 +138,7 @@ impl Desk {
             let (by, version, text) = (peer.to_owned(), version.clone(), text.clone());
             *slot = Some(Proposed { by, version, text, renewal, until });
         }
-        match self.looked(&plain(&name), &text, directory).await {
+        match self.looked(&plain(&name), &text, directory, Origin::Elsewhere).await {
             Ok(warnings) => Answer::Fit { warnings },
             Err(faults) => {
                 self.lock().take_if(|it| it.by == peer && it.version == version);
@@ -150,10 +153,12 @@ impl Desk {
         name: &str,
         text: &str,
         directory: &Directory,
+        origin: Origin,
     ) -> Result<String, String> {
         let (name, text) = (name.to_owned(), text.to_owned());
         let (cluster, node) = (directory.cluster.clone(), directory.node.clone());
         let (file, shelf, hashed) = (self.file.clone(), self.shelf.clone(), directory.file.clone());
+        let approved = self.approved.clone();
         let look = move || {
             // It may have been edited since it was read.
             let on_disk = std::fs::read_to_string(file).ok();
@@ -161,7 +166,11 @@ impl Desk {
             let in_force = [on_disk, agreed].into_iter().flatten();
             let mut in_force = in_force.filter(|text| hash(text.as_bytes()) == hashed);
             let in_force = in_force.next().unwrap_or_default();
-            fit(&name, &text, &cluster, &node, &in_force)
+            let warnings = fit(&name, &text, &cluster, &node, &in_force)?;
+            match origin {
+                Origin::Here => Ok(warnings),
+                Origin::Elsewhere => agreed_to(&approved, &text, &in_force).map(|()| warnings),
+            }
         };
         let looked = tokio::task::spawn_blocking(look).await;
         looked.unwrap_or_else(|error| Err(format!("the look at the file failed: {error}")))
@@ -215,6 +224,31 @@ impl Desk {
             Err(_) => Some("this node stops".to_owned()),
         })
     }
+}
+
+/// Where a file comes from: root of this node, or another machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    Here,
+    Elsewhere,
+}
+
+/// Whether the file does nothing here that this node's root hasn't agreed to.
+fn agreed_to(approved: &Approved, text: &str, in_force: &str) -> Result<(), String> {
+    let of = |text: &str| {
+        let model = standin_config::load("", text).model;
+        model.map_or_else(Default::default, |cluster| powers(&cluster))
+    };
+    let missing = approved.missing(of(text), &of(in_force));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let lines = missing.iter().map(|power| format!("  {power}: standin approve {}", id(power)));
+    Err(format!(
+        "it would do here what root of this node hasn't agreed to. If it shall, say on this node, then \
+         try again:\n{}",
+        lines.collect::<Vec<_>>().join("\n")
+    ))
 }
 
 fn no(why: &str) -> Answer {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::apply::Line;
+use super::desk::Origin;
 use super::{Answer, Ask};
 use crate::control::log::Severity;
 use crate::link::{Common, Peer, hash};
@@ -79,7 +80,7 @@ async fn fetch(peer: &Peer, common: &Common) -> Result<Option<u64>, String> {
     }
     let directory = common.directory.borrow().clone();
     let name = format!("version {}", version.number);
-    common.desk.looked(&name, &text, &directory).await?;
+    common.desk.looked(&name, &text, &directory, Origin::Elsewhere).await?;
     let number = version.number;
     match common.desk.take(text, version, renewal, &peer.name).await? {
         None => Ok(Some(number)),

@@ -16,6 +16,7 @@ pub(crate) mod apply;
 mod desk;
 mod fetch;
 mod fit;
+pub(crate) mod power;
 pub(crate) mod shelf;
 
 use serde::{Deserialize, Serialize};
