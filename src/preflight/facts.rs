@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use standin_core::plan::Version;
-use standin_core::types::{IntervalCs, Mac};
+use standin_core::types::{Family, IntervalCs, Mac};
 use standin_linux::netlink::Address;
 
 use super::firewall::Ruleset;
@@ -37,6 +37,8 @@ pub(crate) struct Facts {
     /// Why the API can't listen.
     pub(crate) api_refused: Option<String>,
     pub(crate) inotify: Option<Inotify>,
+    /// Families whose connections the kernel can't hand to another node, and what it says.
+    pub(crate) no_second_chance: Vec<(Family, String)>,
     /// What couldn't be looked at, and why.
     pub(crate) unseen: Vec<String>,
 }

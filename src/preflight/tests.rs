@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use standin_core::plan::Version;
-use standin_core::types::{IntervalCs, Mac, Prefix};
+use standin_core::types::{Family, IntervalCs, Mac, Prefix};
 use standin_linux::netlink::{Address, PROTOCOL};
 
 use super::facts::{
@@ -150,6 +150,13 @@ fn of_privileges() -> Vec<Bad> {
         }),
         ("kernel_too_old", FILE.into(), |facts| {
             facts.kernel = "4.18.0-553.el8.x86_64".into();
+        }),
+        ("switchover_beyond_the_kernel", dual(), |facts| {
+            let why = "packets for the old node: No such file or directory (os error 2)";
+            facts.no_second_chance = vec![
+                (Family::V4, format!("the kernel refused the IPv4 nftables table: {why}")),
+                (Family::V6, format!("the kernel refused the IPv6 nftables table: {why}")),
+            ];
         }),
     ]
 }
@@ -298,6 +305,15 @@ fn of_others() -> Vec<Bad> {
             let text = "-P INPUT ACCEPT\n-P OUTPUT DROP\n-A INPUT -i lo -j ACCEPT\n\
                         -A INPUT -p tcp -j ACCEPT\n-A INPUT -j DROP\n-A OUTPUT -p tcp -j ACCEPT\n";
             facts.firewall = Ruleset { chains: iptables::parse(text, "ip") };
+        }),
+        ("firewall_drops_what_is_handed_over", dual(), |facts| {
+            facts.firewall = rules(
+                r#"{"chain":{"family":"inet","table":"filter","name":"output","handle":1,"type":"filter","hook":"output","prio":0,"policy":"drop"}}"#,
+                concat!(
+                    r#",{"rule":{"family":"inet","table":"filter","chain":"output","handle":5,"expr":[{"match":{"op":"in","left":{"ct":{"key":"state"}},"right":["established","related"]}},{"accept":null}]}}"#,
+                    r#",{"rule":{"family":"inet","table":"filter","chain":"output","handle":6,"expr":[{"match":{"op":"==","left":{"meta":{"key":"l4proto"}},"right":"vrrp"}},{"accept":null}]}}"#
+                ),
+            );
         }),
         ("firewall_not_seen", FILE.into(), |facts| {
             let why = "the firewall couldn't be looked at: nft: operation not permitted (you must be root)";

@@ -78,7 +78,7 @@ fn rule(line: &str, words: &[&str]) -> Rule {
             "-g" => verdict = Some(Verdict::Goto(next().to_owned())),
             "-m" => match next() {
                 "comment" | "conntrack" | "state" => {}
-                "tcp" | "udp" | "icmp" | "icmp6" | "multiport" => conditions.push(Condition::Never),
+                "tcp" | "udp" | "icmp" | "icmp6" | "multiport" => conditions.push(Condition::Ports),
                 _ => conditions.push(Condition::Unclear),
             },
             "--comment" => {
@@ -109,12 +109,13 @@ fn split(line: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Advert, Ruleset};
+    use super::super::{Packet, Ruleset, What};
     use super::*;
 
     fn dropped(text: &str) -> Option<String> {
         let ruleset = Ruleset { chains: parse(text, "ip") };
-        let advert = Advert {
+        let advert = Packet {
+            what: What::Advert,
             incoming: true,
             interface: "eth0",
             source: "10.0.0.2".parse().unwrap(),

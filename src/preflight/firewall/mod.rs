@@ -1,4 +1,4 @@
-//! What a host's packet filter does to an advert: rules as data, and a walk through them.
+//! What a host's packet filter does to an advert, or to a packet handed on: rules as data, and a walk through them.
 //!
 //! A condition that isn't understood may be true or not. Only a packet that is dropped whatever
 //! those conditions are counts as dropped: a preflight must not cry wolf.
@@ -62,7 +62,7 @@ pub(crate) enum Condition {
     /// Not understood.
     Unclear,
     /// About ports or the like, which VRRP doesn't have.
-    Never,
+    Ports,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,13 +86,22 @@ pub(crate) enum Value {
     Unclear,
 }
 
-/// An advert on its way in or out.
+/// A packet on its way in or out.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Advert<'a> {
+pub(crate) struct Packet<'a> {
+    pub(crate) what: What,
     pub(crate) incoming: bool,
     pub(crate) interface: &'a str,
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    Advert,
+    /// What a switchover hands to the old node: TCP from anywhere to a VIP, not tracked. Its source
+    /// is not known, and stands for the family only.
+    Copy,
 }
 
 /// Where a packet ended.
@@ -106,17 +115,17 @@ pub(crate) struct Dropped<'a> {
 }
 
 impl Ruleset {
-    /// Who drops this advert for certain; `None` when it gets through, or may.
-    pub(crate) fn drops(&self, advert: &Advert<'_>) -> Option<Dropped<'_>> {
+    /// Who drops this packet for certain; `None` when it gets through, or may.
+    pub(crate) fn drops(&self, packet: &Packet<'_>) -> Option<Dropped<'_>> {
         let hooks: &[&str] =
-            if advert.incoming { &["prerouting", "input"] } else { &["output", "postrouting"] };
-        let family = if advert.source.is_ipv4() { "ip" } else { "ip6" };
+            if packet.incoming { &["prerouting", "input"] } else { &["output", "postrouting"] };
+        let family = if packet.source.is_ipv4() { "ip" } else { "ip6" };
         self.chains
             .iter()
             .filter(|chain| chain.family == "inet" || chain.family == family)
             .filter(|chain| chain.hook.as_deref().is_some_and(|hook| hooks.contains(&hook)))
             .find_map(|base| {
-                let mut walk = Walk { ruleset: self, base, advert, perhaps: false };
+                let mut walk = Walk { ruleset: self, base, packet, perhaps: false };
                 let dropped = match walk.chain(base, 0) {
                     End::Dropped(dropped) => dropped,
                     End::Fell if base.policy_drops => Dropped { base, chain: base, rule: None },
@@ -130,7 +139,7 @@ impl Ruleset {
 struct Walk<'a, 'b> {
     ruleset: &'a Ruleset,
     base: &'a Chain,
-    advert: &'b Advert<'b>,
+    packet: &'b Packet<'b>,
     /// A rule that isn't understood may have accepted it.
     perhaps: bool,
 }
@@ -147,7 +156,7 @@ impl<'a> Walk<'a, '_> {
     fn truth(&self, rule: &Rule) -> Option<bool> {
         let mut truth = Some(true);
         for condition in &rule.conditions {
-            match self.advert.meets(condition) {
+            match self.packet.meets(condition) {
                 Some(true) => {}
                 Some(false) => return Some(false),
                 None => truth = None,
@@ -201,12 +210,12 @@ impl<'a> Walk<'a, '_> {
     }
 }
 
-impl Advert<'_> {
+impl Packet<'_> {
     /// `None`: that can't be told.
     fn meets(&self, condition: &Condition) -> Option<bool> {
         let (field, negated, values) = match condition {
             Condition::Unclear => return None,
-            Condition::Never => return Some(false),
+            Condition::Ports => return (self.what == What::Advert).then_some(false),
             Condition::Is { field, negated, values } => (*field, *negated, values),
         };
         let mut unclear = false;
@@ -222,6 +231,7 @@ impl Advert<'_> {
 
     fn has(&self, field: Field, value: &Value) -> Option<bool> {
         let address = match field {
+            Field::Source if self.what == What::Copy => return None,
             Field::Source => self.source,
             Field::Destination => self.destination,
             _ => {
@@ -241,11 +251,17 @@ impl Advert<'_> {
     fn says(&self, field: Field, word: &str) -> Option<bool> {
         let multicast = self.destination.is_multicast();
         Some(match field {
-            Field::Protocol => matches!(word, "vrrp" | "112" | "carp"),
+            Field::Protocol => match self.what {
+                What::Advert => matches!(word, "vrrp" | "112" | "carp"),
+                What::Copy => matches!(word, "tcp" | "6"),
+            },
             Field::In => self.incoming && interface_is(word, self.interface),
             Field::Out => !self.incoming && interface_is(word, self.interface),
-            // Nobody answers an advert, so that no connection is ever known.
-            Field::State => word.eq_ignore_ascii_case("new"),
+            Field::State => word.eq_ignore_ascii_case(match self.what {
+                // Nobody answers an advert, so that no connection is ever known.
+                What::Advert => "new",
+                What::Copy => "untracked",
+            }),
             Field::Cast => word == if multicast { "multicast" } else { "host" },
             Field::Family => match word {
                 "ipv4" | "ip" => self.source.is_ipv4(),

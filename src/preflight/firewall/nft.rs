@@ -112,7 +112,7 @@ fn mapped(name: &str, before: &[Condition], map: &Json) -> Vec<Rule> {
                 Some(Ok(field)) => {
                     Condition::Is { field, negated: false, values: vec![self::value(value)] }
                 }
-                Some(Err(Never)) => Condition::Never,
+                Some(Err(Never)) => Condition::Ports,
                 None => Condition::Unclear,
             };
             rule(condition, verdict)
@@ -123,7 +123,7 @@ fn mapped(name: &str, before: &[Condition], map: &Json) -> Vec<Rule> {
 fn condition(body: &Json) -> Condition {
     let field = match body.get("left").and_then(field) {
         Some(Ok(field)) => field,
-        Some(Err(Never)) => return Condition::Never,
+        Some(Err(Never)) => return Condition::Ports,
         None => return Condition::Unclear,
     };
     let negated = match word(body, "op").as_str() {
@@ -199,11 +199,11 @@ fn value(right: &Json) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Advert;
+    use super::super::{Packet, What};
     use super::*;
 
     /// As `nft -j list ruleset` of nftables 1.0.6 prints it.
-    fn dropped(rules: &str, advert: Advert<'_>) -> Option<String> {
+    fn dropped(rules: &str, advert: Packet<'_>) -> Option<String> {
         let chain = r#"{"chain":{"family":"inet","table":"filter","name":"input","handle":1,"type":"filter","hook":"input","prio":0,"policy":"drop"}},
             {"chain":{"family":"inet","table":"filter","name":"lan","handle":2}}"#;
         let text = format!(r#"{{"nftables":[{chain}{rules}]}}"#);
@@ -219,8 +219,9 @@ mod tests {
         )
     }
 
-    fn advert() -> Advert<'static> {
-        Advert {
+    fn advert() -> Packet<'static> {
+        Packet {
+            what: What::Advert,
             incoming: true,
             interface: "eth0",
             source: "10.0.0.2".parse().unwrap(),
@@ -249,7 +250,7 @@ mod tests {
         let established = r#"{"match":{"op":"in","left":{"ct":{"key":"state"}},"right":["established","related"]}}"#;
         let established = input(&[established.to_owned()], ACCEPT);
         assert_eq!(dropped(&established, advert()).as_deref(), Some("policy"));
-        assert_eq!(dropped("", Advert { incoming: false, ..advert() }), None, "nothing at output");
+        assert_eq!(dropped("", Packet { incoming: false, ..advert() }), None, "nothing at output");
     }
 
     #[test]

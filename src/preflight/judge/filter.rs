@@ -1,4 +1,4 @@
-//! Whether the packet filter lets adverts in and out.
+//! Whether the packet filter lets adverts in and out, and what a switchover hands to another node.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -10,13 +10,14 @@ use standin_core::wire::vrrp::{MULTICAST_V4, MULTICAST_V6};
 
 use super::{Subject, codes, families};
 use crate::preflight::facts::Facts;
-use crate::preflight::firewall::{Advert, Chain, Dropped, Ruleset};
+use crate::preflight::firewall::{Chain, Dropped, Packet, Ruleset, What};
 
 pub(super) fn judge(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnostic>) {
     let mut told = BTreeSet::new();
     for vip in subject.vips() {
         let Some(interface) = subject.interface(vip, facts) else { continue };
         for family in families(vip) {
+            copies(subject, vip, (interface, family), facts, found);
             for advert in adverts(subject, vip, interface, family) {
                 let Some(dropped) = facts.firewall.drops(&advert) else { continue };
                 // One rule for both families may be dropped in one place, and mended by one.
@@ -31,13 +32,39 @@ pub(super) fn judge(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagno
     }
 }
 
+/// They leave through the chains for the host's own packets.
+fn copies(
+    subject: &Subject<'_>,
+    vip: &Vip,
+    (interface, family): (&str, Family),
+    facts: &Facts,
+    found: &mut Vec<Diagnostic>,
+) {
+    if !super::switchover::drains(subject, vip) {
+        return;
+    }
+    let address = vip.addresses.iter().find(|prefix| prefix.family() == family);
+    let Some(address) = address.map(|prefix| prefix.address()) else { return };
+    let (source, destination) = (address, address);
+    let copy = Packet { what: What::Copy, incoming: false, interface, source, destination };
+    let Some(dropped) = facts.firewall.drops(&copy) else { return };
+    let message = format!(
+        "the firewall drops what a switchover to this node hands back to the old one for [vip.{}] \
+         (TCP to {address}, not tracked, out on {interface}): connections that were open would hang",
+        vip.name
+    );
+    let help = mend(&copy, family, &facts.firewall, dropped.base);
+    let finding = Diagnostic::warning(codes::COPIES_DROPPED, message);
+    found.push(subject.at_interface(finding, vip, &place(dropped)).help(help));
+}
+
 /// One from each peer, and one to the network or to each peer.
 fn adverts<'a>(
     subject: &Subject<'a>,
     vip: &'a Vip,
     interface: &'a str,
     family: Family,
-) -> Vec<Advert<'a>> {
+) -> Vec<Packet<'a>> {
     let Some(own) = subject.me.address(family) else { return Vec::new() };
     let group: IpAddr = match family {
         Family::V4 => MULTICAST_V4.into(),
@@ -50,14 +77,26 @@ fn adverts<'a>(
         .flat_map(|peer| {
             let (to_us, to_peer) = if multicast { (group, group) } else { (own, peer) };
             [
-                Advert { incoming: true, interface, source: peer, destination: to_us },
-                Advert { incoming: false, interface, source: own, destination: to_peer },
+                Packet {
+                    what: What::Advert,
+                    incoming: true,
+                    interface,
+                    source: peer,
+                    destination: to_us,
+                },
+                Packet {
+                    what: What::Advert,
+                    incoming: false,
+                    interface,
+                    source: own,
+                    destination: to_peer,
+                },
             ]
         })
         .collect()
 }
 
-fn say(vip: &Vip, advert: &Advert<'_>) -> Diagnostic {
+fn say(vip: &Vip, advert: &Packet<'_>) -> Diagnostic {
     let (way, effect) = if advert.incoming {
         (format!("from {}", advert.source), "this node would take that one for dead")
     } else {
@@ -82,32 +121,40 @@ fn place(dropped: Dropped<'_>) -> String {
 }
 
 /// The rule to add, in the words of whoever owns the firewall.
-fn mend(advert: &Advert<'_>, family: Family, ruleset: &Ruleset, base: &Chain) -> String {
-    let interface = advert.interface;
-    if base.table == "firewalld" {
+fn mend(packet: &Packet<'_>, family: Family, ruleset: &Ruleset, base: &Chain) -> String {
+    let interface = packet.interface;
+    let advert = packet.what == What::Advert;
+    if base.table == "firewalld" && advert {
         return format!(
             "firewall-cmd --permanent --zone=$(firewall-cmd --get-zone-of-interface={interface}) \
              --add-protocol=vrrp && firewall-cmd --reload"
         );
     }
     let six = if family == Family::V6 { "6" } else { "" };
-    let direction = if advert.incoming { "input" } else { "output" };
+    let direction = if packet.incoming { "input" } else { "output" };
+    let to = packet.destination;
+    let iptables = if advert { "-p vrrp".to_owned() } else { format!("-d {to} -p tcp") };
     if ruleset.chains.iter().any(|chain| chain.name.starts_with("ufw")) {
         return format!(
-            "in /etc/ufw/before{six}.rules, above COMMIT: -A ufw{six}-before-{direction} -p vrrp -j ACCEPT\n\
+            "in /etc/ufw/before{six}.rules, above COMMIT: -A ufw{six}-before-{direction} {iptables} -j ACCEPT\n\
              then: ufw reload"
         );
     }
-    let (long, short) = if advert.incoming { ("iifname", "-i") } else { ("oifname", "-o") };
+    let (long, short) = if packet.incoming { ("iifname", "-i") } else { ("oifname", "-o") };
     if base.legacy {
         return format!(
-            "ip{six}tables -I {} {short} {interface} -p vrrp -j ACCEPT, and keep it: \
+            "ip{six}tables -I {} {short} {interface} {iptables} -j ACCEPT, and keep it: \
              netfilter-persistent save",
             base.name
         );
     }
+    let nft = match family {
+        _ if advert => "meta l4proto vrrp".to_owned(),
+        Family::V4 => format!("ip daddr {to} meta l4proto tcp"),
+        Family::V6 => format!("ip6 daddr {to} meta l4proto tcp"),
+    };
     format!(
-        "nft insert rule {} {} {} {long} \"{interface}\" meta l4proto vrrp accept, and the same in \
+        "nft insert rule {} {} {} {long} \"{interface}\" {nft} accept, and the same in \
          /etc/nftables.conf",
         base.family, base.table, base.name
     )

@@ -6,6 +6,7 @@ mod keepalived;
 mod network;
 mod nginx;
 mod privileges;
+mod switchover;
 mod wire;
 
 use std::net::IpAddr;
@@ -101,6 +102,7 @@ pub(crate) fn judge(subject: Option<&Subject<'_>>, facts: &Facts) -> Vec<Diagnos
         keepalived::judge(Some(subject), facts, &mut found);
         wire::judge(subject, facts, &mut found);
         filter::judge(subject, facts, &mut found);
+        switchover::judge(subject, facts, &mut found);
         nginx::judge(subject, facts, &mut found);
         files::judge(subject, facts, &mut found);
     } else {

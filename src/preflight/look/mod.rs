@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use standin_config::Cluster;
 use standin_config::model::{CheckKind, ProcessBy};
+use standin_core::types::Family;
+use standin_linux::forward::{self, Refusal};
 use standin_linux::{process, sched, sysctl};
 
 use super::facts::{Facts, Inotify};
@@ -79,6 +81,7 @@ pub(crate) async fn here(subject: Option<&Subject<'_>>, listen: Listen) -> Facts
         Ok(ruleset) => facts.firewall = ruleset,
         Err(why) => facts.unseen.push(why),
     }
+    facts.no_second_chance = no_second_chance(&vips);
     if let Some(section) = &subject.cluster.nginx {
         facts.nginx = Some(nginx::look(section, &vips, subject.cluster.sync.as_ref()).await);
     }
@@ -92,6 +95,18 @@ pub(crate) async fn here(subject: Option<&Subject<'_>>, listen: Listen) -> Facts
         Err(error) => facts.unseen.push(format!("the network couldn't be listened to: {error}")),
     }
     facts
+}
+
+/// Tried in a transaction that is never made; it takes a few milliseconds.
+fn no_second_chance(vips: &[IpAddr]) -> Vec<(Family, String)> {
+    let families = Family::BOTH.into_iter();
+    let families = families.filter(|family| vips.iter().any(|vip| Family::of(*vip) == *family));
+    families
+        .filter_map(|family| {
+            let refusal = forward::probe(family).err().filter(Refusal::is_unsupported)?;
+            Some((family, refusal.to_string()))
+        })
+        .collect()
 }
 
 /// Tried on a thread that ends at once.
