@@ -498,17 +498,29 @@ impl Nft {
 
     fn leftovers(&mut self) -> io::Result<Vec<Leftover>> {
         let mut all = Vec::new();
+        let mut unclear = Vec::new();
         for family in Family::BOTH {
             let kind = (table::GET_TABLE, protocol_family(family));
             self.dump(
                 kind,
                 |_| (),
                 |message, payload| {
-                    if message::is(message, table::NEW_TABLE) {
-                        all.extend(leftover(payload, family));
+                    if message::is(message, table::NEW_TABLE)
+                        && let Some((leftover, commented)) = leftover(payload, family)
+                    {
+                        if commented { &mut all } else { &mut unclear }.push(leftover);
                     }
                 },
             )?;
+        }
+        // Kernels before 5.10 keep no comments.
+        for one in unclear {
+            let counters = self.counters(&one.name, one.family).unwrap_or_default();
+            let mut names: Vec<_> = counters.iter().map(|(name, ..)| name.as_str()).collect();
+            names.sort_unstable();
+            if names == [table::FORWARDED, table::LOOPED, table::RETURNED] {
+                all.push(one);
+            }
         }
         Ok(all)
     }
@@ -568,21 +580,21 @@ fn counter(payload: &[u8], table: &str) -> Option<(String, u64, u64)> {
     (of? == table).then_some((counter?.to_owned(), packets, bytes))
 }
 
-/// A table of ours without an owner.
-fn leftover(payload: &[u8], family: Family) -> Option<Leftover> {
-    let (mut name, mut ours, mut owned) = (None, false, false);
+/// A table with our name and without an owner, and whether it says that it is ours.
+fn leftover(payload: &[u8], family: Family) -> Option<(Leftover, bool)> {
+    let (mut name, mut commented, mut owned) = (None, false, false);
     for (kind, value) in message::attributes(payload) {
         match kind {
             1 => name = message::name(value),
             6 => {
                 let text = table::COMMENT.as_bytes();
-                ours = value.windows(text.len()).any(|part| part == text);
+                commented = value.windows(text.len()).any(|part| part == text);
             }
             7 => owned = true,
             _ => {}
         }
     }
     let same_family = message::family(payload) == protocol_family(family);
-    let name = name.filter(|name| ours && !owned && same_family && name.starts_with(PREFIX))?;
-    Some(Leftover { family, name: name.to_owned() })
+    let name = name.filter(|name| !owned && same_family && name.starts_with(PREFIX))?;
+    Some((Leftover { family, name: name.to_owned() }, commented))
 }

@@ -325,7 +325,7 @@ fn a_table_ends_with_its_owner_and_a_foreign_flush_spares_it() {
 }
 
 #[test]
-fn what_has_no_owner_is_found_by_its_name_and_comment() {
+fn what_has_no_owner_is_found_by_its_name_and_marks() {
     alone(|| {
         let old = [nobody("10.9.0.1", 1), nobody("fd09::1", 1)];
         let vips = vips();
@@ -335,8 +335,18 @@ fn what_has_no_owner_is_found_by_its_name_and_comment() {
         let forwarding = Forwarding::begin_with(&order("web", &vips, &old), false).unwrap();
         // As a program that is killed on a kernel without owners.
         std::mem::forget(forwarding);
-        let name = String::from("standin_web");
-        let expected = Family::BOTH.map(|family| Leftover { family, name: name.clone() });
+        // And on one that keeps no comments.
+        let counters = ["forwarded", "looped", "returned"]
+            .map(|name| format!("add counter ip standin_old {name}"))
+            .join("; ");
+        let old = format!("add table ip standin_old; {counters}");
+        std::process::Command::new("nft").arg(old).status().unwrap();
+        let leftover = |family, name: &str| Leftover { family, name: name.to_owned() };
+        let expected = [
+            leftover(Family::V4, "standin_web"),
+            leftover(Family::V6, "standin_web"),
+            leftover(Family::V4, "standin_old"),
+        ];
         assert_eq!(forward::remove_leftovers().unwrap(), expected);
         assert_eq!(ruleset(), before);
     });
