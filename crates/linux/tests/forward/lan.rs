@@ -92,6 +92,15 @@ impl Host {
         IpAddr::from([0xfd09, 0, 0, 0, 0, 0, 0, u16::from(self.number)])
     }
 
+    pub(crate) fn link_local(&self) -> IpAddr {
+        let index = self.index();
+        let all = self.run(|| Rtnl::open().unwrap().addresses().unwrap());
+        let mut here = all.iter().filter(|one| one.index == index).map(|one| one.prefix.address());
+        let link_local =
+            |address: &IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        here.find(link_local).unwrap()
+    }
+
     pub(crate) fn index(&self) -> u32 {
         self.run(|| {
             let links = Rtnl::open().unwrap().links().unwrap();

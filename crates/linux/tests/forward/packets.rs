@@ -242,6 +242,29 @@ fn connections_go_on_over_a_chain_of_three_nodes() {
 }
 
 #[test]
+fn an_old_node_without_an_ipv6_address_is_reached_by_its_link_local_one() {
+    alone(|| {
+        let lan = Lan::new(2);
+        let [n1, n2] = &lan.nodes[..] else { unreachable!() };
+        [n1, n2].into_iter().for_each(serve);
+        let vip = &vips()[1..];
+        n1.hold(vip);
+        let stream = lan.client.run(|| connect(SocketAddr::new(vip[0], PORT)).unwrap());
+        let address = n1.link_local();
+        let index = n2.index();
+        let forwarding = n2.run(|| {
+            let mac = Rtnl::open().unwrap().neighbour(index, address, Duration::from_secs(5));
+            let old = [Neighbour { address, mac: mac.unwrap().unwrap() }];
+            let order = Order { name: "web", addresses: vip, index, old: &old, quic_ports: &[] };
+            Forwarding::begin(&order).unwrap()
+        });
+        move_vip(n1, n2, vip);
+        assert_eq!(ask(&stream).unwrap().trim(), "n1");
+        drop(forwarding);
+    });
+}
+
+#[test]
 fn connections_that_a_node_opens_from_the_vip_are_its_own() {
     alone(|| {
         let lan = Lan::new(2);
