@@ -1,6 +1,7 @@
 //! Switchovers: which are under way, and what begins one.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use standin_core::Command;
@@ -171,9 +172,9 @@ impl Control {
     /// A peer says something about a switchover.
     pub(super) fn heard(&mut self, from: String, said: Said) {
         let Said { id, vip, word } = said;
-        if let Word::Prepare { lasting_ms, serves, quic_ports } = word {
+        if let Word::Prepare { lasting_ms, serves, quic_ports, link_local } = word {
             let lasting = Duration::from_millis(lasting_ms);
-            return self.prepare(from, (id, vip), lasting, (serves, quic_ports));
+            return self.prepare(from, (id, vip), lasting, (serves, quic_ports, link_local));
         }
         // A task that is busy has heard enough.
         if let Some(handle) = self.moves.giving.get(&vip)
@@ -201,7 +202,7 @@ impl Control {
         from: String,
         (id, vip): (u64, String),
         lasting: Duration,
-        (serves, quic_ports): (Vec<std::net::SocketAddr>, Vec<u16>),
+        (serves, quic_ports, link_local): (Vec<SocketAddr>, Vec<u16>, Option<Ipv6Addr>),
     ) {
         let (Some(link), Some(desk)) = (&self.link, self.desk.clone()) else { return };
         let line = link.line();
@@ -218,10 +219,13 @@ impl Control {
             return refuse(format!("a switchover of {vip} is under way there"));
         }
         let addresses: Vec<_> = known.addresses.iter().map(|prefix| prefix.address()).collect();
-        let of_a_family = |it: &&std::net::IpAddr| {
-            addresses.iter().any(|address| address.is_ipv4() == it.is_ipv4())
-        };
-        let old = old.addresses.iter().filter(of_a_family).copied().collect();
+        let of_a_family =
+            |it: &&IpAddr| addresses.iter().any(|address| address.is_ipv4() == it.is_ipv4());
+        let mut old: Vec<_> = old.addresses.iter().filter(of_a_family).copied().collect();
+        if addresses.iter().any(IpAddr::is_ipv6) && !old.iter().any(IpAddr::is_ipv6) {
+            let link_local = link_local.filter(Ipv6Addr::is_unicast_link_local);
+            old.extend(link_local.map(IpAddr::V6));
+        }
         let job = taking::Job {
             id,
             addresses,

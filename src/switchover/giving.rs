@@ -143,7 +143,9 @@ impl Giving {
         let lasting = self.job.drain + GRACE + super::OVERHEAD;
         let lasting_ms = u64::try_from(lasting.as_millis()).unwrap_or(u64::MAX);
         let quic_ports = self.job.quic_ports.clone();
-        if !self.say(Word::Prepare { lasting_ms, serves, quic_ports }) {
+        let addresses = self.job.addresses.clone();
+        let link_local = blocking(move || super::link_local(&addresses)).await.flatten();
+        if !self.say(Word::Prepare { lasting_ms, serves, quic_ports, link_local }) {
             return Err(format!("there is no peer link with {}", self.job.to));
         }
         let to = self.job.to.clone();

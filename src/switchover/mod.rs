@@ -17,11 +17,12 @@
 pub(crate) mod giving;
 pub(crate) mod taking;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use standin_core::view::VipView;
+use standin_linux::netlink::Rtnl;
 use standin_linux::process;
 use tokio::sync::{mpsc, oneshot};
 
@@ -42,6 +43,18 @@ const LISTENERS: usize = 4096;
 
 /// Words to one side of one switchover that may wait.
 pub(crate) const WORDS: usize = 16;
+
+/// This node's link-local address on the interface that has one of these addresses.
+fn link_local(addresses: &[IpAddr]) -> Option<Ipv6Addr> {
+    let all = Rtnl::open().ok()?.addresses().ok()?;
+    let index = all.iter().find(|one| addresses.contains(&one.prefix.address()))?.index;
+    all.iter().filter(|one| one.index == index && !one.tentative && !one.dad_failed).find_map(
+        |one| match one.prefix.address() {
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(v6),
+            _ => None,
+        },
+    )
+}
 
 /// What one node says to the other about a switchover.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -78,6 +91,9 @@ pub(crate) enum Word {
         serves: Vec<SocketAddr>,
         /// UDP ports of QUIC.
         quic_ports: Vec<u16>,
+        /// The sender's on the VIP's interface, for a cluster file without IPv6 addresses of nodes.
+        #[serde(default)]
+        link_local: Option<Ipv6Addr>,
     },
     Ready,
     Refused {
