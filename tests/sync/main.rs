@@ -244,3 +244,24 @@ fn init_and_join_bring_the_first_nodes_files_to_the_second() {
     let page = n1.order("status");
     assert!(page.contains("shared files, from n1") && page.contains("n2  serves 1 of 1"), "{page}");
 }
+
+#[test]
+fn a_backup_that_is_behind_gets_no_planned_switchover() {
+    if skipped() {
+        return;
+    }
+    let cluster = Cluster::new(2, "/etc/nginx/conf", "");
+    cluster.wait_answer("v1");
+    let (n1, n2) = (&cluster.nodes[0], &cluster.nodes[1]);
+    n1.save("conf.d/bad.conf", "nonsense on;\n");
+    n2.wait_own("refusing", |own| own["problem"].is_object());
+    wait_until("n1 to know it", SOON, || n1.page().contains("nonsense"));
+    let refused = n1.host.try_run("/run/bin/standin switchover web n2");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("generation of the shared files") && said.contains("--stale-ok"),
+        "{said}"
+    );
+    assert_eq!(n1.host.role(), "active");
+}
