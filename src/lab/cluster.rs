@@ -280,6 +280,9 @@ impl Lab {
                 if pids.is_empty() {
                     bail!("{}: no daemon runs", self.name(node));
                 }
+                // Stopped, none of them starts another one while the others are killed.
+                self.host(node)?.signal(&pids, STOP)?;
+                let pids = self.daemon_pids(node)?;
                 self.host(node)?.signal(&pids, KILL)?;
                 // One that is still dying would be taken for one that runs.
                 self.await_daemon_end(node)
