@@ -212,6 +212,7 @@ fn after_a_switchover_failback_waits_its_time() {
 #[test]
 fn only_a_holder_switches_over_and_only_to_a_member() {
     let mut rig = Rig::following();
+    rig.news();
     rig.step(Input::Command(Command::SwitchTo { vip: VIP, to: N3 }));
     assert_eq!(rig.news(), []);
     let mut rig = Rig::holding();
