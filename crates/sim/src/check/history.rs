@@ -157,7 +157,11 @@ impl Claim<'_> {
                 return self.doubt_silence(*who, super::nanos(*lasted));
             }
             Reason::RivalUnheard { by: Party::Node(node) } => {
-                (self.scene.machines[usize::from(node.0)].node.is_some(), "that node isn't there")
+                // It may have died since it answered, and is asked every second or two.
+                let answered = host.answered[usize::from(self.told.vip)];
+                let lately = answered.is_some_and(|at| at + 3 * SECOND > self.scene.now);
+                let there = self.scene.machines[usize::from(node.0)].node.is_some();
+                (there || lately, "that node isn't there")
             }
             Reason::RivalUnheard { .. } => (false, "no node has that claim"),
             Reason::Released { who } => {
@@ -221,7 +225,7 @@ impl Claim<'_> {
             Party::Unknown(_) => None,
         };
         let Some((at, _)) = sure.or_else(|| self.last(who)) else {
-            return Some("it was never heard");
+            return self.never_followed();
         };
         if let Party::Node(node) = who
             && self.told.arrived.get(node.0).is_some_and(|arrived| arrived > at)
@@ -233,6 +237,13 @@ impl Claim<'_> {
         (silent + silent / 40 + MILLISECOND < lasted).then_some("it was heard since")
     }
 
+    /// Who yielded to a node that answers for the address follows it without ever hearing an advert.
+    fn never_followed(&self) -> Option<&'static str> {
+        let host = &self.scene.machines[usize::from(self.told.machine)];
+        let answered = host.answered[usize::from(self.told.vip)];
+        answered.is_none().then_some("it was never heard")
+    }
+
     fn doubt_handover(&self, who: Party) -> Option<&'static str> {
         let Cause::TakeOver { from, vip, released } = self.told.cause else {
             return Some("nobody said so");
@@ -240,8 +251,10 @@ impl Claim<'_> {
         if vip != self.told.vip || who != Party::Node(NodeId(from)) {
             return Some("somebody else said so");
         }
-        if self.last(who).is_none() {
-            return Some("it was never heard");
+        if self.last(who).is_none()
+            && let Some(why) = self.never_followed()
+        {
+            return Some(why);
         }
         if released + super::nanos(VOID_AFTER) < self.scene.now {
             return Some("it said so too long ago");
