@@ -81,8 +81,7 @@ enum Command {
     #[command(after_help = "Example: standin recover\n\nstandin-recover.service does it before \
                             nginx starts, and the daemon when it starts.")]
     Recover(recover::RecoverArgs),
-    /// Let in, on this node, what shared files could do beyond serving, or what a cluster file of
-    /// others wants to run or write here
+    /// Let in, on this node, what files of other nodes want to run or write here
     #[command(
         after_help = "Examples:\n  standin approve\n  standin approve --list\n\n`standin sync status` says what waits for \
                             it: a module from elsewhere, code that runs in nginx."
@@ -114,8 +113,10 @@ enum Command {
                             standin sync rollback")]
     Sync(sync::SyncArgs),
     /// Bring a change to all nodes, or to none
+    #[command(after_help = "Examples:\n  standin apply\n  standin apply cluster new.toml\n  \
+                            standin apply nginx")]
     Apply(apply::ApplyArgs),
-    /// Put a node out of the cluster: its key counts no more, and the others get another authority
+    /// Put a node out of the cluster: its key counts no more
     #[command(after_help = "Example: standin expel n3")]
     Expel(apply::ExpelArgs),
     /// Serve tokens while no daemon does; `init` and `token` start it
