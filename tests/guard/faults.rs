@@ -153,7 +153,12 @@ fn a_node_that_was_frozen_as_a_whole_wakes_up_as_a_backup() {
     let began = Instant::now();
     group.write("freezer.state", "FROZEN");
     pair.n1.wait_has(VIP, false, BY_THE_KERNEL + ms(500));
-    let gone = watch.changes().into_iter().find(|it| it.at >= began && !it.hosts.contains(&0));
+    // The watch looks by itself, a little later perhaps.
+    let mut gone = None;
+    wait_until("the watch to have seen it", Duration::from_secs(2), || {
+        gone = watch.changes().into_iter().find(|it| it.at >= began && !it.hosts.contains(&0));
+        gone.is_some()
+    });
     let left = gone.map(|it| it.at.saturating_duration_since(began)).unwrap();
     eprintln!("frozen: n1 had it for {left:?} more");
     assert!(left < BY_THE_KERNEL, "{left:?}");
