@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write as _};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -25,6 +27,10 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// From the connection to the end of a join.
 const JOINING: Duration = Duration::from_secs(20);
+
+/// How often a daemon is told of a newcomer before it is given up: its start takes some seconds at
+/// most, and who has a daemon sees by its status what it knows.
+const TELLING: u32 = 200;
 
 /// What the process says once it listens.
 const READY: &str = "ready";
@@ -139,17 +145,19 @@ async fn serving(args: &TokenArgs) -> Result<()> {
     let own = cluster.nodes.iter().find(|node| node.fingerprint == Some(identity.fingerprint));
     let own = own.context("this node's fingerprint isn't in the cluster file")?;
     let rooms = Rooms::default();
+    let admitted = Arc::new(AtomicBool::new(false));
     for address in &own.addresses {
         let address = SocketAddr::from((*address, cluster.link.port));
         let listener =
             listen::bind(address).with_context(|| format!("can't listen on {address}"))?;
-        let (acceptor, rooms) = (acceptor.clone(), rooms.clone());
+        let (acceptor, rooms, admitted) = (acceptor.clone(), rooms.clone(), admitted.clone());
         let places =
             admit::Places { file: args.kept.file.clone(), state_dir: args.kept.state_dir.clone() };
         tokio::spawn(async move {
             while let Ok((stream, source)) = listener.accept().await {
                 let Some(room) = rooms.enter(source.ip(), false) else { continue };
-                let (acceptor, places) = (acceptor.clone(), places.clone());
+                let (acceptor, places, admitted) =
+                    (acceptor.clone(), places.clone(), admitted.clone());
                 tokio::spawn(async move {
                     let join = async {
                         let stream = acceptor.accept(stream).await.map_err(|e| e.to_string())?;
@@ -159,7 +167,9 @@ async fn serving(args: &TokenArgs) -> Result<()> {
                         admit::serve(stream, &places).await
                     };
                     // Refusals were told to the other side; there is no log here.
-                    let _ = tokio::time::timeout(JOINING, join).await;
+                    if matches!(tokio::time::timeout(JOINING, join).await, Ok(Ok(_))) {
+                        admitted.store(true, Ordering::Relaxed);
+                    }
                     drop(room);
                 });
             }
@@ -175,5 +185,19 @@ async fn serving(args: &TokenArgs) -> Result<()> {
     while !rooms.are_empty() {
         tokio::time::sleep(LOOK).await;
     }
+    if admitted.load(Ordering::Relaxed) && daemon_runs(&args.places) {
+        // It may have read the file before the newcomer stood in it.
+        tell_daemon(&args.places.socket()).await;
+    }
     Ok(())
+}
+
+/// Has a daemon that is just starting read the file again.
+async fn tell_daemon(socket: &Path) {
+    for _ in 0..TELLING {
+        if client::call(socket, Method::POST, "/v1/reload", None).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }

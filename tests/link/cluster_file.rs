@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::hosts::{Daemon, Host, Lan, STANDIN, wait_until};
+use crate::hosts::{Daemon, Host, Lan, STANDIN, wait_or_tell, wait_until};
 use crate::{FILE, N1, N2, SOON, connected, daemon, good, link};
 
 const N3: &str = "192.168.1.191";
@@ -36,14 +36,25 @@ impl Three {
     }
 
     pub(crate) fn wait_linked(&self, which: &[usize]) {
-        wait_until("all links", SOON, || {
+        let tell = || {
+            let each = which.iter().map(|it| {
+                let host = &self.hosts[*it];
+                let link = host.try_status().map(|it| (it["link"].clone(), it["peers"].clone()));
+                format!("{}: {link:?}\n{}", host.name, host.read("/run/logs/standin"))
+            });
+            format!("all links\n{}", each.collect::<Vec<_>>().join("\n"))
+        };
+        wait_or_tell(tell, SOON, || {
             let pairs = which.iter().flat_map(|a| which.iter().map(move |b| (a, b)));
-            pairs.filter(|(a, b)| a != b).all(|(a, b)| {
-                let version = self.version(*b);
-                connected(&self.hosts[*a], &self.hosts[*b].name)
-                    && link(&self.hosts[*a], &self.hosts[*b].name)
-                        .is_some_and(|it| it["file_version"].as_u64() == Some(version))
-            })
+            pairs
+                .filter(|(a, b)| a != b)
+                .all(|(a, b)| {
+                    let version = self.version(*b);
+                    connected(&self.hosts[*a], &self.hosts[*b].name)
+                        && link(&self.hosts[*a], &self.hosts[*b].name)
+                            .is_some_and(|it| it["file_version"].as_u64() == Some(version))
+                })
+                .then_some(())
         });
     }
 
