@@ -20,6 +20,12 @@ use super::log::{Log, Severity};
 use crate::exit::Exit;
 use crate::preflight;
 
+/// A daemon that was killed may hold its lock for so long: it ends when the disk has answered.
+const DYING: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether it has ended.
+const LOOK_AT_LOCK: Duration = Duration::from_millis(20);
+
 /// The node's own address is looked for this often until it is there.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -283,11 +289,17 @@ fn interface_of(addresses: &[IpAddr]) -> Option<String> {
 /// A lock that ends with the process, unlike a pid file.
 fn lock(path: &Path) -> io::Result<File> {
     let file = File::options().create(true).truncate(false).write(true).open(path)?;
-    file.try_lock().map_err(|error| match error {
-        fs::TryLockError::WouldBlock => io::ErrorKind::WouldBlock.into(),
-        fs::TryLockError::Error(error) => error,
-    })?;
-    Ok(file)
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::WouldBlock) if began.elapsed() < DYING => {
+                std::thread::sleep(LOOK_AT_LOCK);
+            }
+            Err(fs::TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
+            Err(fs::TryLockError::Error(error)) => return Err(error),
+        }
+    }
 }
 
 /// The lock says that a socket file in the way is nobody's.

@@ -451,8 +451,16 @@ impl Daemon {
         }
         // nsenter stops with its child.
         all.push(self.child.id());
-        all.into_iter().for_each(|pid| drop(spawn::kill(pid, 9)));
+        all.iter().for_each(|pid| drop(spawn::kill(*pid, 9)));
         let _ended = self.child.wait();
+        // Who waits for the disk dies when it has answered.
+        let dead = |pid: &u32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+        };
+        wait_until("the killed processes to be gone", Duration::from_secs(10), || {
+            all.iter().all(dead)
+        });
     }
 
     /// SIGSTOP, or SIGCONT, to it and to all that it has started.
