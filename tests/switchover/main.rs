@@ -110,7 +110,7 @@ impl Pair {
 
     fn join(&self, drain: &str) {
         let line = self.n1.run(&format!(
-            "{STANDIN} init --cluster edge --node n1={N1},{N1_V6} --vip web={VIP}/24"
+            "{STANDIN} init --no-sync --cluster edge --node n1={N1},{N1_V6} --vip web={VIP}/24"
         ));
         let token = line.split_whitespace().nth(3).unwrap().to_owned();
         let file = self.n1.read(FILE);
