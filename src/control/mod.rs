@@ -47,6 +47,7 @@ use crate::sync::{Ask, Sync};
 use history::{History, Record};
 use log::{Log, Severity};
 pub(crate) use moves::Wish;
+pub(crate) use moves::status;
 use notify::{Call, Notifier, State};
 use slim::at;
 pub(crate) use startup::{Misfit, Refusal, fits, read_file};

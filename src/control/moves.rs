@@ -55,6 +55,13 @@ impl Moves {
     }
 }
 
+/// The state of this node; `None` when the engine is stuck or the daemon ends.
+pub(crate) async fn status(desk: &mpsc::Sender<Request>) -> Option<Status> {
+    let (sender, receiver) = oneshot::channel();
+    desk.send(Request::Status(sender)).await.ok()?;
+    receiver.await.ok()?
+}
+
 impl Control {
     /// Begins a switchover, or says why not; its story is told to the receiver.
     pub(super) async fn switch_over(

@@ -31,13 +31,14 @@ use anyhow::{Context, Result};
 use rustls::ServerConfig;
 use standin_config::Cluster;
 use standin_config::fingerprint::Fingerprint;
+use standin_tree::hash::Hash;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::authority::{Identity, Keys, crypto};
-use crate::control::Request;
+use crate::authority::{Identity, Keys};
 use crate::control::log::Severity;
+use crate::control::{self, Request};
 use crate::engine::messages::{Handover, Post, StillSeen, ToEngine};
 use crate::switchover::Said;
 
@@ -119,8 +120,7 @@ impl Directory {
 
 /// How a version of the cluster file is told from others.
 pub(crate) fn hash(file: &[u8]) -> String {
-    let text = Fingerprint(crypto::sha256(file)).to_string();
-    text.trim_start_matches("sha256:").to_owned()
+    Hash::of(file).to_string()
 }
 
 /// What every task of the link has.
@@ -373,11 +373,12 @@ async fn summarize(
         }
         // Changes come in swarms.
         tokio::time::sleep(SWARM).await;
-        let (sender, receiver) = oneshot::channel();
-        if requests.send(Request::Status(sender)).await.is_err() {
-            return;
-        }
-        let Ok(Some(status)) = receiver.await else { continue };
+        let Some(status) = control::status(&requests).await else {
+            if requests.is_closed() {
+                return;
+            }
+            continue;
+        };
         let view = status.view;
         let new = Summary {
             file: directory.borrow_and_update().file.clone(),

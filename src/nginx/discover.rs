@@ -377,14 +377,6 @@ pub(crate) fn is_worker(pid: u32) -> bool {
     matches!(system::title(pid).as_deref().and_then(Title::parse), Some(Title::Worker { .. }))
 }
 
-/// The children of a process, by the kernel's own list where it has one.
-pub(crate) fn children(pid: u32) -> Vec<u32> {
-    match fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) {
-        Ok(text) => text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect(),
-        Err(_) => system::children(pid),
-    }
-}
-
 /// Whether a process is this host's: not a container's that the host can see.
 ///
 /// Mount namespaces don't tell: under systemd with PrivateTmp each service has its own.

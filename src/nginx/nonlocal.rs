@@ -4,15 +4,16 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use standin_config::nginx::{Listen, NginxConfig};
 use standin_core::types::Family;
 use standin_linux::sysctl;
 
 use super::local::is_local;
+use crate::authority::files::write_atomically;
 
 /// Read by systemd-sysctl and procps at boot.
 pub(crate) const DROP_IN: &str = "/etc/sysctl.d/90-standin.conf";
@@ -143,14 +144,8 @@ fn remember(settings: &[&str], drop_in: &Path) -> io::Result<bool> {
     let Some(text) = with(settings, &before) else { return Ok(false) };
     let folder = drop_in.parent().unwrap_or_else(|| Path::new("/"));
     fs::create_dir_all(folder)?;
-    let mut name = drop_in.file_name().unwrap_or_default().to_owned();
-    // Not ending in .conf, so that a half-written one is never read at boot.
-    name.push(".new");
-    let beside: PathBuf = folder.join(name);
-    let mut file = fs::File::create(&beside)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&beside, drop_in)?;
+    // What lies beside it meanwhile doesn't end in .conf: half of it is never read at boot.
+    write_atomically(drop_in, text.as_bytes(), 0o644)?;
     Ok(true)
 }
 

@@ -204,7 +204,7 @@ impl Watch {
 
     fn see_workers(&mut self) {
         if let Some(master) = self.master_pid() {
-            let children = discover::children(master);
+            let children = standin_linux::process::children_listed(master);
             // One that was forked just now has no title of its own yet.
             if children != self.children || self.workers.len() != children.len() {
                 // A reload or a crashed worker; a reload may have brought other listeners.

@@ -8,8 +8,8 @@ use standin_linux::process::PidFd;
 use standin_linux::sockets::{Sockets, TcpState};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{GRACE, Progress, Said, WORDS, Word, serves, status, vip};
-use crate::control::Request;
+use super::{GRACE, Progress, Said, WORDS, Word, serves, vip};
+use crate::control::{Request, status};
 use crate::engine::messages::{Post, ToEngine};
 use crate::link::Line;
 

@@ -24,9 +24,8 @@ use serde::{Deserialize, Serialize};
 use standin_core::view::VipView;
 use standin_linux::netlink::Rtnl;
 use standin_linux::process;
-use tokio::sync::{mpsc, oneshot};
 
-use crate::control::{Request, Status};
+use crate::control::Status;
 use crate::link::plain;
 
 /// How long nginx gets to end what it has once the drain is over.
@@ -131,13 +130,6 @@ pub(crate) struct Progress {
     pub(crate) ended: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cut: Option<usize>,
-}
-
-/// The state of this node; `None` when the engine is stuck or the daemon ends.
-pub(crate) async fn status(desk: &mpsc::Sender<Request>) -> Option<Status> {
-    let (sender, receiver) = oneshot::channel();
-    desk.send(Request::Status(sender)).await.ok()?;
-    receiver.await.ok()?
 }
 
 pub(crate) fn vip<'a>(status: &'a Status, name: &str) -> Option<&'a VipView> {

@@ -9,8 +9,8 @@ use standin_linux::forward::{Forwarding, Neighbour, Order};
 use standin_linux::netlink::Rtnl;
 use tokio::sync::mpsc;
 
-use super::{Said, WORDS, Word, serves, status, vip};
-use crate::control::{Request, Status};
+use super::{Said, WORDS, Word, serves, vip};
+use crate::control::{Request, Status, status};
 use crate::link::Line;
 
 /// The other node gives it up within microseconds of hearing that all is ready.

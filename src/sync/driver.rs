@@ -25,7 +25,7 @@ use super::serve::Asked;
 use super::wire::Said;
 use super::{Around, Settings, ToDriver, memory, report};
 use crate::api::types::sync as said;
-use crate::control::Request;
+use crate::control;
 use crate::control::log::Severity;
 use crate::link::Told;
 use crate::link::outlet::{FromPeer, FromPeers};
@@ -277,10 +277,9 @@ impl Driver {
         self.feed(Input::Holder(holder)).await;
     }
 
+    /// What is seen comes back as [`Found::Sight`], and what follows from it then.
     async fn tick(&mut self) {
         self.look();
-        self.begin();
-        self.served().await;
         if self.retire_at.is_some_and(|at| at <= tokio::time::Instant::now()) {
             self.retire_at = None;
             if let Some(ground) = self.ground() {
@@ -300,11 +299,8 @@ impl Driver {
         }
         let (requests, found) = (self.around.requests.clone(), self.found.clone());
         tokio::spawn(async move {
-            let (sender, receiver) = tokio::sync::oneshot::channel();
             let mut sight = Sight::default();
-            if requests.send(Request::Status(sender)).await.is_ok()
-                && let Ok(Some(status)) = receiver.await
-            {
+            if let Some(status) = control::status(&requests).await {
                 // Of several VIPs the file's first one says who writes.
                 sight.holder = status.view.vips.into_iter().next().and_then(|vip| vip.holder);
                 if let Some(view) = status.nginx {
@@ -358,11 +354,10 @@ impl Driver {
             }
             FromPeer::Down(id) => {
                 if self.sessions.down(peer, id) {
-                    if self.fetching.as_ref().is_some_and(|fetching| fetching.from == peer) {
+                    let fetching = self.fetching.as_mut().filter(|it| it.from == peer);
+                    if let Some(fetching) = fetching {
                         // Its end is told by the fetch itself.
-                        if let Some(fetching) = &mut self.fetching {
-                            fetching.came = mpsc::channel(1).0;
-                        }
+                        fetching.came = mpsc::channel(1).0;
                     }
                     self.feed(Input::Link { peer: peer.to_owned(), up: false }).await;
                 }
@@ -433,7 +428,7 @@ impl Driver {
         if placed {
             self.retire_at = Some(tokio::time::Instant::now() + RETIRE);
         }
-        self.finished(outcome).await;
+        self.feed(Input::Done(outcome)).await;
         if let Some(running) = &self.running {
             running.watch.look();
         }

@@ -12,10 +12,9 @@ use standin_config::nginx::title::Title;
 use standin_core::sync::{Id, Outcome, TreeHash, Trouble};
 use standin_linux::process;
 use standin_tree::build::Builder;
-use standin_tree::hash::Hash;
 use standin_tree::manifest::{Manifest, Root};
 use standin_tree::read::{Reader, Scan, Spec};
-use standin_tree::store::{self, Store};
+use standin_tree::store::Store;
 
 /// For the test and again for the reload: 2,000 virtual hosts with TLS take 2 s and 5 s, a name that
 /// DNS doesn't answer 10 s.
@@ -89,7 +88,7 @@ impl Ground {
     }
 
     fn manifest(&self, id: Id) -> Result<Manifest, Failure> {
-        let own = store::Id { number: id.number, hash: Hash::from_bytes(id.tree.0) };
+        let own = super::driver::own(id);
         self.store
             .manifest(&own)
             .or_else(|error| {

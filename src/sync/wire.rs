@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use standin_core::sync::id::LINE;
 use standin_core::sync::{Id, Line, Message, Order, Problem, State, TreeHash, Trouble};
+use standin_tree::hash::Hash;
 
 use crate::link::message::plain;
 
@@ -79,21 +80,12 @@ pub(crate) struct ProblemSaid {
 
 /// All digits of a hash.
 pub(crate) fn hex(bytes: &[u8; 32]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Hash::from_bytes(*bytes).to_string()
 }
 
 /// The other way; `None` for what is no hash.
 pub(crate) fn unhex(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes();
-    if digits.len() != 64 {
-        return None;
-    }
-    let digit = |at: usize| char::from(*digits.get(at)?).to_digit(16);
-    let mut bytes = [0; 32];
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::try_from(digit(2 * at)? * 16 + digit(2 * at + 1)?).ok()?;
-    }
-    Some(bytes)
+    Hash::parse(text).map(|hash| *hash.as_bytes())
 }
 
 impl From<Id> for IdSaid {

@@ -63,7 +63,7 @@ impl Master {
     /// The processes that it has started.
     pub(crate) fn family(&self) -> Family {
         let mut family = Family::default();
-        for pid in children(self.pid) {
+        for pid in system::children_listed(self.pid) {
             match system::title(pid).as_deref().and_then(Title::parse) {
                 Some(Title::Worker { leaving: false }) => family.workers.push(pid),
                 Some(Title::Worker { leaving: true }) => family.leaving.push(pid),
@@ -87,14 +87,6 @@ pub(crate) struct Family {
 
 pub(crate) fn is_master(pid: u32) -> bool {
     matches!(system::title(pid).as_deref().and_then(Title::parse), Some(Title::Master(_)))
-}
-
-/// By the kernel's own list where it has one.
-fn children(pid: u32) -> Vec<u32> {
-    match fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) {
-        Ok(text) => text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect(),
-        Err(_) => system::children(pid),
-    }
 }
 
 /// Opens a file as `pid` would, also through links that are absolute in its own root.
