@@ -146,6 +146,16 @@ fn sync_block(out: &mut String, sync: &Sync, color: bool) {
         let word = painted(word, paint, color);
         let _ = writeln!(out, "  {:<width$}  serves {number} of {desired}  {word}", node.name);
     }
+    for target in &sync.targets {
+        let paint = match target.state.as_str() {
+            "current" => Paint::Good,
+            "waiting" => Paint::Attention,
+            _ => Paint::Bad,
+        };
+        let state = painted(&sync::state(target), paint, color);
+        let why = target.why.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        let _ = writeln!(out, "  rsync {}  {state}{why}", target.to);
+    }
 }
 
 /// What a peer says of itself, and how it is reached.

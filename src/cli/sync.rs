@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{Places, client};
-use crate::api::types::sync::{Diff, Generation, Kept, Node, Sync};
+use crate::api::types::sync::{Diff, Generation, Kept, Node, Sync, Target};
 
 /// How often `apply` looks how far it has come.
 const LOOK: Duration = Duration::from_millis(50);
@@ -170,6 +170,13 @@ fn page(sync: &Sync) -> String {
             out.push_str(&obstacles(node));
         }
     }
+    for target in &sync.targets {
+        let _ = write!(out, "\nrsync    {}  {}", target.to, state(target));
+        if let Some(why) = &target.why {
+            let _ = write!(out, "\n    {why}");
+        }
+        out.push('\n');
+    }
     if let Some(apply) = &sync.apply
         && !apply.over
     {
@@ -196,6 +203,14 @@ pub(super) fn word(node: &Node) -> &'static str {
         (None, true, Some(false)) if node.writes => "saved, not loaded",
         (None, true, Some(false)) => "catching up",
         (None, true, None) => "",
+    }
+}
+
+/// What a host with only an rsync daemon has.
+pub(super) fn state(target: &Target) -> String {
+    match &target.generation {
+        Some(it) => format!("has {}  {}", it.number, target.state),
+        None => target.state.clone(),
     }
 }
 

@@ -52,6 +52,9 @@ impl Driver {
                 if asks && !accept_deletion {
                     return Err(format!("it is held: {}", view.state.held.unwrap_or_default()));
                 }
+                if accept_deletion {
+                    self.accepted = running.disk.as_ref().map(|disk| disk.tree);
+                }
                 (Command::Resume { accept_deletion }, "it goes on".to_owned())
             }
             Order::Rollback { generation } => {

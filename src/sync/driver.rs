@@ -21,6 +21,7 @@ use tokio::task::AbortHandle;
 use super::fetch::Came;
 use super::ground::{self, Applied, Translation};
 use super::peers::Sessions;
+use super::push::{Goal, Pusher};
 use super::serve::Asked;
 use super::wire::Said;
 use super::{Around, Settings, ToDriver, memory, report};
@@ -35,6 +36,9 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Old trees stay for so long: a shell or an editor may be in one.
 const RETIRE: Duration = Duration::from_secs(60);
+
+/// Where trees are that are sent by rsync.
+const RSYNC: &str = "rsync";
 
 /// What comes from beside the control thread.
 pub(super) enum Found {
@@ -105,6 +109,9 @@ pub(super) struct Driver {
     retire_at: Option<tokio::time::Instant>,
     pub(super) found: mpsc::UnboundedSender<Found>,
     brief: watch::Sender<Option<said::Sync>>,
+    pub(super) pusher: Pusher,
+    /// The tree whose deletions an operator has accepted last.
+    pub(super) accepted: Option<TreeHash>,
 }
 
 /// Until the daemon ends.
@@ -116,6 +123,7 @@ pub(super) async fn run(
 ) {
     // Bounded by what is under way: one job, one look, and the reports of one watch.
     let (found, mut finds) = mpsc::unbounded_channel();
+    let pusher = Pusher::start(around.state_dir.join("sync").join(RSYNC), around.told.clone());
     let mut driver = Driver {
         around,
         settings: None,
@@ -130,7 +138,10 @@ pub(super) async fn run(
         retire_at: None,
         found,
         brief,
+        pusher,
+        accepted: None,
     };
+    let pushed = driver.pusher.moved();
     let mut tick = tokio::time::interval(LOOK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -148,6 +159,7 @@ pub(super) async fn run(
             },
             Some((peer, what)) = peers.recv() => driver.hear(&peer, what).await,
             Some(found) = finds.recv() => driver.found(found).await,
+            () = pushed.notified() => driver.publish(),
             _ = tick.tick() => driver.tick().await,
             () = due => driver.feed(Input::Tick).await,
         }
@@ -187,6 +199,7 @@ impl Driver {
 
     fn stop(&mut self) {
         self.brief.send_replace(None);
+        self.pusher.aim(None);
         self.fetching = None;
         self.job += 1;
         if let Some(running) = self.running.take() {
@@ -527,12 +540,28 @@ impl Driver {
     }
 
     fn publish(&self) {
+        self.pusher.aim(self.goal());
         let now = self.status().ok();
         self.brief.send_if_modified(|before| {
             let changed = *before != now;
             *before = now;
             changed
         });
+    }
+
+    /// What goes to hosts with only an rsync daemon: what this node has proven, while it writes.
+    fn goal(&self) -> Option<Goal> {
+        let (settings, running) = (self.settings.as_ref()?, self.running.as_ref()?);
+        let id = running.replica.proven().filter(|_| running.replica.writes())?;
+        (!settings.rsync.is_empty()).then(|| Goal {
+            id,
+            targets: settings.rsync.clone(),
+            password_file: settings.rsync_password_file.clone(),
+            exclude: settings.exclude.clone(),
+            store: Arc::clone(&running.store),
+            dir: self.around.state_dir.join("sync").join(RSYNC),
+            accepted: self.accepted,
+        })
     }
 
     async fn save(&self, saved: Saved) {

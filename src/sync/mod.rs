@@ -5,7 +5,8 @@
 //!                      │  ▲
 //!        core::sync::Replica        jobs beside the control thread:
 //!                      │  └──Outcome── keep, fetch, test, apply, load (store, crates/apply)
-//!                      └──────────────▶ serve (what peers ask for)
+//!                      ├──────────────▶ serve (what peers ask for)
+//!                      └──Goal────────▶ push (hosts with only an rsync daemon)
 //! ```
 //! The driver decides nothing: it feeds the core's [`Replica`](standin_core::sync::Replica) and does
 //! what that asks for. Everything that waits for the disk or for nginx runs beside it.
@@ -19,7 +20,9 @@ mod memory;
 mod peers;
 pub(crate) mod piece;
 mod powers;
+mod push;
 mod report;
+mod rsync;
 mod serve;
 mod settings;
 pub(crate) mod wire;

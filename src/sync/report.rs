@@ -41,6 +41,7 @@ impl Driver {
             writer: view.state.writer,
             roots: spec.roots().iter().map(|root| root.display().to_string()).collect(),
             nodes,
+            targets: self.pusher.targets(),
             apply: view.ordered.as_ref().map(apply),
             doing: view.busy.as_ref().map(doing),
             notes: notes.collect(),

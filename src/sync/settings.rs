@@ -16,7 +16,9 @@ pub(crate) struct Settings {
     /// Empty: the directory of nginx's main configuration file, and `also`.
     paths: Vec<PathBuf>,
     also: Vec<PathBuf>,
-    exclude: Vec<String>,
+    pub(crate) exclude: Vec<String>,
+    pub(crate) rsync: Vec<String>,
+    pub(crate) rsync_password_file: Option<PathBuf>,
     pub(crate) settle: Duration,
     full_scan: Duration,
 }
@@ -40,6 +42,8 @@ impl Settings {
             paths: sync.paths.clone(),
             also: sync.also.clone(),
             exclude: sync.exclude.clone(),
+            rsync: sync.rsync.clone(),
+            rsync_password_file: sync.rsync_password_file.clone(),
             settle: sync.settle,
             full_scan: sync.full_scan,
         })

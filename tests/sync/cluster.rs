@@ -22,7 +22,7 @@ pub(crate) struct Node {
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Node>,
     /// It ends with this.
-    _lan: Lan,
+    pub(crate) lan: Lan,
 }
 
 /// The main file, which answers with the text; its address is the node's own.
@@ -80,7 +80,7 @@ impl Cluster {
         for node in &mut nodes {
             node.host.write(FILE, &text);
         }
-        let mut cluster = Self { nodes, _lan: lan };
+        let mut cluster = Self { nodes, lan };
         cluster.nodes[0].start();
         cluster.nodes[0].host.wait_role("active", SOON);
         for node in cluster.nodes.iter_mut().skip(1) {

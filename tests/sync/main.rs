@@ -6,6 +6,7 @@
 mod cluster;
 #[path = "../hosts/mod.rs"]
 mod hosts;
+mod rsync;
 
 use std::time::Duration;
 

@@ -278,8 +278,8 @@ keys! {
     SYNC_SETTLE: Sync, "settle", Kind::Duration(10 * MS, M), Is("200ms"), "Quiet time before a change is taken.";
     SYNC_FULL_SCAN: Sync, "full_scan", Kind::Duration(S, 24 * H), Is("60s"),
         "Everything is compared this often, in case a hint was lost.";
-    SYNC_RSYNC: Sync, "rsync", List("USER@HOST::MODULE"), Means("none"), "Hosts with only an rsync daemon.";
-    SYNC_RSYNC_PASSWORD_FILE: Sync, "rsync_password_file", Path, Means("none"), "Readable by root only.";
+    SYNC_RSYNC: Sync, "rsync", List("USER@HOST::MODULE"), Means("none"), "Hosts with only an rsync daemon; they get what is proven.";
+    SYNC_RSYNC_PASSWORD_FILE: Sync, "rsync_password_file", Path, Means("none"), "Its first line, for the daemons' `auth users`; mode 0600.";
 
     NOTIFY_ACTIVE: Notify, "active", List("absolute paths"), Means("none"), "This node became active.";
     NOTIFY_BACKUP: Notify, "backup", List("absolute paths"), Means("none"), "This node became backup.";

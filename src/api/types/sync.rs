@@ -11,6 +11,9 @@ pub(crate) struct Sync {
     pub(crate) roots: Vec<String>,
     /// This node first, then the others by name.
     pub(crate) nodes: Vec<Node>,
+    /// Hosts with only an rsync daemon; none where another node sends.
+    #[serde(default)]
+    pub(crate) targets: Vec<Target>,
     /// The operator's `apply` that is under way, or the last one.
     pub(crate) apply: Option<Apply>,
     /// What is being done at the moment.
@@ -37,6 +40,18 @@ pub(crate) struct Node {
     pub(crate) held: Option<String>,
     /// Whether its nginx serves the writer's generation; absent while that isn't known.
     pub(crate) current: Option<bool>,
+}
+
+/// A module of an rsync daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Target {
+    /// `USER@HOST::MODULE`.
+    pub(crate) to: String,
+    /// What it got last from this daemon.
+    pub(crate) generation: Option<Generation>,
+    /// `waiting`, `current`, `failed` (it is tried again), or `held` (an operator is asked).
+    pub(crate) state: String,
+    pub(crate) why: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

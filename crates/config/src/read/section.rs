@@ -88,7 +88,11 @@ impl Walk {
         let targets = self.spanned_texts(fields, &keys::SYNC_RSYNC);
         for (target, span) in &targets {
             let fine = target.split_once("::").is_some_and(|(host, module)| {
-                !host.is_empty() && !host.starts_with('-') && !module.is_empty()
+                // With a slash rsync would take it for a file of this host.
+                !host.is_empty()
+                    && !host.starts_with('-')
+                    && !host.contains('/')
+                    && !module.is_empty()
             });
             if !fine || target.chars().any(|c| c.is_whitespace() || c.is_control()) {
                 self.error(

@@ -171,6 +171,12 @@ impl Replica {
         self.writer() == Some(self.config.node.as_str())
     }
 
+    /// What this node's nginx demonstrably runs with.
+    #[must_use]
+    pub const fn proven(&self) -> Option<Id> {
+        self.proven
+    }
+
     /// When a tick is due.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
