@@ -17,6 +17,7 @@ mod preflight;
 mod readable;
 mod switchover;
 mod sync;
+mod tickets;
 
 use std::process::ExitCode;
 

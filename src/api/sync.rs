@@ -28,6 +28,7 @@ pub(super) fn writing() -> Router<Desk> {
         .route("/v1/sync/rollback", post(rollback))
         .route("/v1/sync/apply", post(apply))
         .route("/v1/sync/approve", post(approve))
+        .route("/v1/sync/rotate", post(rotate))
 }
 
 /// Asks the synchronisation; where there is none, or it can't, says so.
@@ -75,6 +76,20 @@ async fn apply(
     ConnectInfo(Caller { words: by, .. }): ConnectInfo<Caller>,
 ) -> Response {
     order(&desk, by, Order::Apply).await
+}
+
+#[derive(Deserialize)]
+struct RotateOrder {
+    #[serde(default)]
+    all: bool,
+}
+
+async fn rotate(
+    State(desk): State<Desk>,
+    ConnectInfo(Caller { words: by, .. }): ConnectInfo<Caller>,
+    Json(RotateOrder { all }): Json<RotateOrder>,
+) -> Response {
+    order(&desk, by, Order::Rotate { all }).await
 }
 
 async fn approve(

@@ -1,4 +1,5 @@
-//! `standin recover`: after a change of nginx's files was interrupted, the old ones are put back.
+//! `standin recover`: after a change of nginx's files was interrupted, the old ones are put back; and
+//! what they name of standin's own is there, so that nginx can start.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,6 +9,8 @@ use clap::Args;
 use standin_apply::Recovered;
 
 use super::Places;
+use crate::authority::Keys;
+use crate::tickets::Place;
 
 #[derive(Debug, Args)]
 pub(crate) struct RecoverArgs {
@@ -24,6 +27,10 @@ pub(super) fn main(args: &RecoverArgs) -> Result<()> {
     let _held = args.places.without_daemon("and it recovers by itself when it starts")?;
     let journal = standin_apply::folder(&args.state_dir);
     let found = standin_apply::recover(&journal, &mut |_| ());
+    if Keys::of(&args.state_dir).exist() {
+        // The files come first, but for an nginx without these keys they are no use either.
+        Place::of_this_host().prepare(None).map_err(anyhow::Error::msg)?;
+    }
     match found.context("nginx's files couldn't be put back")? {
         Recovered::Clean => {
             println!("nothing to recover: no change of nginx's files was interrupted");

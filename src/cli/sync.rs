@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{Places, client};
-use crate::api::types::sync::{Diff, Generation, Kept, Node, Sync, Target};
+use crate::api::types::sync::{Diff, Generation, Kept, Node, Sync, Target, Tickets};
 
 /// How often `apply` looks how far it has come.
 const LOOK: Duration = Duration::from_millis(50);
@@ -39,6 +39,14 @@ enum What {
     Rollback {
         /// Its number, or the first digits of its tree; else the one before
         generation: Option<String>,
+        #[command(flatten)]
+        places: Places,
+    },
+    /// Make new keys of TLS session tickets, on all nodes; run it on the writer
+    Rotate {
+        /// All of them: somebody may know them
+        #[arg(long)]
+        all: bool,
         #[command(flatten)]
         places: Places,
     },
@@ -91,6 +99,7 @@ pub(super) fn main(args: &SyncArgs) -> Result<()> {
         What::Rollback { generation, places } => {
             order(places, "rollback", &json!({ "generation": generation }))
         }
+        What::Rotate { all, places } => order(places, "rotate", &json!({ "all": all })),
         What::Hold(places) => order(places, "hold", &json!({})),
         What::Resume { accept_deletion, places } => {
             order(places, "resume", &json!({ "accept_deletion": accept_deletion }))
@@ -141,6 +150,9 @@ fn page(sync: &Sync) -> String {
     if let Some(doing) = &sync.doing {
         let _ = writeln!(out, "doing    {doing}");
     }
+    if let Some(tickets) = sync.tickets.as_ref().filter(|it| it.used) {
+        let _ = writeln!(out, "tickets  {}", keys(tickets));
+    }
     let head = ["node", "desired", "staged", "applied", "proven"];
     let mut rows = vec![head.map(str::to_owned)];
     for node in &sync.nodes {
@@ -189,6 +201,19 @@ fn page(sync: &Sync) -> String {
         let _ = writeln!(out, "note     {note}");
     }
     out
+}
+
+/// The keys of TLS session tickets, on one line.
+fn keys(tickets: &Tickets) -> String {
+    let at = tickets.since.parse::<jiff::Timestamp>().map(std::time::SystemTime::from);
+    let at = at.map_or_else(|_| tickets.since.clone(), crate::control::time::for_people);
+    let state = match (&tickets.problem, tickets.loaded, tickets.number) {
+        (Some(problem), ..) => problem.as_str(),
+        (None, _, 0) => "this node's own, until it hears the writer's",
+        (None, true, _) => "loaded",
+        (None, false, _) => "not loaded yet",
+    };
+    format!("keys {} since {at}: {state}", tickets.number)
 }
 
 /// How a node stands, in a word or two.

@@ -161,6 +161,11 @@ fn read(home: Home, master: Option<Master>, orphans: Option<Vec<u32>>) -> Survey
     survey
 }
 
+/// The configuration with this main file, as it lies on disk; slow disks are waited for.
+pub(crate) fn read_config(conf: &Path) -> NginxConfig {
+    files::read(conf, &open, &glob)
+}
+
 /// The bytes of a configuration file; anything but a file could wait for ever.
 fn open(file: &Path) -> io::Result<Vec<u8>> {
     let mut opened = fs::File::open(file)?;

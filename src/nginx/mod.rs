@@ -25,7 +25,7 @@ pub(crate) use standin_config::nginx::Flavour;
 use standin_config::nginx::NginxConfig;
 pub(crate) use standin_linux::glob::glob;
 
-pub(crate) use discover::is_master;
+pub(crate) use discover::{is_master, read_config};
 pub(crate) use watch::watch;
 
 /// What is known of nginx, for status.

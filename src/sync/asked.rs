@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use standin_core::sync::{Command, Input, Trouble};
+use standin_core::sync::{Command, Input, Trouble, View};
 
 use super::driver::{Driver, own};
 use super::{Ask, Order, powers, report};
@@ -37,6 +37,9 @@ impl Driver {
         }
         let Some(running) = &self.running else { return Err("no files are shared".to_owned()) };
         let view = running.replica.view();
+        if let Order::Rotate { all } = order {
+            return self.rotate(&view, all, by);
+        }
         let here = || {
             let writer = view.state.writer.clone();
             let Some(writer) = writer.filter(|_| !view.writing) else { return Ok(()) };
@@ -63,7 +66,7 @@ impl Driver {
                 (Command::Rollback(tree), format!("going back to the files of {tree}"))
             }
             // It was answered above.
-            Order::Approve => (Command::Retry, String::new()),
+            Order::Approve | Order::Rotate { .. } => (Command::Retry, String::new()),
             Order::Apply => {
                 here()?;
                 if !view.writing {
@@ -78,6 +81,20 @@ impl Driver {
         let text = format!("{said} (asked by {by})");
         self.tell(Severity::Notice, "sync_order", None, text);
         self.feed(Input::Command(command)).await;
+        Ok(said)
+    }
+
+    fn rotate(&mut self, view: &View, all: bool, by: &str) -> Result<String, String> {
+        if !view.writing {
+            let writer = view.state.writer.as_deref();
+            return Err(writer.map_or_else(
+                || "nobody is known to hold the VIP".to_owned(),
+                |writer| format!("the keys come from {writer}: run it there"),
+            ));
+        }
+        let said = self.tickets_rotate(all)?;
+        let text = format!("new keys of TLS session tickets: {said} (asked by {by})");
+        self.tell(Severity::Notice, "sync_order", None, text);
         Ok(said)
     }
 

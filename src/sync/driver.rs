@@ -1,7 +1,7 @@
 //! Feeds the replica with what happens, and does what it asks for.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use standin_apply::Nginx;
@@ -23,13 +23,16 @@ use super::ground::{self, Applied, Translation};
 use super::peers::Sessions;
 use super::push::{Goal, Pusher};
 use super::serve::Asked;
+use super::tickets::{Looked, Tickets};
 use super::wire::Said;
 use super::{Around, Settings, ToDriver, memory, report};
 use crate::api::types::sync as said;
+use crate::authority::Keys;
 use crate::control;
 use crate::control::log::Severity;
 use crate::link::Told;
 use crate::link::outlet::{FromPeer, FromPeers};
+use crate::tickets::Place;
 
 /// How often the state of VIPs and nginx is looked at, if nothing has happened.
 const LOOK: Duration = Duration::from_secs(1);
@@ -48,6 +51,8 @@ pub(super) enum Found {
     Sight(Sight),
     Ready(Result<Ready, String>),
     Retired(Vec<String>),
+    Tickets(Looked),
+    TicketsLoaded(Outcome),
 }
 
 /// What is known of the VIP and of nginx.
@@ -55,7 +60,7 @@ pub(super) enum Found {
 pub(super) struct Sight {
     holder: Option<String>,
     pub(super) nginx: Nginx,
-    conf: Option<PathBuf>,
+    pub(super) conf: Option<PathBuf>,
 }
 
 /// The store and what was saved, once they are open.
@@ -107,6 +112,9 @@ pub(super) struct Driver {
     pub(super) job: u64,
     pub(super) fetching: Option<Fetching>,
     retire_at: Option<tokio::time::Instant>,
+    pub(super) tickets: Tickets,
+    /// Who changes nginx's files, or has it load them, holds it.
+    pub(super) turn: Arc<Mutex<()>>,
     pub(super) found: mpsc::UnboundedSender<Found>,
     brief: watch::Sender<Option<said::Sync>>,
     pub(super) pusher: Pusher,
@@ -136,6 +144,8 @@ pub(super) async fn run(
         job: 0,
         fetching: None,
         retire_at: None,
+        tickets: Tickets::new(),
+        turn: Arc::default(),
         found,
         brief,
         pusher,
@@ -181,11 +191,14 @@ impl Driver {
     }
 
     async fn replace(&mut self, settings: Option<Settings>) {
-        self.settings = settings;
+        let before = std::mem::replace(&mut self.settings, settings);
         let Some(settings) = &self.settings else {
             self.stop();
             return;
         };
+        if before.is_some_and(|before| !before.members.is_subset(&settings.members)) {
+            self.tickets.renew();
+        }
         let spec = settings.spec(self.sight.conf.as_ref());
         if let (Some(running), Ok(spec)) = (&mut self.running, spec) {
             running.watch.replace(spec.clone(), settings.options());
@@ -224,7 +237,12 @@ impl Driver {
         self.starting = true;
         let (dir, options) = (self.around.state_dir.join("sync"), settings.options());
         let (journals, found) = (self.journals(), self.found.clone());
+        let (keys, master) = (Keys::of(&self.around.state_dir), self.sight.nginx.master);
         tokio::task::spawn_blocking(move || {
+            if keys.exist() {
+                // The first generation may name them; what fails is told by the first look at them.
+                let _ = Place::of_this_host().prepare(master);
+            }
             let reports = found.clone();
             let ready = open(&dir, &journals).and_then(|(store, saved, recovered)| {
                 let tell = move |report| drop(reports.send(Found::Report(report)));
@@ -293,6 +311,7 @@ impl Driver {
     /// What is seen comes back as [`Found::Sight`], and what follows from it then.
     async fn tick(&mut self) {
         self.look();
+        self.tickets_tick();
         if self.retire_at.is_some_and(|at| at <= tokio::time::Instant::now()) {
             self.retire_at = None;
             if let Some(ground) = self.ground() {
@@ -363,10 +382,12 @@ impl Driver {
         match what {
             FromPeer::Up(id, outlet) => {
                 self.sessions.up(peer, id, outlet);
+                self.tickets_up(peer);
                 self.feed(Input::Link { peer: peer.to_owned(), up: true }).await;
             }
             FromPeer::Down(id) => {
                 if self.sessions.down(peer, id) {
+                    self.tickets_down(peer);
                     let fetching = self.fetching.as_mut().filter(|it| it.from == peer);
                     if let Some(fetching) = fetching {
                         // Its end is told by the fetch itself.
@@ -377,8 +398,10 @@ impl Driver {
             }
             FromPeer::Bulk(bytes) => self.came(peer, Came::Frame(bytes)),
             FromPeer::Said(said) => {
-                if let Said::Lacks { hash } = *said {
-                    self.came(peer, Came::Lacks(hash));
+                if let Said::Lacks { hash } = &*said {
+                    self.came(peer, Came::Lacks(hash.clone()));
+                } else if let Said::Tickets(ring) = &*said {
+                    self.tickets_heard(peer, ring);
                 } else if let Some(asked) = Asked::of(&said) {
                     if let Some(running) = &self.running {
                         self.sessions.asked(peer, asked, &running.store);
@@ -409,6 +432,8 @@ impl Driver {
             Found::Applied(job, applied) if job == self.job => self.applied(applied).await,
             Found::Done(..) | Found::Applied(..) => {}
             Found::Retired(drift) => self.drifted(&drift),
+            Found::Tickets(looked) => self.tickets_looked(looked),
+            Found::TicketsLoaded(outcome) => self.tickets_loaded(&outcome),
         }
     }
 
@@ -539,7 +564,7 @@ impl Driver {
         self.publish();
     }
 
-    fn publish(&self) {
+    pub(super) fn publish(&self) {
         self.pusher.aim(self.goal());
         let now = self.status().ok();
         self.brief.send_if_modified(|before| {

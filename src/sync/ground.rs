@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use standin_apply::{
@@ -36,6 +36,8 @@ pub(crate) struct Ground {
     pub(crate) journals: PathBuf,
     /// Nobody is served by this node: its nginx may get a new master where only that helps.
     pub(crate) may_restart: bool,
+    /// Held while nginx is changed: two at a time couldn't prove anything.
+    pub(crate) turn: Arc<Mutex<()>>,
 }
 
 /// What this host made of a generation: a later reading with `own` is the generation `tree`.
@@ -190,6 +192,8 @@ impl Ground {
     pub(crate) fn apply(&self, id: Id, over: TreeHash, known: Option<Translation>) -> Applied {
         let mut applied =
             Applied { outcome: Outcome::Moved, translation: known, drift: Vec::new() };
+        // Nothing is left half done in it that a journal doesn't know.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = self.live().and_then(|live| {
             if Translation::of(known, live.hash) != over {
                 return Ok(Outcome::Moved);
@@ -290,6 +294,8 @@ impl Ground {
             let why = "nginx doesn't run on this node".to_owned();
             return Outcome::Failed { trouble: Trouble::Refused, why };
         }
+        // As above.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let in_place = Staged { generation: "in-place".to_owned(), roots: Vec::new() };
         let tested = match test(&in_place, &self.nginx, &Self::tester(), PATIENCE) {
             Ok(tested) => tested,

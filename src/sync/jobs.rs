@@ -22,6 +22,7 @@ impl Driver {
             nginx: self.sight.nginx.clone(),
             journals: self.journals(),
             may_restart: !running.replica.writes(),
+            turn: Arc::clone(&self.turn),
         })
     }
 

@@ -25,6 +25,7 @@ mod report;
 mod rsync;
 mod serve;
 mod settings;
+mod tickets;
 pub(crate) mod wire;
 
 use std::path::PathBuf;
@@ -79,6 +80,11 @@ pub(crate) enum Order {
     Apply,
     /// Let in what a generation could do beyond serving.
     Approve,
+    /// New keys of TLS session tickets.
+    Rotate {
+        /// None of the old ones remains.
+        all: bool,
+    },
 }
 
 /// What the control plane tells the driver.

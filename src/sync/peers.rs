@@ -80,6 +80,13 @@ impl Sessions {
         }
     }
 
+    pub(super) fn tell_all(&self, said: &Said) {
+        for session in self.0.values() {
+            // As above.
+            let _ = session.outlet.say(said.clone());
+        }
+    }
+
     /// A peer asks for files.
     pub(super) fn asked(&mut self, peer: &str, asked: Asked, store: &Arc<Store>) {
         let Some(session) = self.0.get_mut(peer) else { return };

@@ -1,5 +1,5 @@
-//! What a configuration could do beyond serving: load foreign modules, run code. Whoever may write the
-//! active's files would else become root on every node.
+//! What a configuration could do beyond serving: load foreign modules, run code, show files of the host.
+//! Whoever may write the active's files would else become root on every node.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -85,13 +85,29 @@ fn power(words: &[String], roots: &[PathBuf]) -> Option<String> {
         let path = Path::new(words.get(1)?);
         let packaged = MODULES.iter().any(|folder| path.starts_with(folder));
         let shared = roots.iter().any(|root| path.starts_with(root));
-        let climbs = path.components().any(|part| part == std::path::Component::ParentDir);
-        return (!packaged || shared || climbs).then(|| format!("load_module {}", path.display()));
+        return (!packaged || shared || climbs(path))
+            .then(|| format!("load_module {}", path.display()));
+    }
+    // With either, a file of this host that nobody meant can be read or guessed at by clients.
+    if name == "user" && words.get(1).is_some_and(|user| user == "root") {
+        return Some("user root".to_owned());
+    }
+    if name == "auth_basic_user_file" {
+        let file = words.get(1)?;
+        let path = Path::new(file);
+        let shared = !path.is_absolute() || roots.iter().any(|root| path.starts_with(root));
+        // What a variable holds only nginx knows.
+        let plain = shared && !climbs(path) && !file.contains('$');
+        return (!plain && file != "off").then(|| format!("auth_basic_user_file {file}"));
     }
     let lua = name.ends_with("_by_lua")
         || name.ends_with("_by_lua_block")
         || name.ends_with("_by_lua_file");
     (lua || CODE.contains(&name.as_str())).then(|| name.clone())
+}
+
+fn climbs(path: &Path) -> bool {
+    path.components().any(|part| part == std::path::Component::ParentDir)
 }
 
 /// What an operator of this node has said yes to.
@@ -133,6 +149,18 @@ mod tests {
         let text = "http { server { location / { content_by_lua_block { ngx.say(1) } } }\n\
                     js_import a from b.js; perl_set $a 'sub { }'; # exec x;\n log_format exec x; }";
         assert_eq!(found(text), ["content_by_lua_block", "js_import", "perl_set"]);
+    }
+
+    #[test]
+    fn files_of_the_host_are_named_and_shared_ones_are_not() {
+        let fine = "user www-data; auth_basic_user_file htpasswd; auth_basic_user_file off; \
+                    auth_basic_user_file /etc/nginx/htpasswd;";
+        assert!(found(fine).is_empty());
+        assert_eq!(found("user root;"), ["user root"]);
+        for file in ["/etc/passwd", "/etc/nginx/../passwd", "../passwd", "$file", "/etc/nginx/$x"] {
+            let text = format!("location / {{ auth_basic_user_file {file}; }}");
+            assert_eq!(found(&text), [format!("auth_basic_user_file {file}")]);
+        }
     }
 
     #[test]

@@ -45,6 +45,7 @@ impl Driver {
             apply: view.ordered.as_ref().map(apply),
             doing: view.busy.as_ref().map(doing),
             notes: notes.collect(),
+            tickets: self.tickets_status(),
         })
     }
 
@@ -240,8 +241,8 @@ pub(super) fn ask_for(new: &BTreeSet<String>) -> Result<(), (Trouble, String)> {
     Err((
         Trouble::Approval,
         format!(
-            "it brings what runs code in nginx, or a module that no package put there: {}. If that is \
-             meant, say so once on this node: standin approve",
+            "it brings what runs code in nginx, a module that no package put there, or what shows files \
+             of this host: {}. If that is meant, say so once on this node: standin approve",
             list.join(", ")
         ),
     ))

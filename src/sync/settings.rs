@@ -1,9 +1,11 @@
 //! What the cluster file says of the shared files, on this node.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use standin_config::Cluster;
+use standin_config::fingerprint::Fingerprint;
 use standin_config::model::{SyncSource, Trigger};
 use standin_core::sync::{Config, Source};
 use standin_tree::globs::Globs;
@@ -21,6 +23,8 @@ pub(crate) struct Settings {
     pub(crate) rsync_password_file: Option<PathBuf>,
     pub(crate) settle: Duration,
     full_scan: Duration,
+    /// The keys of all nodes.
+    pub(crate) members: BTreeSet<Fingerprint>,
 }
 
 impl Settings {
@@ -46,6 +50,7 @@ impl Settings {
             rsync_password_file: sync.rsync_password_file.clone(),
             settle: sync.settle,
             full_scan: sync.full_scan,
+            members: cluster.nodes.iter().filter_map(|node| node.fingerprint).collect(),
         })
     }
 

@@ -6,6 +6,7 @@ use standin_core::sync::{Id, Line, Message, Order, Problem, State, TreeHash, Tro
 use standin_tree::hash::Hash;
 
 use crate::link::message::plain;
+use crate::tickets;
 
 /// Contents that may be asked for at once.
 pub(crate) const WANTED: usize = 1024;
@@ -44,6 +45,8 @@ pub(crate) enum Said {
     Lacks {
         hash: String,
     },
+    /// The keys that its nginx encrypts session tickets with.
+    Tickets(Box<tickets::Said>),
     /// A later version may say more than this one understands.
     #[serde(other)]
     Unknown,
@@ -201,9 +204,11 @@ impl Said {
             Self::Test { id } => Message::Order(Order::Test(id.id()?)),
             Self::Apply { id } => Message::Order(Order::Apply(id.id()?)),
             Self::Undo { id, why } => Message::Order(Order::Undo { id: id.id()?, why: words(why) }),
-            Self::WantList { .. } | Self::Want { .. } | Self::Lacks { .. } | Self::Unknown => {
-                return None;
-            }
+            Self::WantList { .. }
+            | Self::Want { .. }
+            | Self::Lacks { .. }
+            | Self::Tickets(_)
+            | Self::Unknown => return None,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Ten thousand malformed connections and frames, from a machine that knows nothing of the cluster.
+//! Ten thousand malformed connections, frames and joins, from a machine that knows nothing of the cluster.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -94,15 +94,29 @@ pub(crate) fn offer(host: &Host, to: &str) -> String {
 
 /// Malformed in ways of their own.
 fn frame(number: usize) -> Vec<u8> {
-    match number % 7 {
+    match number % 8 {
         0 => vec![0xff; 64],
         1 => b"\xff\xff\xff\xff\x00".to_vec(),
         2 => b"\x00\x00\x00\x40\x09nonsense".to_vec(),
         3 => [b"\x00\x00\x0f\xff\x00".as_slice(), &[b'['; 4095]].concat(),
         4 => b"\x00\x00\x00\x05\x00{\"a\":".to_vec(),
         5 => b"\x00\x00\x00\x0f\x00{\"type\":\"ping\"}".to_vec(),
+        6 => join(number),
         _ => b"GET / HTTP/1.1\r\n\r\n".to_vec(),
     }
+}
+
+/// A whole request to join, with a token that nobody gave.
+fn join(number: usize) -> Vec<u8> {
+    let secret = [u8::try_from(number % 251).unwrap(); 16];
+    let join = serde_json::json!({
+        "type": "join", "protocol": 1, "token_id": secret[..4], "token_secret": secret,
+        "node": format!("n{number}"), "addresses": ["192.168.1.66"], "priority": 100,
+        "public_key": [secret, secret].concat(),
+    });
+    let text = join.to_string();
+    let length = u32::try_from(text.len()).unwrap().to_be_bytes();
+    [&length, [0].as_slice(), text.as_bytes()].concat()
 }
 
 /// The end of the connection is all the answer that there is.
@@ -124,9 +138,10 @@ fn attack(to: SocketAddr, config: &Arc<ClientConfig>, number: usize) {
     }
 }
 
-fn resident_kb(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+/// Its own memory, and its part of what it shares.
+fn pss_kb(pid: u32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = rollup.lines().find(|line| line.starts_with("Pss:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
@@ -136,7 +151,7 @@ fn only_child(pid: u32) -> u32 {
 }
 
 #[test]
-fn ten_thousand_malformed_frames_cost_no_memory_and_one_line() {
+fn ten_thousand_malformed_frames_and_joins_cost_no_memory_and_one_line() {
     if skipped() {
         return;
     }
@@ -152,12 +167,12 @@ fn ten_thousand_malformed_frames_cost_no_memory_and_one_line() {
         let config = Arc::new(config().with_no_client_auth());
         // The first ones make what is kept for later ones.
         (0..500).for_each(|number| attack(to, &config, number));
-        let before = resident_kb(daemon);
+        let before = pss_kb(daemon);
         (0..CONNECTIONS).for_each(|number| attack(to, &config, number));
-        (before, resident_kb(daemon))
+        (before, pss_kb(daemon))
     });
     let (before, after) = attacker.join().unwrap();
-    eprintln!("resident: {before} kB before, {after} kB after {CONNECTIONS} connections");
+    eprintln!("Pss: {before} kB before, {after} kB after {CONNECTIONS} connections");
     assert!(after < before + GROWTH_KB, "{before} kB, then {after} kB");
     wait_until("the count", SOON, || {
         let refused = pair.n1.try_status().unwrap()["link"]["refused"].as_u64();
@@ -165,6 +180,9 @@ fn ten_thousand_malformed_frames_cost_no_memory_and_one_line() {
     });
     let said = pair.n1.events().iter().filter(|it| it["kind"] == "link_refused").count();
     assert!(said <= 2, "said {said} times");
+    let lines = pair.n1.read("/run/logs/standin").matches("192.168.1.66").count();
+    assert!(lines <= 2, "{lines} lines");
+    assert!(!pair.n1.read(super::FILE).contains("192.168.1.66"), "nobody has joined");
     std::thread::sleep(ms(50));
     assert!(connected(&pair.n1, "n2") && connected(&pair.n2, "n1"), "the nodes' own link stays");
 }

@@ -186,6 +186,12 @@ fn the_tester_hears_root_only_and_the_recovery_comes_before_nginx() {
     assert!(lines(TESTER).contains(&"StandardOutput=socket"));
     let before = lines(RECOVER).into_iter().find(|line| line.starts_with("Before=")).unwrap();
     assert!(before.contains("nginx.service") && before.contains("standin.service"), "{before}");
+    // nginx starts and reloads without standin, too.
+    for unit in [RECOVER, UNIT] {
+        let directories = lines(unit).into_iter().find(|it| it.starts_with("RuntimeDirectory="));
+        assert!(directories.unwrap().contains("standin-tickets"));
+        assert!(lines(unit).contains(&"RuntimeDirectoryPreserve=yes"));
+    }
     verified("standin-tester.socket", SOCKET);
     verified("standin-recover.service", RECOVER);
 }

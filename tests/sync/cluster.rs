@@ -89,6 +89,11 @@ impl Cluster {
         cluster
     }
 
+    /// A machine on the same segment that is no node.
+    pub(crate) fn client(&self, name: &str, address: &str) -> Host {
+        self.lan.host(name, &[address])
+    }
+
     /// All backups serve this.
     #[track_caller]
     pub(crate) fn wait_answer(&self, answer: &str) {
@@ -124,6 +129,11 @@ impl Node {
         let mut command = self.host.command("nginx");
         command.args(["-c", &format!("{}/nginx.conf", self.conf)]);
         assert!(command.status().unwrap().success(), "nginx on {}", self.host.name);
+    }
+
+    /// As the operator does after an edit.
+    pub(crate) fn reload_nginx(&self) {
+        self.host.run(&format!("nginx -c {}/nginx.conf -s reload", self.conf));
     }
 
     /// Replaces a file of the configuration as an editor does.

@@ -7,6 +7,8 @@ mod cluster;
 #[path = "../hosts/mod.rs"]
 mod hosts;
 mod rsync;
+mod tickets;
+mod trust;
 
 use std::time::Duration;
 

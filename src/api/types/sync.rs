@@ -20,6 +20,23 @@ pub(crate) struct Sync {
     pub(crate) doing: Option<String>,
     /// What an operator should know: files outside that the configuration names, limits.
     pub(crate) notes: Vec<String>,
+    /// Absent until this node has any.
+    #[serde(default)]
+    pub(crate) tickets: Option<Tickets>,
+}
+
+/// The keys of TLS session tickets on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tickets {
+    /// Grows with each change; 0: not yet those of the cluster.
+    pub(crate) number: u64,
+    /// RFC 3339.
+    pub(crate) since: String,
+    /// nginx's configuration names them.
+    pub(crate) used: bool,
+    /// nginx runs with them.
+    pub(crate) loaded: bool,
+    pub(crate) problem: Option<String>,
 }
 
 /// The four things known of a generation on a node, and what is in the way.

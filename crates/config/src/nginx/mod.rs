@@ -13,4 +13,4 @@ pub use build::{Build, Flavour};
 pub use files::{MAX_BYTES, MAX_DEPTH, MAX_FILES, NginxConfig, Outside, Place, Problem, read};
 pub use lexer::{LexError, Lexer, Token, TokenKind};
 pub use listen::{Listen, ListenAddress, Protocol};
-pub use outside::{Named, also_line, outside};
+pub use outside::{Named, TICKETS, also_line, outside};

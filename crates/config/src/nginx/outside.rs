@@ -9,6 +9,10 @@ use super::files::{NginxConfig, Outside, Place};
 /// So many files of one directory are named by the directory.
 const TOGETHER: usize = 4;
 
+/// Where standin keeps the keys of TLS session tickets, which nginx's configuration names: the same on
+/// all nodes by themselves.
+pub const TICKETS: &str = "/run/standin-tickets";
+
 /// A file that the configuration needs, and that no synchronised tree holds.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Named {
@@ -42,7 +46,8 @@ impl fmt::Display for Named {
 /// root that is a symbolic link to somewhere else is one of them: its bytes are not in the tree.
 ///
 /// `prefix` is nginx's own (`-p`); `real` gives a path with all symbolic links resolved, or nothing
-/// if it isn't there. What depends on a variable is passed over: only nginx knows it.
+/// if it isn't there. What depends on a variable is passed over: only nginx knows it; and so is
+/// [`TICKETS`].
 #[must_use]
 pub fn outside(
     config: &NginxConfig,
@@ -55,7 +60,7 @@ pub fn outside(
     let mut named: BTreeMap<PathBuf, Named> = BTreeMap::new();
     for Outside { directive, path, at } in config.included.iter().chain(&config.outside) {
         let path = clean(&prefix.join(path));
-        if named.contains_key(&path) {
+        if named.contains_key(&path) || path.starts_with(TICKETS) {
             continue;
         }
         let real = real(&path);

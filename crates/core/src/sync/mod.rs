@@ -20,6 +20,7 @@ pub mod id;
 pub mod message;
 mod ordered;
 mod replica;
+pub mod tickets;
 
 #[cfg(test)]
 mod tests;

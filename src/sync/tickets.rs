@@ -1,0 +1,323 @@
+//! Keeps this node's keys of TLS session tickets those of the writer, and has nginx load them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use standin_core::sync::tickets::Ring;
+use standin_core::sync::{Outcome, TreeHash, View};
+use tokio::time::Instant;
+
+use super::driver::{Driver, Found};
+use super::ground;
+use super::wire::Said;
+use crate::api::types::sync as said;
+use crate::authority::Keys;
+use crate::control::log::Severity;
+use crate::control::time::rfc3339;
+use crate::nginx;
+use crate::tickets::{self, Place, unix_s};
+
+/// How often files and nginx's workers are looked at, if nothing has happened.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// nginx's configuration is read again for whether it names the keys.
+const READ: Duration = Duration::from_secs(60);
+
+/// Between two reloads for new keys, whoever wants them.
+const RELOADS_APART: Duration = Duration::from_secs(10);
+
+/// After a reload that failed: mostly a file of nginx's is at fault, and somebody is at work on it.
+const AFTER_FAILURE: Duration = Duration::from_secs(60);
+
+pub(super) struct Tickets {
+    place: Place,
+    ring: Option<Ring>,
+    /// What each peer said last; only members have sessions.
+    heard: BTreeMap<String, Ring>,
+    /// The files are to be looked at at this time.
+    look_at: Instant,
+    read_at: Instant,
+    /// The tree that lay on the disk when it was read.
+    read_tree: Option<TreeHash>,
+    reload_at: Instant,
+    busy: bool,
+    /// Changes of the ring; what was looked at before the last one says nothing.
+    changes: u64,
+    /// Somebody who knows the keys isn't a member any more.
+    renew: bool,
+    /// The peers are to be told.
+    tell: bool,
+    used: bool,
+    loaded: bool,
+    problem: Option<String>,
+}
+
+/// What was found beside the control thread.
+pub(super) struct Looked {
+    changes: u64,
+    ring: Result<Option<Ring>, String>,
+    /// `None`: the configuration wasn't read.
+    used: Option<bool>,
+    loaded: bool,
+    memory: bool,
+}
+
+impl Tickets {
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            place: Place::of_this_host(),
+            ring: None,
+            heard: BTreeMap::new(),
+            look_at: now,
+            read_at: now,
+            read_tree: None,
+            reload_at: now,
+            busy: false,
+            changes: 0,
+            renew: false,
+            tell: false,
+            used: false,
+            loaded: false,
+            problem: None,
+        }
+    }
+
+    pub(super) fn renew(&mut self) {
+        self.renew = true;
+    }
+
+    fn say(&self) -> Option<Said> {
+        let ring = self.ring.as_ref().filter(|ring| ring.number > 0)?;
+        Some(Said::Tickets(Box::new(ring.into())))
+    }
+
+    /// The ring that this node should have, where it isn't the one that it has.
+    fn wanted(&self, view: &View) -> Option<Ring> {
+        let ring = self.ring.as_ref()?;
+        let now = unix_s();
+        if view.writing {
+            if ring.number == 0 {
+                // Others may know it from who wrote before.
+                let known = self.heard.values().max_by_key(|heard| heard.number).cloned();
+                return Some(known.unwrap_or_else(|| ring.clone().promoted(now)));
+            }
+            // Without random bytes there are no new keys; it is tried again.
+            if self.renew {
+                return Some(ring.renewed(now, tickets::fresh_three().ok()?));
+            }
+            let settled = self.loaded || !self.used;
+            return (settled && ring.is_due(now))
+                .then(|| Some(ring.clone().rotated(now, tickets::fresh().ok()?)))
+                .flatten();
+        }
+        let theirs = self.heard.get(view.state.writer.as_ref()?)?;
+        (theirs != ring).then(|| theirs.clone())
+    }
+
+    fn take(&mut self, ring: Ring) {
+        self.ring = Some(ring);
+        self.changes += 1;
+        (self.renew, self.loaded, self.tell) = (false, false, true);
+        self.look_at = Instant::now();
+    }
+}
+
+impl Driver {
+    /// What a peer says of its keys; it counts once that peer writes.
+    pub(super) fn tickets_heard(&mut self, peer: &str, said: &tickets::Said) {
+        if let Some(ring) = said.ring().filter(|ring| ring.number > 0) {
+            self.tickets.heard.insert(peer.to_owned(), ring);
+        }
+    }
+
+    pub(super) fn tickets_up(&self, peer: &str) {
+        if let (Some(said), Some(outlet)) = (self.tickets.say(), self.sessions.outlet(peer)) {
+            // A peer that doesn't listen is cut off soon.
+            let _ = outlet.say(said);
+        }
+    }
+
+    pub(super) fn tickets_down(&mut self, peer: &str) {
+        self.tickets.heard.remove(peer);
+    }
+
+    /// Once a second.
+    pub(super) fn tickets_tick(&mut self) {
+        let Some(running) = &self.running else { return };
+        let view = running.replica.view();
+        if self.tickets.busy {
+            return;
+        }
+        if let Some(ring) = self.tickets.wanted(&view) {
+            self.tickets.take(ring);
+        }
+        let now = Instant::now();
+        let tree = running.disk.as_ref().map(|disk| disk.tree);
+        let other = tree != self.tickets.read_tree;
+        if self.tickets.look_at > now && !other {
+            return;
+        }
+        self.tickets.busy = true;
+        self.tickets.look_at = now + LOOK;
+        let read = self.tickets.read_at <= now || other;
+        if read {
+            self.tickets.read_at = now + READ;
+            self.tickets.read_tree = tree;
+        }
+        let conf = self.sight.conf.clone().filter(|_| read);
+        let (place, ring) = (self.tickets.place.clone(), self.tickets.ring.clone());
+        let keys = Keys::of(&self.around.state_dir);
+        let (master, found) = (self.sight.nginx.master, self.found.clone());
+        let changes = self.tickets.changes;
+        tokio::task::spawn_blocking(move || {
+            let looked = Looked { changes, ..look(&place, ring, &keys, (master, conf)) };
+            // The driver may have ended; the same below.
+            let _ = found.send(Found::Tickets(looked));
+        });
+    }
+
+    pub(super) fn tickets_looked(&mut self, looked: Looked) {
+        self.tickets.busy = false;
+        let Looked { changes, ring, used, loaded, memory } = looked;
+        if changes != self.tickets.changes {
+            return;
+        }
+        self.tickets.used = used.unwrap_or(self.tickets.used);
+        match ring {
+            Ok(None) => {
+                self.tickets.ring = None;
+                return;
+            }
+            Ok(Some(ring)) => self.tickets.ring = Some(ring),
+            Err(why) => return self.tickets_trouble(why),
+        }
+        if !memory && self.tickets.used {
+            let why = "/run/standin-tickets isn't in memory: the keys of TLS session tickets reach a \
+                       disk; mend: mount a tmpfs on /run";
+            self.tickets_trouble(why.to_owned());
+        } else if !self.tickets.problem.as_ref().is_some_and(|it| it.starts_with(NOT_LOADED)) {
+            self.tickets.problem = None;
+        }
+        self.tickets.loaded = loaded;
+        if std::mem::take(&mut self.tickets.tell)
+            && let Some(said) = self.tickets.say()
+        {
+            self.sessions.tell_all(&said);
+        }
+        if self.tickets.used && !loaded {
+            self.tickets_reload();
+        }
+        self.publish();
+    }
+
+    /// Has nginx load the keys, unless it would load something else with them.
+    fn tickets_reload(&mut self) {
+        let now = Instant::now();
+        // Looked at again each second until it is done.
+        self.tickets.look_at = now;
+        if self.tickets.reload_at > now || !self.nothing_else_to_load() {
+            return;
+        }
+        let Some(ground) = self.ground() else { return };
+        self.tickets.busy = true;
+        self.tickets.reload_at = now + RELOADS_APART;
+        let found = self.found.clone();
+        tokio::task::spawn_blocking(move || {
+            let _ = found.send(Found::TicketsLoaded(ground.load()));
+        });
+    }
+
+    /// nginx runs with what lies on the disk, and nobody is at work on it.
+    fn nothing_else_to_load(&self) -> bool {
+        let Some(running) = &self.running else { return false };
+        let view = running.replica.view();
+        let on_disk = running.disk.as_ref().map(|disk| disk.tree);
+        let applied = view.state.applied;
+        applied.is_some_and(|id| Some(id.tree) == on_disk)
+            && view.state.proven == applied
+            && view.state.held.is_none()
+            && view.busy.is_none()
+            && view.ordered.is_none_or(|ordered| ordered.over())
+    }
+
+    pub(super) fn tickets_loaded(&mut self, outcome: &Outcome) {
+        self.tickets.busy = false;
+        self.tickets.look_at = Instant::now();
+        if let Outcome::Failed { why, .. } = outcome {
+            self.tickets.reload_at = Instant::now() + AFTER_FAILURE;
+            self.tickets_trouble(format!("{NOT_LOADED}: {why}; it is tried again"));
+            return;
+        }
+        self.tickets.problem = None;
+        let number = self.tickets.ring.as_ref().map_or(0, |ring| ring.number);
+        let text = format!("nginx has loaded the keys of TLS session tickets, number {number}");
+        self.tell(Severity::Notice, "tickets_loaded", None, text);
+    }
+
+    fn tickets_trouble(&mut self, why: String) {
+        if self.tickets.problem.as_ref() != Some(&why) {
+            self.tell(Severity::Warning, "tickets_failed", None, why.clone());
+            self.tickets.problem = Some(why);
+        }
+    }
+
+    /// An operator wants new keys now; `all`: somebody may know them.
+    pub(super) fn tickets_rotate(&mut self, all: bool) -> Result<String, String> {
+        let Some(ring) = self.tickets.ring.clone() else {
+            return Err("this node has no keys of TLS session tickets yet".to_owned());
+        };
+        let (ring, now) = (ring.promoted(unix_s()), unix_s());
+        let number = ring.number;
+        let made = if all {
+            tickets::fresh_three().map(|three| ring.renewed(now, three))
+        } else if self.tickets.used && !self.tickets.loaded {
+            return Err("nginx hasn't loaded the last keys yet: standin sync status".to_owned());
+        } else {
+            tickets::fresh().map(|fresh| ring.rotated(now, fresh))
+        };
+        self.tickets.take(made.map_err(|error| error.to_string())?);
+        Ok(format!("number {} takes the place of {number} on all nodes", number + 1))
+    }
+
+    pub(super) fn tickets_status(&self) -> Option<said::Tickets> {
+        let ring = self.tickets.ring.as_ref()?;
+        Some(said::Tickets {
+            number: ring.number,
+            since: rfc3339(std::time::UNIX_EPOCH + Duration::from_secs(ring.since_unix_s)),
+            used: self.tickets.used,
+            loaded: self.tickets.loaded,
+            problem: self.tickets.problem.clone(),
+        })
+    }
+}
+
+const NOT_LOADED: &str = "nginx couldn't load the new keys of TLS session tickets";
+
+/// Sees to the files; what nginx has of them.
+fn look(
+    place: &Place,
+    ring: Option<Ring>,
+    keys: &Keys,
+    (master, conf): (Option<u32>, Option<PathBuf>),
+) -> Looked {
+    // Without a peer link there is nobody to share them with.
+    if !keys.exist() {
+        return Looked { changes: 0, ring: Ok(None), used: None, loaded: false, memory: true };
+    }
+    let used = conf.map(|conf| tickets::are_used(&nginx::read_config(&conf)));
+    let seen = match ring {
+        Some(ring) if place.load().as_ref() == Some(&ring) && place.written(&ring).is_some() => {
+            Ok(ring)
+        }
+        Some(ring) => place.store(&ring, master).map(|()| ring),
+        None => place.prepare(master),
+    };
+    let written = seen.as_ref().ok().and_then(|ring| place.written(ring));
+    let loaded = written.is_some_and(|written| {
+        // One that starts later starts with them.
+        master.is_none_or(|master| ground::runs_since(master, written))
+    });
+    Looked { changes: 0, ring: seen.map(Some), used, loaded, memory: place.is_memory() }
+}
