@@ -112,7 +112,7 @@ fn join(number: usize) -> Vec<u8> {
     let join = serde_json::json!({
         "type": "join", "protocol": 1, "token_id": secret[..4], "token_secret": secret,
         "node": format!("n{number}"), "addresses": ["192.168.1.66"], "priority": 100,
-        "public_key": [secret, secret].concat(),
+        "public_key": ([secret, secret].concat()),
     });
     let text = join.to_string();
     let length = u32::try_from(text.len()).unwrap().to_be_bytes();

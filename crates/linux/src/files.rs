@@ -19,6 +19,6 @@ pub fn exchange(one: &Path, other: &Path) -> io::Result<()> {
 /// Whether what is written there stays in memory; swap is another matter.
 #[must_use]
 pub fn in_memory(path: &Path) -> bool {
-    // The kernel's type is wider or narrower, and signed or not, from machine to machine.
-    rustix::fs::statfs(path).is_ok_and(|found| MEMORY.contains(&(found.f_type as u32)))
+    let kind = rustix::fs::statfs(path).ok().and_then(|found| u32::try_from(found.f_type).ok());
+    kind.is_some_and(|kind| MEMORY.contains(&kind))
 }
