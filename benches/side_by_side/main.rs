@@ -1,6 +1,6 @@
 //! standin and Debian's keepalived side by side, on the same machine in the same run.
 //!
-//! `cargo xtask bench [--quick] [--json] [--only NAME,…]`; docs/performance.md says what the
+//! `cargo xtask bench [--quick] [--json] [NAME…]`; docs/performance.md says what the
 //! figures mean.
 
 mod bare;
@@ -12,6 +12,7 @@ mod memory;
 mod report;
 mod start;
 mod stress;
+mod switchover;
 mod usage;
 
 use std::fs::{self, File};
@@ -24,14 +25,15 @@ use cpu::Load;
 use report::{Figure, Machine, Report};
 
 const HELP: &str = "\
-cargo xtask bench [--quick] [--json] [--only NAME,…]
+cargo xtask bench [--quick] [--json] [NAME…]      (--only NAME,… says the same)
 
 ";
 
 type Measure = fn(&Path, &Options) -> Result<Vec<Figure>>;
 
-const MEASURES: [(&str, &str, Measure); 8] = [
+const MEASURES: [(&str, &str, Measure); 9] = [
     ("faults", "time without an answer, by fault", drills::measure),
+    ("switchover", "a planned move there and back, with all kinds of clients", switchover::measure),
     ("cpu-100ms", "CPU per advert, 200 VIPs at 100 ms", cpu_100_ms),
     ("cpu-10ms", "CPU per advert, 250 VIPs at 10 ms", cpu_10_ms),
     ("stress", "false transitions under CPU stress", stress::busy),
@@ -125,6 +127,9 @@ fn read(arguments: &[String]) -> Result<Option<Options>> {
                 print!("{HELP}");
                 MEASURES.iter().for_each(|(name, title, _)| println!("  {name:<12} {title}"));
                 return Ok(None);
+            }
+            name if MEASURES.iter().any(|(known, _, _)| *known == name) => {
+                options.only.push(name.to_owned());
             }
             other => bail!("{other} means nothing here; see --help"),
         }

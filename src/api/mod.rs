@@ -13,6 +13,7 @@
 //! | `POST /v1/sync/rollback` `{"generation": "7"}` | the same |
 //! | `POST /v1/await-vacant` `{"vip": "web", "every_ms": 100}`, `null`: no longer | `{}` |
 //! | `POST /v1/switchover` `{"vip": "web", "to": "n2", "drain_s": 30}` | its story, one step a line, as JSON; 409 with what is in the way |
+//! | `POST /v1/switchover/abort` `{"vip": "web"}` | `{"text": …}`: who was told; 409 with why nobody was |
 //! | `POST /v1/apply/cluster` `{"text": …, "without": […]}` | one step a line, as JSON; root only |
 //! | `POST /v1/expel` `{"node": "n3", "without": […]}` | the same |
 //! | `POST /v1/reload` | `{"text": …}`, or 422 with what is wrong |
@@ -94,6 +95,7 @@ pub(crate) fn serve(socket: StdUnixListener, desk: Desk) {
         .route("/v1/maintenance", post(maintenance))
         .route("/v1/await-vacant", post(await_vacant))
         .route("/v1/switchover", post(switchover))
+        .route("/v1/switchover/abort", post(call_off))
         .route("/v1/reload", post(reload))
         .route("/v1/apply/cluster", post(cluster::apply))
         .route("/v1/expel", post(cluster::expel));
@@ -199,7 +201,7 @@ async fn ask<T>(desk: &Desk, request: impl FnOnce(oneshot::Sender<T>) -> Request
 
 async fn nothing_here() -> Response {
     let body = json!({ "error": "there is /v1/status, /v1/events, /v1/sync; over the Unix socket also \
-                                 POST /v1/maintenance, /v1/await-vacant, /v1/switchover, \
+                                 POST /v1/maintenance, /v1/await-vacant, /v1/switchover[/abort], \
                                  /v1/reload, /v1/apply/cluster, /v1/expel, /v1/sync/…" });
     (StatusCode::NOT_FOUND, Json(body)).into_response()
 }
@@ -370,6 +372,23 @@ async fn switchover(
             let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
             (kind, Body::from_stream(Lines(receiver))).into_response()
         }
+        Some(Err(why)) => (StatusCode::CONFLICT, Json(json!({ "error": why }))).into_response(),
+        None => stuck(),
+    }
+}
+
+#[derive(Deserialize)]
+struct CallOffOrder {
+    vip: String,
+}
+
+async fn call_off(
+    State(desk): State<Desk>,
+    ConnectInfo(Caller { words: by, .. }): ConnectInfo<Caller>,
+    Json(CallOffOrder { vip }): Json<CallOffOrder>,
+) -> Response {
+    match ask(&desk, |reply| Request::CallOff { vip, by, reply }).await {
+        Some(Ok(text)) => Json(json!({ "text": text })).into_response(),
         Some(Err(why)) => (StatusCode::CONFLICT, Json(json!({ "error": why }))).into_response(),
         None => stuck(),
     }

@@ -8,6 +8,7 @@ use clap::Args;
 use http_body_util::BodyExt;
 use hyper::Method;
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Places, client, orders};
 use crate::exit::Exit;
@@ -27,6 +28,9 @@ pub(crate) struct SwitchoverArgs {
     /// Also to a node whose nginx doesn't serve this one's generation of the shared files
     #[arg(long)]
     stale_ok: bool,
+    /// Call off the one that is under way: the VIP comes back, also when it has moved already
+    #[arg(long, conflicts_with_all = ["node", "drain", "now", "stale_ok", "json"])]
+    abort: bool,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
@@ -35,6 +39,10 @@ pub(crate) struct SwitchoverArgs {
 }
 
 pub(super) fn main(args: &SwitchoverArgs) -> Result<()> {
+    if args.abort {
+        println!("{}", client::block_on(call_off(args))?);
+        return Ok(());
+    }
     let drain = if args.now { Some(Duration::ZERO) } else { args.drain };
     let order = json!({
         "vip": args.vip,
@@ -45,6 +53,15 @@ pub(super) fn main(args: &SwitchoverArgs) -> Result<()> {
     client::block_on(follow(args, &order))
 }
 
+/// Says who was told.
+async fn call_off(args: &SwitchoverArgs) -> Result<String> {
+    let path = "/v1/switchover/abort";
+    let order = json!({ "vip": args.vip });
+    let answer = client::call(&args.places.socket(), Method::POST, path, Some(&order)).await?;
+    let answer: Value = serde_json::from_slice(&answer)?;
+    Ok(text(&answer).to_owned())
+}
+
 async fn follow(args: &SwitchoverArgs, order: &Value) -> Result<()> {
     let socket = args.places.socket();
     let path = "/v1/switchover";
@@ -52,7 +69,24 @@ async fn follow(args: &SwitchoverArgs, order: &Value) -> Result<()> {
     let mut body = response.into_body();
     let mut pending = Vec::new();
     let mut shown = Shown::default();
-    while let Some(Ok(frame)) = body.frame().await {
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    let mut called_off = false;
+    loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            _ = interrupts.recv() => {
+                if std::mem::replace(&mut called_off, true) {
+                    let words = "it goes on without you; `standin status` shows how it ends";
+                    return Err(failed(words.to_owned()));
+                }
+                eprintln!("\ncalling it off (Ctrl-C once more leaves it to itself)");
+                if let Err(error) = call_off(args).await {
+                    eprintln!("{error}");
+                }
+                continue;
+            }
+        };
+        let Some(Ok(frame)) = frame else { break };
         let Ok(data) = frame.into_data() else { continue };
         pending.extend_from_slice(&data);
         while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
@@ -61,15 +95,16 @@ async fn follow(args: &SwitchoverArgs, order: &Value) -> Result<()> {
             shown.line(&step, &line, args.json)?;
             match step.get("step").and_then(Value::as_str) {
                 Some("done") => return Ok(()),
-                Some("failed") => {
-                    let text = text(&step).to_owned();
-                    return Err(client::Unanswered { exit: Exit::Failed, words: text }.into());
-                }
+                Some("failed" | "called_off") => return Err(failed(text(&step).to_owned())),
                 _ => {}
             }
         }
     }
     Err(anyhow!(client::gone()))
+}
+
+fn failed(words: String) -> anyhow::Error {
+    client::Unanswered { exit: Exit::Failed, words }.into()
 }
 
 fn text(step: &Value) -> &str {
@@ -91,7 +126,7 @@ impl Shown {
             return Ok(());
         }
         let kind = step.get("step").and_then(Value::as_str).unwrap_or_default();
-        if kind == "failed" {
+        if matches!(kind, "failed" | "called_off") {
             // The error says it.
             return Ok(());
         }

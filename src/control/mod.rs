@@ -3,6 +3,7 @@
 //! One tokio thread. It hears events from the engine and gives each of them its one log line, its
 //! place in the history and its hooks; it never holds anything that the engine waits for.
 
+mod events;
 pub(crate) mod history;
 mod linked;
 pub(crate) mod log;
@@ -18,7 +19,6 @@ mod watched;
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -29,14 +29,12 @@ use standin_core::Command;
 use standin_core::event::{Kind, Reason};
 use standin_core::record::Entry;
 use standin_core::view::View;
-use standin_linux::queue::Taken;
-use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::checks;
-use crate::engine::messages::{Beat, FromEngine, Happened, Inbox, Post, Posts, ToEngine};
+use crate::engine::messages::{Beat, FromEngine, Happened, Post, Posts, ToEngine};
 use crate::exit::Exit;
 use crate::guard;
 use crate::link::file::apply::{Order, Steps};
@@ -44,6 +42,7 @@ use crate::link::outlet::{FromPeers, ToSync};
 use crate::link::{self, Link, LinkView};
 use crate::switchover::{Progress, Said};
 use crate::sync::{Ask, Sync};
+use events::Events;
 use history::{History, Record};
 use log::{Log, Severity};
 pub(crate) use moves::Wish;
@@ -104,6 +103,16 @@ pub(crate) enum Request {
     Switchover {
         wish: Wish,
         reply: oneshot::Sender<Result<mpsc::Receiver<Progress>, String>>,
+    },
+    /// Undoes one; answers with who was told, or why nobody was.
+    CallOff {
+        vip: String,
+        by: String,
+        reply: oneshot::Sender<Result<String, String>>,
+    },
+    /// What another node tells of one has come to its end.
+    Followed {
+        id: u64,
     },
     /// A peer says something about a switchover.
     Said {
@@ -457,9 +466,13 @@ impl Control {
             }
             Request::Apply { order, steps } => self.apply(order, steps),
             Request::Switchover { wish, reply } => {
-                let _ = reply.send(self.switch_over(wish, true).await);
+                let _ = reply.send(self.asked_to_switch(wish).await);
             }
-            Request::Said { from, said } => self.heard(from, said),
+            Request::CallOff { vip, by, reply } => {
+                let _ = reply.send(self.call_off(&vip, &by));
+            }
+            Request::Followed { id } => self.followed(id),
+            Request::Said { from, said } => self.heard(from, said).await,
             Request::Given { vip, id } => self.given(&vip, id),
             Request::Taken { vip, id } => self.taken(&vip, id),
             Request::Stop => self.stop_now("its clients have finished"),
@@ -658,41 +671,6 @@ impl Control {
             let text =
                 "its notify scripts are too slow: an older change of state was not told to them";
             self.note(Severity::Error, "notify_failed", Some(vip), text);
-        }
-    }
-}
-
-/// The engine's messages as something that tokio can wait for.
-struct Events {
-    inbox: Inbox<FromEngine>,
-    readable: AsyncFd<OwnedFd>,
-}
-
-impl Events {
-    fn new(inbox: Inbox<FromEngine>) -> io::Result<Self> {
-        let wake = inbox.wake.as_fd().try_clone_to_owned()?;
-        Ok(Self { readable: crate::readable::readable(wake)?, inbox })
-    }
-
-    fn try_next(&self) -> Option<FromEngine> {
-        match self.inbox.receiver.take() {
-            Taken::Message(message) => Some(message),
-            Taken::Nothing | Taken::Over => None,
-        }
-    }
-
-    async fn next(&self) -> io::Result<FromEngine> {
-        loop {
-            if let Some(message) = self.try_next() {
-                return Ok(message);
-            }
-            let mut guard = self.readable.readable().await?;
-            self.inbox.wake.clear();
-            guard.clear_ready();
-            // What came between the look and the clearing.
-            if let Some(message) = self.try_next() {
-                return Ok(message);
-            }
         }
     }
 }

@@ -12,11 +12,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::log::Severity;
 use super::{Control, Request, STOP_TAKES, Status};
 use crate::engine::messages::{Happened, ToEngine};
-use crate::switchover::{Progress, Said, Word, giving, taking};
+use crate::switchover::ordered::{self, STORY, Thread};
+use crate::switchover::{Progress, Said, Word, giving, millis, taking};
 use crate::sync::Ask;
-
-/// Lines of a story that whoever watches may be behind.
-const STORY: usize = 64;
 
 /// Its driver answers between two of its jobs' steps.
 const SYNC_ANSWERS: Duration = Duration::from_secs(1);
@@ -41,6 +39,8 @@ pub(crate) struct Wish {
 pub(super) struct Moves {
     giving: BTreeMap<String, giving::Handle>,
     taking: BTreeMap<String, taking::Handle>,
+    /// Those that this node has ordered of another one, by their ids.
+    ordered: BTreeMap<u64, ordered::Handle>,
     last_id: u64,
     /// When the daemon ends at the latest; it is stopping then.
     pub(super) stop_by: Option<tokio::time::Instant>,
@@ -53,6 +53,11 @@ impl Moves {
     pub(super) fn is_empty(&self) -> bool {
         self.giving.is_empty() && self.taking.is_empty()
     }
+
+    fn next_id(&mut self) -> u64 {
+        self.last_id = standin_linux::clock::now().as_nanos().max(self.last_id + 1);
+        self.last_id
+    }
 }
 
 /// The state of this node; `None` when the engine is stuck or the daemon ends.
@@ -63,6 +68,46 @@ pub(crate) async fn status(desk: &mpsc::Sender<Request>) -> Option<Status> {
 }
 
 impl Control {
+    /// An operator asks for a switchover: begins it here, or has it begun where the VIP is.
+    pub(super) async fn asked_to_switch(
+        &mut self,
+        wish: Wish,
+    ) -> Result<mpsc::Receiver<Progress>, String> {
+        let status = self.status().await.ok_or("the engine doesn't answer; see the log")?;
+        let view = status.view.vips.iter().find(|vip| vip.name == wish.vip);
+        match view.filter(|view| view.role != Role::Active).and_then(|view| view.holder.clone()) {
+            Some(holder) => self.order(holder, wish),
+            None => self.switch_over(wish, true).await,
+        }
+    }
+
+    /// Asks the node that has the VIP.
+    fn order(&mut self, holder: String, wish: Wish) -> Result<mpsc::Receiver<Progress>, String> {
+        let Wish { vip, to, drain, stale_ok, by } = wish;
+        if to.as_ref() == Some(&holder) {
+            return Err(format!("{holder} has {vip} already"));
+        }
+        let id = self.moves.next_id();
+        let thread = self.thread(id, &vip, &holder)?;
+        let by = format!("{by} on {}", self.node);
+        if !thread.say(Word::Order { to, drain_ms: drain.map(millis), stale_ok, by: by.clone() }) {
+            return Err(format!("{holder} has {vip}, and there is no peer link with it"));
+        }
+        let desk = self.desk.clone().ok_or("the daemon is starting")?;
+        let text = format!("switchover asked of {holder}, which has it, by {by}");
+        self.log.line(Severity::Notice, Some(&vip), &text);
+        let (handle, story) = ordered::follow(thread, desk);
+        self.moves.ordered.insert(id, handle);
+        Ok(story)
+    }
+
+    fn thread(&self, id: u64, vip: &str, peer: &str) -> Result<Thread, String> {
+        let link = self.link.as_ref().ok_or_else(|| {
+            format!("{peer} has {vip}: say it there, or make a peer link with `standin init`")
+        })?;
+        Ok(Thread { id, vip: vip.to_owned(), peer: peer.to_owned(), line: link.line() })
+    }
+
     /// Begins a switchover, or says why not; its story is told to the receiver.
     pub(super) async fn switch_over(
         &mut self,
@@ -77,9 +122,12 @@ impl Control {
         let vip = self.cluster.vip(&wish.vip).ok_or("there is no such VIP")?;
         let drain = wish.drain.unwrap_or(vip.drain_timeout);
         let nginx = status.nginx.as_ref();
-        self.moves.last_id = standin_linux::clock::now().as_nanos().max(self.moves.last_id + 1);
+        let relay = self.moves.taking.get(&wish.vip).filter(|handle| handle.from != to);
+        let relay =
+            relay.map(|handle| giving::Relay { task: handle.signals.clone(), until: handle.until });
         let job = giving::Job {
-            id: self.moves.last_id,
+            id: self.moves.next_id(),
+            relay,
             vip: wish.vip.clone(),
             addresses: vip.addresses.iter().map(|prefix| prefix.address()).collect(),
             to: to.clone(),
@@ -127,6 +175,9 @@ impl Control {
             let known: Vec<&str> = status.view.vips.iter().map(|vip| vip.name.as_str()).collect();
             format!("no VIP is called {name}; there are: {}", known.join(", "))
         })?;
+        if wish.to.as_ref() == Some(&self.node) && view.role == Role::Active {
+            return Err(format!("{} has {name} already", self.node));
+        }
         if view.role != Role::Active {
             return Err(match &view.holder {
                 Some(holder) => format!("{holder} has {name}; say it there"),
@@ -177,31 +228,108 @@ impl Control {
     }
 
     /// A peer says something about a switchover.
-    pub(super) fn heard(&mut self, from: String, said: Said) {
+    pub(super) async fn heard(&mut self, from: String, said: Said) {
         let Said { id, vip, word } = said;
-        if let Word::Prepare { lasting_ms, serves, quic_ports, link_local } = word {
-            let lasting = Duration::from_millis(lasting_ms);
-            return self.prepare(from, (id, vip), lasting, (serves, quic_ports, link_local));
+        match word {
+            Word::Prepare { lasting_ms, serves, quic_ports, link_local } => {
+                let lasting = Duration::from_millis(lasting_ms);
+                self.prepare(from, (id, vip), lasting, (serves, quic_ports, link_local));
+            }
+            Word::Order { to, drain_ms, stale_ok, by } => {
+                let longest = crate::switchover::LONGEST;
+                let drain = drain_ms.map(|ms| Duration::from_millis(ms).min(longest));
+                let wish = Wish { vip, to, drain, stale_ok, by };
+                self.carry_out(from, id, wish).await;
+            }
+            Word::CallOff { by } => {
+                if let Some(handle) = self.moves.giving.get(&vip) {
+                    let by = format!("{by} on {from}");
+                    // A task that is busy has heard enough; the same below.
+                    let _ = handle.signals.try_send(giving::Signal::CallOff { by });
+                }
+            }
+            Word::GiveBack { drain_ms } => self.give_back(from, (id, vip), drain_ms).await,
+            word => self.passed_on(&from, id, &vip, word),
         }
-        // A task that is busy has heard enough.
-        if let Some(handle) = self.moves.giving.get(&vip)
+    }
+
+    /// What is for a task goes to it.
+    fn passed_on(&self, from: &str, id: u64, vip: &str, word: Word) {
+        if let Some(handle) = self.moves.ordered.get(&id).filter(|handle| handle.to == from) {
+            let _ = handle.words.try_send(word);
+        } else if let Some(handle) = self.moves.giving.get(vip)
             && handle.id == id
             && handle.to == from
         {
-            if word == Word::Taken
-                && let Some(back) = self.moves.taking.get(&vip)
-                && back.from == from
-            {
-                // Two nodes that hand packets to each other would do so for ever.
-                let _ = back.signals.try_send(taking::Signal::Back);
-            }
             let _ = handle.signals.try_send(giving::Signal::Heard(word));
-        } else if let Some(handle) = self.moves.taking.get(&vip)
+        } else if let Some(handle) = self.moves.taking.get(vip)
             && handle.id == id
             && handle.from == from
         {
             let _ = handle.signals.try_send(taking::Signal::Heard(word));
         }
+    }
+
+    /// A peer's operator wants a VIP moved that this node has.
+    async fn carry_out(&mut self, from: String, id: u64, wish: Wish) {
+        let Ok(thread) = self.thread(id, &wish.vip, &from) else { return };
+        match self.switch_over(wish, false).await {
+            Ok(story) => ordered::tell(thread, story),
+            Err(why) => {
+                // A peer that can't be told waits no longer than for any answer; the same below.
+                let _ = thread.say(Word::Refused { why });
+            }
+        }
+    }
+
+    /// The node that gave a VIP to this one wants it back.
+    async fn give_back(&mut self, from: String, (id, vip): (u64, String), drain_ms: u64) {
+        let Ok(thread) = self.thread(id, &vip, &from) else { return };
+        let mine = self.moves.taking.get(&vip);
+        if mine.is_none_or(|handle| handle.id != id || handle.from != from) {
+            let why = "it knows of no such switchover".to_owned();
+            let _ = thread.say(Word::Refused { why });
+            return;
+        }
+        let drain = Duration::from_millis(drain_ms).min(crate::switchover::LONGEST);
+        let by = format!("{from}, where it was called off");
+        let wish = Wish { vip, to: Some(from), drain: Some(drain), stale_ok: true, by };
+        match self.switch_over(wish, false).await {
+            Ok(story) => ordered::tell_failure(thread, story),
+            Err(why) => {
+                let _ = thread.say(Word::Refused { why });
+            }
+        }
+    }
+
+    /// An operator wants a switchover undone: here, or where the VIP came from. Says who was told.
+    pub(super) fn call_off(&mut self, vip: &str, by: &str) -> Result<String, String> {
+        let text = format!("call off the switchover, asked by {by}");
+        self.log.line(Severity::Notice, Some(vip), &text);
+        if let Some(handle) = self.moves.giving.get(vip) {
+            let signal = giving::Signal::CallOff { by: by.to_owned() };
+            let told = handle.signals.try_send(signal).is_ok();
+            let busy = || format!("the switchover of {vip} is busy; ask again");
+            let text = format!("{vip} comes back from {}", handle.to);
+            return if told { Ok(text) } else { Err(busy()) };
+        }
+        let taking = self.moves.taking.get(vip).map(|handle| (handle.id, &handle.from));
+        let mut orders = self.moves.ordered.iter().filter(|(_, handle)| handle.vip == vip);
+        let other = taking.or_else(|| orders.next().map(|(id, handle)| (*id, &handle.to)));
+        let Some((id, other)) = other else {
+            return Err(format!("this node has no part in a switchover of {vip}"));
+        };
+        let thread = self.thread(id, vip, other)?;
+        if thread.say(Word::CallOff { by: by.to_owned() }) {
+            Ok(format!("{other} was told to take {vip} back"))
+        } else {
+            Err(format!("there is no peer link with {other}, which began it"))
+        }
+    }
+
+    /// A switchover elsewhere is followed no longer.
+    pub(super) fn followed(&mut self, id: u64) {
+        self.moves.ordered.remove(&id);
     }
 
     fn prepare(
@@ -222,9 +350,21 @@ impl Control {
             return refuse("it has no such VIP".to_owned());
         };
         let Some(old) = self.cluster.node(&from) else { return };
-        if self.moves.taking.contains_key(&vip) {
-            return refuse(format!("a switchover of {vip} is under way there"));
-        }
+        let earlier = match self.moves.taking.get(&vip) {
+            // It went back there meanwhile, and now it comes once more.
+            Some(earlier) if earlier.from == from => {
+                // If it hears nothing it has ended.
+                let _ = earlier.signals.try_send(taking::Signal::Again);
+                Some(earlier.signals.clone())
+            }
+            Some(earlier) => {
+                let other = &earlier.from;
+                return refuse(format!(
+                    "clients of {other} are still served by way of it; ask again when their time is over"
+                ));
+            }
+            None => None,
+        };
         let addresses: Vec<_> = known.addresses.iter().map(|prefix| prefix.address()).collect();
         let of_a_family =
             |it: &&IpAddr| addresses.iter().any(|address| address.is_ipv4() == it.is_ipv4());
@@ -243,7 +383,7 @@ impl Control {
             from: from.clone(),
             vip: vip.clone(),
         };
-        let handle = taking::begin(job, line, desk);
+        let handle = taking::begin(job, line, desk, earlier);
         self.moves.taking.insert(vip, handle);
     }
 
@@ -269,7 +409,8 @@ impl Control {
         // A task that doesn't take it any more has ended.
         if *to == Role::Active {
             if let Some(handle) = self.moves.giving.get(vip) {
-                let _ = handle.signals.try_send(giving::Signal::Back);
+                let from = self.moves.taking.get(vip).map(|taking| taking.from.clone());
+                let _ = handle.signals.try_send(giving::Signal::Back { from });
             }
             if let Some(handle) = self.moves.taking.get(vip) {
                 let _ = handle.signals.try_send(taking::Signal::Active);

@@ -332,8 +332,9 @@ async fn answer(
         }
         Message::Switchover(said) => {
             let from = peer.name.clone();
-            // A control plane that has so much to do starts no switchover either.
-            let _ = common.requests.try_send(Request::Said { from, said: said.plain() });
+            // Hundreds of VIPs may move at once: what is said of one must not be lost. Without a control
+            // plane there is no switchover.
+            let _ = common.requests.send(Request::Said { from, said: said.plain() }).await;
             Ok(())
         }
         Message::Summary(summary) => {

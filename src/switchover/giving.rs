@@ -8,7 +8,7 @@ use standin_linux::process::PidFd;
 use standin_linux::sockets::{Sockets, TcpState};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{GRACE, Progress, Said, WORDS, Word, serves, vip};
+use super::{GRACE, Progress, Said, WORDS, Word, millis, serves, taking, vip};
 use crate::control::{Request, status};
 use crate::engine::messages::{Post, ToEngine};
 use crate::link::Line;
@@ -21,6 +21,16 @@ const TAKES_WITHIN: Duration = Duration::from_secs(3);
 
 /// A client whose neighbour cache is old may still come here until the last announcement of the burst.
 const CLIENTS_LEARN_WITHIN: Duration = Duration::from_secs(2);
+
+/// Where the VIP comes back by way of a third node, each of the three hands packets that nobody knows to
+/// the next one until the first hears that it is over. Clients have heard two announcements by then.
+const RING_LASTS: Duration = Duration::from_millis(100);
+
+/// The other node takes a table away; an older standin doesn't say when.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
+
+/// The other node asks this one, gives it up, and this one takes it.
+const RETURNS_WITHIN: Duration = Duration::from_secs(10);
 
 const COUNT_EVERY: Duration = Duration::from_millis(100);
 
@@ -41,6 +51,15 @@ pub(crate) struct Job {
     pub(crate) drain: Duration,
     pub(crate) nginx_master: Option<u32>,
     pub(crate) quic_ports: Vec<u16>,
+    /// This node hands packets to a third one itself, and must go on with that.
+    pub(crate) relay: Option<Relay>,
+}
+
+/// The switchover by which the VIP came here, when its drain isn't over.
+pub(crate) struct Relay {
+    /// Closed once it is.
+    pub(crate) task: mpsc::Sender<taking::Signal>,
+    pub(crate) until: Instant,
 }
 
 /// Whom it is done with.
@@ -58,8 +77,14 @@ pub(crate) struct Around {
 #[derive(Debug)]
 pub(crate) enum Signal {
     Heard(Word),
-    /// The VIP has come back to this node.
-    Back,
+    /// The VIP has come back to this node, by a switchover from that one if there is one.
+    Back {
+        from: Option<String>,
+    },
+    /// Whoever asked for it wants everything as it was.
+    CallOff {
+        by: String,
+    },
 }
 
 /// How the control plane reaches the task.
@@ -80,9 +105,20 @@ pub(crate) fn begin(job: Job, around: Around) -> Handle {
     tokio::spawn(async move {
         let vip = job.vip.clone();
         let desk = around.desk.clone();
-        let mut giving =
-            Giving { job, around, heard, moved: Some(move_sender), moved_at: None, said_at: None };
-        giving.run().await;
+        let mut giving = Giving {
+            job,
+            around,
+            heard,
+            moved: Some(move_sender),
+            moved_at: None,
+            said_at: None,
+            returning: Returning::No,
+        };
+        if let Some(linger) = giving.run().await {
+            // The next switchover needn't wait until the other node hands nothing back any more.
+            let _ = desk.send(Request::Given { vip: vip.clone(), id }).await;
+            giving.linger(linger).await;
+        }
         // Who waits for the move waits no more.
         drop(giving);
         let _ = desk.send(Request::Given { vip, id }).await;
@@ -99,39 +135,67 @@ struct Giving {
     moved_at: Option<Instant>,
     /// When the other node heard last that this one still serves.
     said_at: Option<Instant>,
+    returning: Returning,
+}
+
+/// Whether the VIP is to come back.
+enum Returning {
+    No,
+    /// As soon as it has moved.
+    Wanted,
+    /// The other node was asked then.
+    Asked(Instant),
 }
 
 /// How the drain ended.
 enum Drained {
     /// With so many connections left.
     With(usize),
-    /// The VIP is here again, and its connections with it.
-    Back,
+    /// The VIP is here again, and its connections with it; by a switchover from that node.
+    Back(Option<String>),
 }
 
 impl Giving {
-    async fn run(&mut self) {
+    /// For how long the other node is to go on once the VIP is here again.
+    async fn run(&mut self) -> Option<Duration> {
+        let vip = self.job.vip.clone();
         if let Err(why) = self.prepare().await {
             self.say(Word::Cancel);
-            let text = format!("{} stays here: {why}", self.job.vip);
-            return self.tell("failed", text, |_| {});
+            self.tell("failed", format!("{vip} stays here: {why}"), |_| {});
+            return None;
         }
         if let Err(why) = self.hand_over().await {
             self.leave();
-            let text = format!("{}: {why}", self.job.vip);
-            return self.tell("failed", text, |_| {});
+            self.tell("failed", format!("{vip}: {why}"), |_| {});
+            return None;
         }
-        let drained = self.drain().await;
-        match drained {
-            Drained::Back => {
-                self.say(Word::Done);
-                let text = format!("{} is here again, its connections with it", self.job.vip);
-                self.tell("done", text, |progress| {
-                    (progress.ended, progress.cut) = (Some(0), Some(0))
-                });
-            }
-            Drained::With(left) => self.finish(left).await,
+        let back = match self.drain().await {
+            Drained::Back(from) => from,
+            Drained::With(left) => match self.finish(left).await {
+                Some(from) => from,
+                None => return None,
+            },
+        };
+        let called_off = !matches!(self.returning, Returning::No);
+        let step = if called_off { "called_off" } else { "done" };
+        let text = format!("{vip} is here again, its connections with it");
+        self.tell(step, text, |progress| (progress.ended, progress.cut) = (Some(0), Some(0)));
+        Some(match back {
+            Some(from) if from == self.job.to => CLIENTS_LEARN_WITHIN,
+            Some(_) => RING_LASTS,
+            None => Duration::ZERO,
+        })
+    }
+
+    /// The VIP is here, and clients that don't know yet send to the other node: it hands on what it
+    /// doesn't know, instead of answering with resets.
+    async fn linger(&mut self, lasting: Duration) {
+        let began = Instant::now();
+        while began.elapsed() < lasting {
+            self.count_and_say().await;
+            tokio::time::sleep(COUNT_EVERY.min(lasting)).await;
         }
+        self.say(Word::Done);
     }
 
     /// Asks the other node; nothing changes on either before it says that it is ready.
@@ -140,8 +204,10 @@ impl Giving {
         let serves = blocking(move || serves(master, &addresses)).await.unwrap_or_default();
         let text = format!("asking {} to take {}", self.job.to, self.job.vip);
         self.tell("preparing", text, |_| {});
-        let lasting = self.job.drain + GRACE + super::OVERHEAD;
-        let lasting_ms = u64::try_from(lasting.as_millis()).unwrap_or(u64::MAX);
+        // Who is served by way of this node is served no shorter than was said to them.
+        let relays = |relay: &Relay| relay.until.saturating_duration_since(Instant::now());
+        let relays = self.job.relay.as_ref().map_or(Duration::ZERO, relays);
+        let lasting_ms = millis(self.job.drain.max(relays) + GRACE + super::OVERHEAD);
         let quic_ports = self.job.quic_ports.clone();
         let addresses = self.job.addresses.clone();
         let link_local = blocking(move || super::link_local(&addresses)).await.flatten();
@@ -153,6 +219,7 @@ impl Giving {
         match answer {
             Ok(Some(Signal::Heard(Word::Ready))) => {}
             Ok(Some(Signal::Heard(Word::Refused { why }))) => return Err(format!("{to}: {why}")),
+            Ok(Some(Signal::CallOff { by })) => return Err(format!("called off by {by}")),
             Ok(_) => return Err(format!("{to} gave no answer that is understood")),
             Err(_) => return Err(format!("{to} didn't answer within {ANSWERS_WITHIN:?}")),
         }
@@ -181,10 +248,11 @@ impl Giving {
                     self.tell("moved", text, |_| {});
                     return Ok(());
                 }
-                Ok(Some(Signal::Back)) => {
+                Ok(Some(Signal::Back { .. })) => {
                     self.say(Word::Cancel);
                     return Err(format!("{to} didn't take it, so this node has it again"));
                 }
+                Ok(Some(Signal::CallOff { .. })) => self.returning = Returning::Wanted,
                 Ok(Some(_)) => {}
                 Ok(None) | Err(_) => break,
             }
@@ -203,10 +271,15 @@ impl Giving {
     async fn drain(&mut self) -> Drained {
         let began = Instant::now();
         let mut told: Option<(Instant, usize)> = None;
+        if matches!(self.returning, Returning::Wanted) {
+            self.call_off();
+        }
         loop {
             let count = self.count_and_say().await;
             let over = began.elapsed() >= self.job.drain;
-            if over || (count == 0 && began.elapsed() >= CLIENTS_LEARN_WITHIN.min(self.job.drain)) {
+            let learnt = began.elapsed() >= CLIENTS_LEARN_WITHIN.min(self.job.drain);
+            let empty = count == 0 && learnt && !self.relays();
+            if (over || empty) && !self.returns() {
                 return Drained::With(count);
             }
             if told.is_none_or(|(at, before)| before != count && at.elapsed() >= TELL_EVERY) {
@@ -215,19 +288,57 @@ impl Giving {
                 let text = format!("{count} connections still here, {left} s left for them");
                 self.tell("draining", text, |progress| progress.connections = Some(count));
             }
-            tokio::select! {
-                () = tokio::time::sleep(COUNT_EVERY) => {}
-                signal = self.heard.recv() => {
-                    if matches!(signal, Some(Signal::Back)) {
-                        return Drained::Back;
-                    }
-                }
+            if let Some(from) = self.listen(COUNT_EVERY).await {
+                return Drained::Back(from);
             }
         }
     }
 
-    /// nginx ends what is idle and finishes what is under way; what is left then is cut.
-    async fn finish(&mut self, left: usize) {
+    /// Waits for a word; says so if the VIP has come back.
+    async fn listen(&mut self, no_longer: Duration) -> Option<Option<String>> {
+        let Ok(signal) = tokio::time::timeout(no_longer, self.heard.recv()).await else {
+            return None;
+        };
+        match signal? {
+            Signal::Back { from } => return Some(from),
+            Signal::CallOff { .. } if self.returns() => {}
+            Signal::CallOff { .. } => self.call_off(),
+            Signal::Heard(Word::Refused { why }) if self.returns() => {
+                self.returning = Returning::No;
+                let (to, vip) = (&self.job.to, &self.job.vip);
+                let text = format!("{to} can't give {vip} back, so the drain goes on: {why}");
+                self.tell("draining", text, |_| {});
+            }
+            Signal::Heard(_) => {}
+        }
+        None
+    }
+
+    /// Asks the other node for the VIP. It is a switchover of its own, there.
+    fn call_off(&mut self) {
+        let (to, vip) = (self.job.to.clone(), self.job.vip.clone());
+        self.tell("returning", format!("called off: asking {to} to give {vip} back"), |_| {});
+        let asked = self.say(Word::GiveBack { drain_ms: millis(self.job.drain) });
+        self.returning = if asked { Returning::Asked(Instant::now()) } else { Returning::No };
+        if !asked {
+            let text = format!("there is no peer link with {to}, so the drain goes on");
+            self.tell("draining", text, |_| {});
+        }
+    }
+
+    /// Whether the VIP may be on its way back.
+    fn returns(&self) -> bool {
+        matches!(self.returning, Returning::Asked(at) if at.elapsed() < RETURNS_WITHIN)
+    }
+
+    /// Whether packets of a third node's connections pass through this one.
+    fn relays(&self) -> bool {
+        self.job.relay.as_ref().is_some_and(|relay| !relay.task.is_closed())
+    }
+
+    /// nginx ends what is idle and finishes what is under way; what is left then is cut. Says so if the
+    /// VIP has come back meanwhile.
+    async fn finish(&mut self, left: usize) -> Option<Option<String>> {
         let mut cut = 0;
         if left > 0 {
             let text = format!("{left} connections are left; nginx ends them as they become idle");
@@ -238,17 +349,27 @@ impl Giving {
             }
             let began = Instant::now();
             while began.elapsed() < GRACE && self.count_and_say().await > 0 {
-                tokio::time::sleep(COUNT_EVERY).await;
-                if matches!(self.heard.try_recv(), Ok(Signal::Back)) {
-                    self.say(Word::Done);
-                    return;
+                if let Some(from) = self.listen(COUNT_EVERY).await {
+                    return Some(from);
+                }
+            }
+            while self.returns() {
+                if let Some(from) = self.listen(COUNT_EVERY).await {
+                    return Some(from);
                 }
             }
             let addresses = self.job.addresses.clone();
             cut = blocking(move || end_all(&addresses)).await.unwrap_or(0);
         }
-        self.leave();
-        self.say(Word::Done);
+        while self.relays() {
+            self.count_and_say().await;
+            if let Some(from) = self.listen(COUNT_EVERY).await {
+                return Some(from);
+            }
+        }
+        if let Some(from) = self.close().await {
+            return Some(from);
+        }
         let ended = left.saturating_sub(cut);
         let (to, vip) = (&self.job.to, &self.job.vip);
         let text = match (left, cut) {
@@ -265,6 +386,26 @@ impl Giving {
         self.tell("done", text, |progress| {
             (progress.ended, progress.cut) = (Some(ended), Some(cut));
         });
+        None
+    }
+
+    /// The addresses stay until the other node hands nothing over any more: a packet that comes after
+    /// them would be answered by a reset, or sent back.
+    async fn close(&mut self) -> Option<Option<String>> {
+        self.say(Word::Done);
+        let by = tokio::time::Instant::now() + ENDS_WITHIN;
+        let mut back = None;
+        while back.is_none() {
+            match tokio::time::timeout_at(by, self.heard.recv()).await {
+                Ok(Some(Signal::Back { from })) => back = Some(from),
+                Ok(Some(Signal::Heard(Word::Ended))) | Ok(None) | Err(_) => break,
+                Ok(Some(_)) => {}
+            }
+        }
+        if back.is_none() {
+            self.leave();
+        }
+        back
     }
 
     /// New workers take over, the old ones close idle connections and end when they have nothing left.
@@ -297,20 +438,11 @@ impl Giving {
         self.around.line.say(&self.job.to, said)
     }
 
-    fn tell(&self, step: &'static str, text: String, more: impl FnOnce(&mut Progress)) {
-        let after = self.moved_at.map(|at| at.elapsed().as_millis());
-        let mut progress = Progress {
-            step,
-            vip: self.job.vip.clone(),
-            to: self.job.to.clone(),
-            text,
-            connections: None,
-            after_ms: after.map(|ms| u64::try_from(ms).unwrap_or(u64::MAX)),
-            ended: None,
-            cut: None,
-        };
+    fn tell(&self, step: &str, text: String, more: impl FnOnce(&mut Progress)) {
+        let mut progress = Progress::new(step, &self.job.vip, &self.job.to, text);
+        progress.after_ms = self.moved_at.map(|at| millis(at.elapsed()));
         more(&mut progress);
-        if matches!(step, "moved" | "done" | "failed") {
+        if matches!(step, "moved" | "returning" | "done" | "called_off" | "failed") {
             self.around.line.note(step == "failed", &self.job.to, &progress.text);
         }
         // Nobody may be watching, or too slowly.

@@ -10,11 +10,17 @@
 //!   waits for its connections to end, then nginx
 //!   ends the rest, then the kernel: Serving ───────▶ goes on handing back
 //!   Done ───────────────────────────────────────────▶ hands nothing back any more
+//!   the VIP leaves lo ◀────────────────────────────── Ended
 //! ```
+//! What an operator asks of another node goes to the one that has the VIP (ordered.rs): Order, and
+//! Story after Story back. Called off after the move, the old node says GiveBack, and the other one
+//! makes a switchover of its own.
+//!
 //! Either side may vanish at any step: the election decides who has the VIP, as ever, and what was put on a
 //! host goes with the process that put it there.
 
 pub(crate) mod giving;
+pub(crate) mod ordered;
 pub(crate) mod taking;
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -70,6 +76,15 @@ impl Said {
         self.vip = plain(&self.vip);
         match &mut self.word {
             Word::Refused { why } => *why = plain(why),
+            Word::Order { to, by, .. } => {
+                *to = to.as_deref().map(plain);
+                *by = plain(by);
+            }
+            Word::Story(story) => {
+                for text in [&mut story.step, &mut story.vip, &mut story.to, &mut story.text] {
+                    *text = plain(text);
+                }
+            }
             Word::Prepare { serves, quic_ports, .. } => {
                 serves.truncate(LISTENERS);
                 quic_ports.truncate(LISTENERS);
@@ -104,32 +119,74 @@ pub(crate) enum Word {
         connections: u64,
     },
     Done,
+    /// The answer to it: nothing is handed back any more.
+    Ended,
     /// It doesn't happen.
     Cancel,
+    /// The VIP is to come back: whoever asked for the move has called it off.
+    GiveBack {
+        drain_ms: u64,
+    },
+    /// Somebody on the sender asks the node that has the VIP to move it.
+    Order {
+        to: Option<String>,
+        drain_ms: Option<u64>,
+        stale_ok: bool,
+        by: String,
+    },
+    /// How it goes, for the node that ordered it.
+    Story(Progress),
+    /// It goes on, and there is nothing new to tell.
+    Still,
+    /// The node that ordered it, or that takes the VIP, calls it off.
+    CallOff {
+        by: String,
+    },
     #[serde(other)]
     Unknown,
 }
 
 /// One line of a switchover's story.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Progress {
-    /// `preparing`, `moved`, `draining`, `finishing`, `done` or `failed`.
-    pub(crate) step: &'static str,
+    /// `preparing`, `moved`, `draining`, `finishing`, `returning`; the last one is `done`, `called_off`
+    /// or `failed`.
+    pub(crate) step: String,
     pub(crate) vip: String,
     pub(crate) to: String,
     /// For a person.
     pub(crate) text: String,
     /// Connections that are still at the old node.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) connections: Option<usize>,
     /// Since the VIP moved.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) after_ms: Option<u64>,
     /// At the end: connections that nginx ended, and those that had to be cut.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ended: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cut: Option<usize>,
+}
+
+impl Progress {
+    pub(crate) fn new(step: &str, vip: &str, to: &str, text: String) -> Self {
+        Self {
+            step: step.to_owned(),
+            vip: vip.to_owned(),
+            to: to.to_owned(),
+            text,
+            connections: None,
+            after_ms: None,
+            ended: None,
+            cut: None,
+        }
+    }
+}
+
+/// A time as it is said to another node.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 pub(crate) fn vip<'a>(status: &'a Status, name: &str) -> Option<&'a VipView> {

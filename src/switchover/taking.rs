@@ -24,6 +24,9 @@ const SILENT_FOR: Duration = Duration::from_secs(4);
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// An earlier one of the same VIP takes its table away.
+const EARLIER_ENDS_WITHIN: Duration = Duration::from_secs(2);
+
 /// What was asked for.
 pub(crate) struct Job {
     pub(crate) id: u64,
@@ -43,27 +46,42 @@ pub(crate) enum Signal {
     Heard(Word),
     /// This node has the VIP.
     Active,
-    /// It has gone back to where it came from.
-    Back,
+    /// It moves here once more: another task takes this one's place.
+    Again,
 }
 
 /// How the control plane reaches the task.
 pub(crate) struct Handle {
     pub(crate) id: u64,
     pub(crate) from: String,
+    /// Closed once nothing is handed back any more.
     pub(crate) signals: mpsc::Sender<Signal>,
+    /// No longer than this, in any case.
+    pub(crate) until: Instant,
 }
 
-/// Begins.
-pub(crate) fn begin(job: Job, line: Line, desk: mpsc::Sender<Request>) -> Handle {
+/// Begins, once an `earlier` one of this VIP is over.
+pub(crate) fn begin(
+    job: Job,
+    line: Line,
+    desk: mpsc::Sender<Request>,
+    earlier: Option<mpsc::Sender<Signal>>,
+) -> Handle {
     let (signals, heard) = mpsc::channel(WORDS);
-    let handle = Handle { id: job.id, from: job.from.clone(), signals };
+    let until = Instant::now() + job.lasting;
+    let handle = Handle { id: job.id, from: job.from.clone(), signals, until };
     tokio::spawn(async move {
+        if let Some(earlier) = earlier {
+            // If it hangs, the kernel refuses a second table of that name, and says so.
+            let _ = tokio::time::timeout(EARLIER_ENDS_WITHIN, earlier.closed()).await;
+        }
         let (vip, id) = (job.vip.clone(), job.id);
         let mut taking = Taking { job, line, heard };
-        if let Err(why) = taking.run(&desk).await {
-            taking.say(Word::Refused { why });
+        match taking.run(&desk).await {
+            Ok(()) => taking.say(Word::Ended),
+            Err(why) => taking.say(Word::Refused { why }),
         }
+        drop(taking);
         let _ = desk.send(Request::Taken { vip, id }).await;
     });
     handle
@@ -176,7 +194,7 @@ impl Taking {
                         self.say(Word::Taken);
                     }
                     Some(Signal::Heard(Word::Serving { .. })) => heard = Instant::now(),
-                    Some(Signal::Heard(Word::Done | Word::Cancel) | Signal::Back) | None => return,
+                    Some(Signal::Heard(Word::Done | Word::Cancel) | Signal::Again) | None => return,
                     Some(_) => {}
                 }
             }

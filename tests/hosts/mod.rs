@@ -501,7 +501,7 @@ fn descendants(pid: u32) -> Vec<u32> {
     found
 }
 
-fn child_of(pid: u32) -> Option<u32> {
+pub(crate) fn child_of(pid: u32) -> Option<u32> {
     descendants(pid).get(1).copied()
 }
 

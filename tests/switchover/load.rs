@@ -1,22 +1,23 @@
 //! Clients of a VIP that notice every failure.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use standin_linux::spawn;
 
 use super::hosts::Host;
+use super::http2;
 
 /// A request that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Between two requests of a client.
-const THINK: Duration = Duration::from_millis(10);
+pub(crate) const THINK: Duration = Duration::from_millis(10);
 
 /// How a client uses connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +28,31 @@ pub(crate) enum Habit {
     Short,
     /// One for each request, of which the answer takes a second.
     Download,
+    /// One, through nginx to another server, on which both talk whenever they want.
+    WebSocket,
+    /// One for all requests, with TLS, by HTTP/2.
+    Http2,
 }
+
+/// So many of each kind and family; both families together are what issue 4 asks for.
+pub(crate) const CROWD: [(Habit, usize); 5] = [
+    (Habit::KeepAlive, 32),
+    (Habit::Short, 32),
+    (Habit::Download, 4),
+    (Habit::WebSocket, 4),
+    (Habit::Http2, 4),
+];
 
 /// What the clients saw.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) requests: usize,
+    /// Requests without an answer, also after one more try where the connection had been used before.
     pub(crate) failures: Vec<String>,
+    /// Connections that had been used before and were closed or reset when they were used again.
+    pub(crate) closed: usize,
+    /// Those of them that were reset.
+    pub(crate) resets: usize,
     /// The longest time between two answers of one client.
     pub(crate) gap: Duration,
     /// Who answered, in the order in which they were first seen.
@@ -42,42 +61,62 @@ pub(crate) struct Seen {
 
 /// Clients that ask until they are told to stop.
 pub(crate) struct Load {
-    stop: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<Seen>>,
+    course: Arc<Course>,
+    clients: Vec<JoinHandle<Vec<Seen>>>,
+}
+
+/// What clients are told.
+#[derive(Default)]
+struct Course {
+    over: AtomicBool,
+    /// What is seen from now on is noted under this number.
+    phase: AtomicUsize,
 }
 
 impl Load {
     pub(crate) fn begin(host: &Host, vip: IpAddr, habit: Habit, clients: usize) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let course = Arc::new(Course::default());
         let pid = host.pid;
         let begin = |_| {
-            let stop = Arc::clone(&stop);
-            thread::spawn(move || {
+            let course = Arc::clone(&course);
+            let client = move || {
                 spawn::enter_network(spawn::network_of(pid).unwrap().as_fd()).unwrap();
                 let to = SocketAddr::new(vip, 80);
+                let mut notes = Notes { course, seen: Vec::new(), last: Instant::now() };
                 match habit {
-                    Habit::KeepAlive => keep_alive(to, &stop),
-                    Habit::Short => anew(to, "/", &stop),
-                    Habit::Download => anew(to, "/large", &stop),
+                    Habit::KeepAlive => again_and_again(&mut notes, || Plain::connect(to)),
+                    Habit::WebSocket => again_and_again(&mut notes, || Socket::connect(to)),
+                    Habit::Http2 => again_and_again(&mut notes, || Tls::connect(vip)),
+                    Habit::Short => anew(&mut notes, to, "/"),
+                    Habit::Download => anew(&mut notes, to, "/large"),
                 }
-            })
+                notes.seen
+            };
+            thread::Builder::new().stack_size(256 * 1024).spawn(client).unwrap()
         };
         let clients = (0..clients).map(begin).collect();
-        Self { stop, clients }
+        Self { course, clients }
+    }
+
+    /// What is seen from now on is counted by itself.
+    #[allow(dead_code, reason = "the bench needs it")]
+    pub(crate) fn next_phase(&self) {
+        self.course.phase.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn end(self) -> Seen {
-        self.stop.store(true, Ordering::Relaxed);
         let mut all = Seen::default();
+        self.end_by_phase().into_iter().for_each(|seen| all.add(seen));
+        all
+    }
+
+    pub(crate) fn end_by_phase(self) -> Vec<Seen> {
+        self.course.over.store(true, Ordering::Relaxed);
+        let mut all: Vec<Seen> = Vec::new();
         for client in self.clients {
-            let seen = client.join().unwrap();
-            all.requests += seen.requests;
-            all.failures.extend(seen.failures);
-            all.gap = all.gap.max(seen.gap);
-            for name in seen.answered {
-                if !all.answered.contains(&name) {
-                    all.answered.push(name);
-                }
+            for (phase, seen) in client.join().unwrap().into_iter().enumerate() {
+                all.resize_with(all.len().max(phase + 1), Seen::default);
+                all[phase].add(seen);
             }
         }
         all
@@ -85,21 +124,238 @@ impl Load {
 }
 
 impl Seen {
-    fn note(&mut self, last: &mut Instant, answer: std::io::Result<String>) -> bool {
-        self.requests += 1;
+    pub(crate) fn add(&mut self, seen: Self) {
+        self.requests += seen.requests;
+        self.failures.extend(seen.failures);
+        self.closed += seen.closed;
+        self.resets += seen.resets;
+        self.gap = self.gap.max(seen.gap);
+        for name in seen.answered {
+            self.answered_by(name);
+        }
+    }
+
+    fn answered_by(&mut self, name: String) {
+        if !self.answered.contains(&name) {
+            self.answered.push(name);
+        }
+    }
+}
+
+/// What one client sees.
+struct Notes {
+    course: Arc<Course>,
+    seen: Vec<Seen>,
+    last: Instant,
+}
+
+impl Notes {
+    fn go_on(&self) -> bool {
+        !self.course.over.load(Ordering::Relaxed)
+    }
+
+    fn now(&mut self) -> &mut Seen {
+        let phase = self.course.phase.load(Ordering::Relaxed);
+        self.seen.resize_with(self.seen.len().max(phase + 1), Seen::default);
+        &mut self.seen[phase]
+    }
+
+    fn note(&mut self, answer: std::io::Result<String>) {
+        let since = self.last.elapsed();
+        let answered = answer.is_ok();
+        let seen = self.now();
+        seen.requests += 1;
         match answer {
             Ok(name) => {
-                self.gap = self.gap.max(last.elapsed());
-                *last = Instant::now();
-                if !self.answered.contains(&name) {
-                    self.answered.push(name);
-                }
-                true
+                seen.gap = seen.gap.max(since);
+                seen.answered_by(name);
             }
             Err(error) => {
-                self.failures.push(format!("request {}: {error}", self.requests));
-                false
+                seen.resets += usize::from(error.kind() == ErrorKind::ConnectionReset);
+                seen.failures.push(format!("request {}: {error}", seen.requests));
             }
+        }
+        if answered {
+            self.last = Instant::now();
+        }
+    }
+
+    fn closed(&mut self, error: &std::io::Error) {
+        let seen = self.now();
+        seen.closed += 1;
+        seen.resets += usize::from(error.kind() == ErrorKind::ConnectionReset);
+    }
+}
+
+/// A connection that is used again and again.
+trait Connection {
+    /// Who answered.
+    fn ask(&mut self) -> std::io::Result<String>;
+}
+
+/// As browsers do: what fails on a connection that was used before is asked once more on a new one.
+fn again_and_again<C: Connection>(notes: &mut Notes, connect: impl Fn() -> std::io::Result<C>) {
+    let mut connection: Option<C> = None;
+    while notes.go_on() {
+        let mut answer = None;
+        if let Some(used) = &mut connection {
+            match used.ask() {
+                Ok(name) => answer = Some(Ok(name)),
+                Err(error) => {
+                    notes.closed(&error);
+                    connection = None;
+                }
+            }
+        }
+        let answer = answer.unwrap_or_else(|| {
+            let mut new = connect()?;
+            let answer = new.ask()?;
+            connection = Some(new);
+            Ok(answer)
+        });
+        notes.note(answer);
+        sleep(THINK);
+    }
+}
+
+struct Plain(TcpStream);
+
+impl Plain {
+    fn connect(to: SocketAddr) -> std::io::Result<Self> {
+        connect(to).map(Self)
+    }
+}
+
+impl Connection for Plain {
+    fn ask(&mut self) -> std::io::Result<String> {
+        if is_closed(&self.0)? {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        ask(&self.0, "/")
+    }
+}
+
+/// The server behind nginx says which host it is on, once; then what comes goes back.
+struct Socket {
+    stream: TcpStream,
+    host: String,
+    sent: u8,
+}
+
+impl Socket {
+    fn connect(to: SocketAddr) -> std::io::Result<Self> {
+        let stream = connect(to)?;
+        let request = "GET /socket HTTP/1.1\r\nHost: web\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+        (&stream).write_all(request.as_bytes())?;
+        let head = head(&stream)?;
+        let value = |name: &str| {
+            head.lines().find_map(|line| Some(line.split_once(": ").filter(|it| it.0 == name)?.1))
+        };
+        if !head.starts_with("HTTP/1.1 101") {
+            return Err(std::io::Error::other(head));
+        }
+        let host = value("X-Host").unwrap_or_default().to_owned();
+        Ok(Self { stream, host, sent: 0 })
+    }
+}
+
+impl Connection for Socket {
+    fn ask(&mut self) -> std::io::Result<String> {
+        self.sent = self.sent.wrapping_add(1);
+        // A text frame of one byte, with a mask of zeros (RFC 6455, 5.2).
+        let frame = [0x81, 0x81, 0, 0, 0, 0, b'a' + self.sent % 26];
+        self.stream.write_all(&frame)?;
+        let mut back = [0; 7];
+        self.stream.read_exact(&mut back)?;
+        if back == frame { Ok(self.host.clone()) } else { Err(ErrorKind::InvalidData.into()) }
+    }
+}
+
+/// The lines up to the first empty one; nothing is read beyond it.
+fn head(mut stream: &TcpStream) -> std::io::Result<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).map_err(|_| ErrorKind::InvalidData.into())
+}
+
+struct Tls(http2::Client<TcpStream>);
+
+impl Tls {
+    fn connect(vip: IpAddr) -> std::io::Result<Self> {
+        http2::Client::begin(connect(SocketAddr::new(vip, 443))?).map(Self)
+    }
+}
+
+impl Connection for Tls {
+    fn ask(&mut self) -> std::io::Result<String> {
+        self.0.ask().map(|body| body.trim().to_owned())
+    }
+}
+
+/// The server behind nginx: it upgrades, and what comes goes back.
+pub(crate) struct Echo {
+    stop: Arc<AtomicBool>,
+    listener: Option<JoinHandle<()>>,
+}
+
+impl Echo {
+    /// On the host's loopback link.
+    pub(crate) const PORT: u16 = 8081;
+
+    pub(crate) fn begin(host: &Host) -> Self {
+        let (pid, name) = (host.pid, host.name.clone());
+        let stop = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&stop);
+        let (ready, listens) = std::sync::mpsc::channel();
+        let listener = thread::spawn(move || {
+            spawn::enter_network(spawn::network_of(pid).unwrap().as_fd()).unwrap();
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, Self::PORT)).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            ready.send(()).unwrap();
+            while !ends.load(Ordering::Relaxed) {
+                let Ok((stream, _)) = listener.accept() else {
+                    sleep(THINK);
+                    continue;
+                };
+                let name = name.clone();
+                // It ends with the connection, and that with nginx.
+                thread::spawn(move || drop(Self::serve(&stream, &name)));
+            }
+        });
+        listens.recv().unwrap();
+        Self { stop, listener: Some(listener) }
+    }
+
+    fn serve(mut stream: &TcpStream, name: &str) -> std::io::Result<()> {
+        stream.set_nodelay(true)?;
+        head(stream)?;
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             X-Host: {name}\r\n\r\n"
+        );
+        stream.write_all(answer.as_bytes())?;
+        let mut bytes = [0; 512];
+        loop {
+            let read = stream.read(&mut bytes)?;
+            if read == 0 {
+                return Ok(());
+            }
+            stream.write_all(&bytes[..read])?;
+        }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(listener) = self.listener.take() {
+            // If it panicked its clients have failed.
+            let _ended = listener.join();
         }
     }
 }
@@ -139,39 +395,20 @@ pub(crate) fn ask(stream: &TcpStream, page: &str) -> std::io::Result<String> {
     if read == length { Ok(name) } else { Err(ErrorKind::UnexpectedEof.into()) }
 }
 
-fn keep_alive(to: SocketAddr, stop: &AtomicBool) -> Seen {
-    let mut seen = Seen::default();
-    let stream = match connect(to) {
-        Ok(stream) => stream,
-        Err(error) => {
-            seen.failures.push(format!("connect: {error}"));
-            return seen;
-        }
-    };
-    let mut last = Instant::now();
-    let next = || {
-        if is_closed(&stream)? { Err(ErrorKind::UnexpectedEof.into()) } else { ask(&stream, "/") }
-    };
-    while !stop.load(Ordering::Relaxed) && seen.note(&mut last, next()) {
+fn anew(notes: &mut Notes, to: SocketAddr, page: &str) {
+    while notes.go_on() {
+        notes.note(connect(to).and_then(|stream| ask(&stream, page)));
         sleep(THINK);
     }
-    seen
-}
-
-fn anew(to: SocketAddr, page: &str, stop: &AtomicBool) -> Seen {
-    let mut seen = Seen::default();
-    let mut last = Instant::now();
-    while !stop.load(Ordering::Relaxed) {
-        seen.note(&mut last, connect(to).and_then(|stream| ask(&stream, page)));
-        sleep(THINK);
-    }
-    seen
 }
 
 /// Whether the other end has closed it: a connection that is used again is looked at before.
 fn is_closed(stream: &TcpStream) -> std::io::Result<bool> {
     stream.set_nonblocking(true)?;
-    let closed = matches!(stream.peek(&mut [0]), Ok(0));
+    let peeked = stream.peek(&mut [0]);
     stream.set_nonblocking(false)?;
-    Ok(closed)
+    match peeked {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+        other => other.map(|bytes| bytes == 0),
+    }
 }

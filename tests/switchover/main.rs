@@ -1,284 +1,137 @@
-//! Planned moves of a VIP under load, on whole hosts with real nginx: nobody notices, and nothing is left.
+//! Planned moves of VIPs under load, on whole hosts with real nginx: nobody notices, and nothing is left.
 
 #![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
 
+mod cluster;
+mod elsewhere;
 #[path = "../hosts/mod.rs"]
 mod hosts;
+mod http2;
 mod load;
+mod several;
 
-use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use hosts::{
-    Daemon, Host, Lan, STANDIN, ms, skipped, together, wait_for, wait_or_tell, wait_until,
+use cluster::{
+    Cluster, SOON, UnderWay, VIP, VIP_V6, knows_eligible, nginx_conf, steps, switchover, wait_state,
 };
-use load::{Habit, Load, Seen};
-use serde_json::Value;
+use hosts::{Host, STANDIN, Story, ms, skipped, together, wait_for, wait_until};
+use load::{CROWD, Habit, Load, Seen};
 use standin_linux::spawn;
 
-const N1: &str = "192.168.1.189";
-const N2: &str = "192.168.1.190";
-const N1_V6: &str = "fd00:41::189";
-const N2_V6: &str = "fd00:41::190";
-const VIP: &str = "192.168.1.41";
-const VIP_V6: &str = "fd00:41::41";
-const FILE: &str = "/etc/standin/standin.toml";
-
-/// A link comes up within its longest wait between two attempts, also on a loaded machine.
-const SOON: Duration = Duration::from_secs(20);
-
-/// Clients of each kind and family.
-const KEEP_ALIVE: usize = 32;
-const SHORT: usize = 32;
-const DOWNLOADS: usize = 4;
-
-/// Makes the test's certificate; the host needs `/etc/nginx`.
-const CERTIFICATE: &str = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
-                           -keyout /etc/nginx/key.pem -out /etc/nginx/cert.pem -subj /CN=web -days 30";
-
-fn nginx_conf(listens: &str) -> String {
-    format!(
-        "user root;
-worker_processes 2;
-pid /run/nginx.pid;
-error_log /var/log/nginx/error.log;
-events {{ worker_connections 1024; }}
-http {{
-  access_log off;
-  keepalive_requests 1000000;
-  root /etc/nginx/pages;
-  add_header X-Node $hostname;
-  ssl_certificate /etc/nginx/cert.pem;
-  ssl_certificate_key /etc/nginx/key.pem;
-  server {{
-    {listens}
-    location = / {{ return 200 \"$hostname\\n\"; }}
-    location = /large {{ limit_rate 100k; }}
-    location = /endless {{ limit_rate 1k; }}
-  }}
-}}
-"
-    )
-}
-
-const LISTENS: &str = "listen 80; listen [::]:80; listen 443 ssl; listen [::]:443 ssl;";
-
-struct Pair {
-    _lan: Lan,
-    client: Host,
-    n1: Host,
-    n2: Host,
-}
-
-/// Both daemons.
-struct Running {
-    first: Daemon,
-    second: Daemon,
-}
-
-impl Pair {
-    /// Hosts with nginx, members of one cluster; no daemon runs.
-    fn new(drain: &str) -> Self {
-        let lan = Lan::new();
-        let host = |name: &str, v4: &str, v6: &str| {
-            lan.host(name, &[&format!("{v4}/24"), &format!("{v6}/64")])
-        };
-        let n1 = host("n1", N1, N1_V6);
-        let n2 = host("n2", N2, N2_V6);
-        let client = host("client", "192.168.1.7", "fd00:41::7");
-        let pair = Self { _lan: lan, client, n1, n2 };
-        pair.n1.run(CERTIFICATE);
-        for file in ["key.pem", "cert.pem"] {
-            let path = format!("/etc/nginx/{file}");
-            pair.n2.write(&path, &pair.n1.read(&path));
+/// Every kind of client, in both families; `share` of the whole crowd.
+fn crowd(cluster: &Cluster, share: usize) -> Vec<(IpAddr, Habit, Load)> {
+    let mut loads = Vec::new();
+    for vip in [VIP, VIP_V6].map(|it| it.parse::<IpAddr>().unwrap()) {
+        for (habit, count) in CROWD {
+            let load = Load::begin(&cluster.client, vip, habit, count.div_ceil(share));
+            loads.push((vip, habit, load));
         }
-        for host in [&pair.n1, &pair.n2] {
-            host.run("mkdir /etc/nginx/pages");
-            for page in ["large", "endless"] {
-                host.write(&format!("/etc/nginx/pages/{page}"), &"x".repeat(150_000));
-            }
-            host.write("/etc/nginx/nginx.conf", &nginx_conf(LISTENS));
-            host.run("/usr/sbin/nginx");
-        }
-        pair.join(drain);
-        pair
     }
-
-    fn join(&self, drain: &str) {
-        let line = self.n1.run(&format!(
-            "{STANDIN} init --no-sync --cluster edge --node n1={N1},{N1_V6} --vip web={VIP}/24"
-        ));
-        let token = line.split_whitespace().nth(3).unwrap().to_owned();
-        let file = self.n1.read(FILE);
-        let addresses = format!("[\"{VIP}/24\", \"{VIP_V6}/64\"]");
-        let both = file.replace(&format!("[\"{VIP}/24\"]"), &addresses);
-        assert_ne!(file, both, "{file}");
-        let more = format!("{addresses}\ndrain_timeout = \"{drain}\"\nhold_down = \"1s\"\n");
-        // A probe that a loaded machine answers late says nothing here.
-        let patient = both.replace("[nginx]", "[nginx]\ninterval = \"1s\"\ntimeout = \"2s\"");
-        self.n1.write(FILE, &patient.replacen(&addresses, &more, 1));
-        self.n2.run(&format!("{STANDIN} join {N1} {token} --node n2={N2},{N2_V6}"));
-    }
-
-    fn start(&self) -> Running {
-        let daemon =
-            |host: &Host| host.launch("standin", &format!("{STANDIN} run --node {}", host.name));
-        let first = daemon(&self.n1);
-        self.n1.wait_role("active", SOON);
-        let second = daemon(&self.n2);
-        self.wait_ready();
-        Running { first, second }
-    }
-
-    /// Both nodes are eligible, and know it of each other.
-    fn wait_ready(&self) {
-        wait_until("both to know each other as eligible", SOON, || {
-            knows_eligible(&self.n1, "n2") && knows_eligible(&self.n2, "n1")
-        });
-    }
-
-    fn states(&self) -> [String; 2] {
-        [state(&self.n1), state(&self.n2)]
-    }
-
-    #[track_caller]
-    fn wait_states(&self, before: &[String; 2]) {
-        wait_state(&self.n1, &before[0]);
-        wait_state(&self.n2, &before[1]);
-    }
-
-    fn loads(&self) -> Vec<(IpAddr, Habit, Load)> {
-        let mut loads = Vec::new();
-        for vip in [VIP, VIP_V6].map(|it| it.parse::<IpAddr>().unwrap()) {
-            for (habit, count) in [
-                (Habit::KeepAlive, KEEP_ALIVE),
-                (Habit::Short, SHORT),
-                (Habit::Download, DOWNLOADS),
-            ] {
-                loads.push((vip, habit, Load::begin(&self.client, vip, habit, count)));
-            }
-        }
-        loads
-    }
-
-    /// TLS, with connections that live as long as the run does.
-    fn tls(&self, seconds: u32) -> Child {
-        let mut wrk = self.client.command("wrk");
-        wrk.args(["-t1", "-c8", &format!("-d{seconds}"), &format!("https://{VIP}/")]);
-        wrk.stdout(Stdio::piped()).spawn().unwrap()
-    }
-}
-
-fn knows_eligible(host: &Host, peer: &str) -> bool {
-    host.try_status().is_some_and(|status| {
-        let peers = status["peers"].as_array().cloned().unwrap_or_default();
-        let link = peers.iter().find(|it| it["name"] == peer).map(|it| &it["link"]["vips"][0]);
-        link.is_some_and(|vip| vip["standing"] == "eligible")
-            && status["vips"][0]["eligible"] == true
-    })
-}
-
-/// Everything of the network that an administrator would see, but for the VIP where it is.
-fn state(host: &Host) -> String {
-    let mut sh = host.command("sh");
-    sh.args([
-        "-ec",
-        "ip -o address | sed 's/_lft [0-9]*sec/_lft Nsec/g' | grep -v '41::41/64\\|1.41/24'
-         for family in 4 6; do
-           ip -$family route show table all | grep -v '^ff00::\\|multicast\\|41::41\\|1\\.41 ' | sort
-           ip -$family rule
-         done
-         nft list ruleset
-         grep -r . /proc/sys/net/ipv4/conf /proc/sys/net/ipv6/conf /proc/sys/net/ipv4/ip_* \
-           /proc/sys/net/netfilter 2>/dev/null |
-           grep -v 'stable_secret\\|_count:\\|promote_secondaries' | sort",
-    ]);
-    String::from_utf8(sh.output().unwrap().stdout).unwrap()
-}
-
-/// Waits until nothing of the network differs from `before`.
-#[track_caller]
-fn wait_state(host: &Host, before: &str) {
-    let tell = || {
-        let now = state(host);
-        let new = now.lines().filter(|line| !before.contains(line));
-        let gone = before.lines().filter(|line| !now.contains(line));
-        format!(
-            "{} to be as before; new: {:?}; gone: {:?}",
-            host.name,
-            new.collect::<Vec<_>>(),
-            gone.collect::<Vec<_>>()
-        )
-    };
-    wait_or_tell(tell, SOON, || (state(host) == before).then_some(()));
-}
-
-fn switchover(host: &Host, more: &str) -> Vec<Value> {
-    let output = host.try_run(&format!("{STANDIN} switchover web --json {more}"));
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    said.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    loads
 }
 
 #[track_caller]
 fn unharmed(what: &str, seen: &Seen) {
-    assert!(seen.failures.is_empty(), "{what}: {} requests, {:?}", seen.requests, seen.failures);
-    assert!(seen.requests > 0, "{what} did nothing");
+    let Seen { requests, failures, closed, .. } = seen;
+    let first: Vec<_> = failures.iter().take(5).collect();
+    let count = failures.len();
+    assert!(count == 0, "{what}: {count} of {requests} requests failed: {first:?}, …");
+    assert_eq!(*closed, 0, "{what}: connections that were in use were closed");
+    assert!(*requests > 0, "{what} did nothing");
 }
 
-/// 64 keep-alive and 64 short clients, long downloads and TLS, over both families, there and back.
-fn clients_notice_nothing() {
-    let pair = Pair::new("60s");
-    let _running = pair.start();
-    let before = pair.states();
-    let loads = pair.loads();
-    let tls = pair.tls(8);
+/// All kinds of clients, over both families, there and back, with such rules on both nodes.
+fn clients_notice_nothing(rules: &str, share: usize) {
+    let cluster = Cluster::new(2, 1, "60s");
+    let [n1, n2] = &cluster.nodes[..] else { unreachable!() };
+    if !rules.is_empty() {
+        for node in &cluster.nodes {
+            let mut sh = node.command("sh");
+            let output = sh.args(["-ec", rules]).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+    let _daemons = cluster.start();
+    let before = cluster.states();
+    let loads = crowd(&cluster, share);
     sleep(ms(1000));
     // The command watches the drain as well; nobody waits for it here.
-    let command = |host: &Host| {
-        let mut command = host.command(STANDIN);
-        command.args(["switchover", "web", "--json"]).stdout(Stdio::piped()).spawn().unwrap()
-    };
-    let mut there = command(&pair.n1);
-    pair.n2.wait_role("active", SOON);
+    let there = UnderWay::begin(n1, "web");
+    n2.wait_role("active", SOON);
     sleep(ms(2500));
-    assert!(pair.n1.ip("-o address show dev lo").contains(VIP), "n1 still serves its clients");
-    pair.wait_ready();
-    let mut back = command(&pair.n2);
-    pair.n1.wait_role("active", SOON);
+    assert!(n1.ip("-o address show dev lo").contains(VIP), "n1 still serves its clients");
+    cluster.wait_ready();
+    let back = UnderWay::begin(n2, "web");
+    n1.wait_role("active", SOON);
     sleep(ms(2000));
-    let mut output = String::new();
-    tls.wait_with_output().unwrap().stdout.as_slice().read_to_string(&mut output).unwrap();
-    assert!(output.contains("requests in") && !output.contains("errors"), "{output}");
     for (vip, habit, load) in loads {
         let seen = load.end();
         println!("{vip} {habit:?}: {} requests, longest gap {:?}", seen.requests, seen.gap);
         unharmed(&format!("{vip} {habit:?}"), &seen);
         let nodes = match habit {
+            Habit::Short | Habit::Download => vec!["n1", "n2"],
             // Each client's connection stayed where it was.
-            Habit::KeepAlive => vec!["n1"],
-            _ => vec!["n1", "n2"],
+            _ => vec!["n1"],
         };
         assert_eq!(seen.answered, nodes, "{vip} {habit:?}");
     }
-    for child in [&mut there, &mut back] {
-        assert!(wait_for("the drain to end", SOON, || child.try_wait().unwrap()).success());
+    for command in [there, back] {
+        let (code, story, error) = command.end();
+        assert_eq!(code, Some(0), "{story:?}{error}");
     }
-    pair.wait_states(&before);
+    cluster.wait_states(&before);
 }
 
-/// At the end of the drain nginx closes what is idle and finishes what is under way.
+/// As docker and firewalld set it.
+const FORWARDS_NOTHING: &str = "sysctl -qw net.ipv4.ip_forward=1
+    nft 'add table inet host
+    add chain inet host forward { type filter hook forward priority 0; policy drop; }
+    add table ip nat
+    add chain ip nat post { type nat hook postrouting priority 100; }
+    add rule ip nat post ip saddr 172.17.0.0/16 masquerade'";
+
+const DROPS_INVALID: &str = "sysctl -qw net.netfilter.nf_conntrack_tcp_loose=0
+    nft 'add table inet host
+    add chain inet host in { type filter hook input priority 0; policy drop; }
+    add rule inet host in iif lo accept
+    add rule inet host in meta l4proto 112 accept
+    add rule inet host in ct state invalid drop
+    add rule inet host in ct state established,related accept
+    add rule inet host in meta l4proto { icmp, icmpv6 } accept
+    add rule inet host in tcp dport { 80, 443, 8412 } tcp flags syn ct state new accept
+    add chain inet host forward { type filter hook forward priority 0; policy drop; }
+    add chain inet host out { type filter hook output priority 0; }
+    add rule inet host out ct state invalid drop'";
+
+const TRACKS_NOTHING: &str = "nft 'add table inet host
+    add chain inet host pre { type filter hook prerouting priority raw; }
+    add rule inet host pre notrack
+    add chain inet host out { type filter hook output priority raw; }
+    add rule inet host out notrack'";
+
+const LOOKS_AT_SOURCES: &str =
+    "sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.eth0.rp_filter=1
+    nft 'add table inet host
+    add chain inet host pre { type filter hook prerouting priority raw; }
+    add rule inet host pre fib saddr . iif oif missing drop'";
+
+/// At the end of the drain nginx closes what is idle and finishes what is under way; the clients ask
+/// again, and fail at nothing.
 fn what_is_left_is_closed_and_counted() {
-    let pair = Pair::new("60s");
-    let _running = pair.start();
-    let before = pair.states();
-    let idle = Load::begin(&pair.client, VIP.parse().unwrap(), Habit::KeepAlive, 4);
+    let cluster = Cluster::new(2, 1, "60s");
+    let [n1, n2] = &cluster.nodes[..] else { unreachable!() };
+    let _daemons = cluster.start();
+    let before = cluster.states();
+    let idle = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::KeepAlive, 4);
+    let tls = Load::begin(&cluster.client, VIP_V6.parse().unwrap(), Habit::Http2, 2);
     let endless = {
-        let pid = pair.client.pid;
+        let pid = cluster.client.pid;
         std::thread::spawn(move || {
             spawn::enter_network(spawn::network_of(pid).unwrap().as_fd()).unwrap();
             let to: SocketAddr = format!("{VIP}:80").parse().unwrap();
@@ -287,74 +140,79 @@ fn what_is_left_is_closed_and_counted() {
     };
     sleep(ms(500));
     let began = Instant::now();
-    let story = switchover(&pair.n1, "n2 --drain 1s");
+    let story = switchover(n1, "n2 --drain 1s");
     assert!(began.elapsed() > ms(1000), "{story:?}");
-    let steps: Vec<&str> = story.iter().map(|it| it["step"].as_str().unwrap()).collect();
-    assert_eq!(steps[..3], ["preparing", "moved", "draining"], "{story:?}");
+    assert_eq!(steps(&story)[..3], ["preparing", "moved", "draining"], "{story:?}");
     let last = story.last().unwrap();
     assert_eq!(last["step"], "done");
-    assert_eq!((last["ended"].as_u64(), last["cut"].as_u64()), (Some(4), Some(1)), "{last}");
-    let seen = idle.end();
-    assert_eq!(seen.failures.len(), 4, "each was closed once: {:?}", seen.failures);
-    // One may have sent its next request just then.
-    let closed = seen.failures.iter().filter(|why| why.contains("end of file"));
-    assert!(closed.count() >= 3, "{:?}", seen.failures);
+    assert_eq!((last["ended"].as_u64(), last["cut"].as_u64()), (Some(6), Some(1)), "{last}");
+    sleep(ms(300));
+    for (load, count) in [(idle, 4), (tls, 2)] {
+        let seen = load.end();
+        assert!(seen.failures.is_empty(), "{:?}", seen.failures);
+        assert_eq!((seen.closed, seen.resets), (count, 0), "each was closed once, with a FIN");
+        assert_eq!(seen.answered, ["n1", "n2"]);
+    }
     assert!(endless.join().unwrap().is_err(), "it would have gone on for minutes");
-    pair.wait_states(&before);
+    cluster.wait_states(&before);
     // The node is as good as before, and a switchover takes it back.
-    pair.wait_ready();
-    let story = switchover(&pair.n2, "--now");
+    cluster.wait_ready();
+    let story = switchover(n2, "--now");
     assert_eq!(story.last().unwrap()["cut"], 0);
 }
 
 /// What isn't ready stays where it is, and the reason is said.
 fn what_is_not_ready_stays() {
-    let pair = Pair::new("5s");
-    let _running = pair.start();
-    let before = pair.states();
+    let cluster = Cluster::new(2, 1, "5s");
+    let [n1, n2] = &cluster.nodes[..] else { unreachable!() };
+    let _daemons = cluster.start();
+    let before = cluster.states();
     let refused = |host: &Host, words: &str, why: &str| {
         let output = host.try_run(&format!("{STANDIN} switchover {words}"));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{words}: {output:?}");
         assert!(said.contains(why), "{words}: {said}");
     };
-    refused(&pair.n1, "nope", "no VIP is called nope");
-    refused(&pair.n1, "web n9", "no peer is called n9");
-    refused(&pair.n2, "web", "n1 has web");
-    pair.n2.run(&format!("{STANDIN} maintenance on"));
-    wait_until("n1 to know", SOON, || !knows_eligible(&pair.n1, "n2"));
-    refused(&pair.n1, "web", "maintenance");
-    pair.n2.run(&format!("{STANDIN} maintenance off"));
-    pair.wait_ready();
-    pair.n2.write("/etc/nginx/nginx.conf", &nginx_conf("listen 80; listen [::]:80;"));
-    pair.n2.run("/usr/sbin/nginx -s reload");
-    wait_until("n2's nginx to let go", SOON, || !pair.n2.run("ss -ltn").contains(":443"));
-    refused(&pair.n1, "web", "443");
-    assert_eq!(pair.states(), before);
-    assert!(pair.n1.has(VIP) && pair.n1.role() == "active");
+    refused(n1, "nope", "no VIP is called nope");
+    refused(n1, "web n9", "no peer is called n9");
+    refused(n1, "web n1", "n1 has web already");
+    refused(n2, "web n1", "n1 has web already");
+    refused(n2, "web n9", "no peer is called n9");
+    refused(n2, "web --abort", "no part in a switchover of web");
+    n2.run(&format!("{STANDIN} maintenance on"));
+    wait_until("n1 to know", SOON, || !knows_eligible(n1, "n2"));
+    refused(n1, "web", "maintenance");
+    refused(n2, "web", "maintenance");
+    n2.run(&format!("{STANDIN} maintenance off"));
+    cluster.wait_ready();
+    n2.write("/etc/nginx/nginx.conf", &nginx_conf("listen 80; listen [::]:80;"));
+    n2.run("/usr/sbin/nginx -s reload");
+    wait_until("n2's nginx to let go", SOON, || !n2.run("ss -ltn").contains(":443"));
+    refused(n1, "web", "443");
+    assert_eq!(cluster.states(), before);
+    assert!(n1.has(VIP) && n1.role() == "active");
 }
 
 /// A stop and maintenance move the VIP away first.
 fn a_stop_and_maintenance_lose_nothing() {
-    let pair = Pair::new("60s");
-    let Running { first, second: _second } = pair.start();
-    let short = Load::begin(&pair.client, VIP.parse().unwrap(), Habit::Short, 8);
-    let large = Load::begin(&pair.client, VIP_V6.parse().unwrap(), Habit::Download, 4);
+    let cluster = Cluster::new(2, 1, "60s");
+    let [n1, n2] = &cluster.nodes[..] else { unreachable!() };
+    let mut daemons = cluster.start().into_iter();
+    let (mut first, _second) = (daemons.next().unwrap(), daemons.next().unwrap());
+    let short = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::Short, 8);
+    let large = Load::begin(&cluster.client, VIP_V6.parse().unwrap(), Habit::Download, 4);
     sleep(ms(500));
-    pair.n1.run(&format!("{STANDIN} maintenance on"));
-    pair.n2.wait_role("active", SOON);
-    assert!(!pair.n1.ip("-o address show dev eth0").contains(VIP));
-    pair.n1.run(&format!("{STANDIN} maintenance off"));
-    pair.wait_ready();
-    wait_until("the first drain to end", SOON, || {
-        pair.n1.said("switchover", "no connection was cut")
-    });
-    switchover(&pair.n2, "");
-    pair.n1.wait_role("active", SOON);
-    pair.wait_ready();
+    n1.run(&format!("{STANDIN} maintenance on"));
+    n2.wait_role("active", SOON);
+    assert!(!n1.ip("-o address show dev eth0").contains(VIP));
+    n1.run(&format!("{STANDIN} maintenance off"));
+    cluster.wait_ready();
+    wait_until("the first drain to end", SOON, || n1.said("switchover", "no connection was cut"));
+    switchover(n2, "");
+    n1.wait_role("active", SOON);
+    cluster.wait_ready();
     first.signal(15);
-    pair.n2.wait_role("active", SOON);
-    let mut first = first;
+    n2.wait_role("active", SOON);
     wait_until("the daemon to end once its clients have finished", SOON, || !first.runs());
     sleep(ms(300));
     unharmed("short", &short.end());
@@ -363,46 +221,41 @@ fn a_stop_and_maintenance_lose_nothing() {
 
 /// Whoever is killed in the middle leaves nothing behind.
 fn a_kill_in_the_middle_leaves_no_trace() {
-    let pair = Pair::new("60s");
-    let Running { first, second } = pair.start();
-    let before = pair.states();
-    let keeps = Load::begin(&pair.client, VIP.parse().unwrap(), Habit::KeepAlive, 2);
+    let cluster = Cluster::new(2, 1, "60s");
+    let [n1, n2] = &cluster.nodes[..] else { unreachable!() };
+    let mut daemons = cluster.start().into_iter();
+    let (first, second) = (daemons.next().unwrap(), daemons.next().unwrap());
+    let before = cluster.states();
+    let keeps = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::KeepAlive, 2);
     sleep(ms(300));
-    let mut command = pair.n1.command(STANDIN);
-    let mut watching = command
-        .args(["switchover", "web"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    pair.n2.wait_role("active", SOON);
+    let quietly = |host: &Host| {
+        let mut command = host.command(STANDIN);
+        command.args(["switchover", "web"]).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    let mut watching = quietly(n1);
+    n2.wait_role("active", SOON);
     wait_until("the VIP to stay for its sockets", SOON, || {
-        pair.n1.ip("-o address show dev lo").contains(VIP)
+        n1.ip("-o address show dev lo").contains(VIP)
     });
     // The guard puts everything back; what it would start again is killed with it.
     let daemon = daemon_of(first.pid);
     spawn::kill(daemon, 9).unwrap();
-    wait_state(&pair.n1, &before[0]);
+    wait_state(n1, &before[0]);
     wait_until("the command to notice", SOON, || watching.try_wait().unwrap().is_some());
-    wait_state(&pair.n2, &before[1]);
+    wait_state(n2, &before[1]);
     drop(keeps.end());
     // Now the one that took it.
-    pair.wait_ready();
-    let keeps = Load::begin(&pair.client, VIP.parse().unwrap(), Habit::KeepAlive, 2);
+    cluster.wait_ready();
+    let keeps = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::KeepAlive, 2);
     sleep(ms(300));
-    let mut command = pair.n2.command(STANDIN);
-    let mut watching = command
-        .args(["switchover", "web"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    pair.n1.wait_role("active", SOON);
+    let mut watching = quietly(n2);
+    n1.wait_role("active", SOON);
     spawn::kill(daemon_of(first.pid), 9).unwrap();
-    wait_state(&pair.n1, &before[0]);
+    wait_state(n1, &before[0]);
     drop(keeps.end());
     wait_until("the drain to end", SOON, || watching.try_wait().unwrap().is_some());
-    wait_state(&pair.n2, &before[1]);
+    wait_state(n2, &before[1]);
     drop(second);
 }
 
@@ -415,16 +268,65 @@ fn daemon_of(guard: u32) -> u32 {
     })
 }
 
-#[test]
-fn planned_moves() {
-    if skipped() {
-        return;
+/// One after the other: each is load enough.
+fn alone(run: impl FnOnce()) {
+    static ORDER: Mutex<()> = Mutex::new(());
+    // One that failed has nothing to do with the next one.
+    let _order = ORDER.lock().unwrap_or_else(PoisonError::into_inner);
+    if !skipped() {
+        run();
     }
-    clients_notice_nothing();
-    together(vec![
-        ("the rest is closed".into(), Box::new(what_is_left_is_closed_and_counted)),
-        ("not ready".into(), Box::new(what_is_not_ready_stays)),
-        ("stop and maintenance".into(), Box::new(a_stop_and_maintenance_lose_nothing)),
-        ("killed".into(), Box::new(a_kill_in_the_middle_leaves_no_trace)),
-    ]);
+}
+
+#[test]
+fn no_client_notices_a_move_there_and_back() {
+    alone(|| clients_notice_nothing("", 1));
+}
+
+#[test]
+fn no_client_notices_it_whatever_the_host_does_with_packets() {
+    alone(|| {
+        let story =
+            |rules: &'static str| -> Story { Box::new(move || clients_notice_nothing(rules, 8)) };
+        together(vec![
+            ("nothing is forwarded".into(), story(FORWARDS_NOTHING)),
+            ("invalid is dropped".into(), story(DROPS_INVALID)),
+            ("nothing is tracked".into(), story(TRACKS_NOTHING)),
+            ("sources are looked at".into(), story(LOOKS_AT_SOURCES)),
+        ]);
+    });
+}
+
+#[test]
+fn a_move_ends_as_it_should() {
+    alone(|| {
+        together(vec![
+            ("the rest is closed".into(), Box::new(what_is_left_is_closed_and_counted)),
+            ("not ready".into(), Box::new(what_is_not_ready_stays)),
+            ("stop and maintenance".into(), Box::new(a_stop_and_maintenance_lose_nothing)),
+            ("killed".into(), Box::new(a_kill_in_the_middle_leaves_no_trace)),
+        ]);
+    });
+}
+
+#[test]
+fn a_move_is_called_off_and_ordered_elsewhere() {
+    alone(|| {
+        together(vec![
+            ("called off".into(), Box::new(elsewhere::called_off_all_is_as_before)),
+            ("ordered elsewhere".into(), Box::new(elsewhere::ordered_from_any_node)),
+        ]);
+    });
+}
+
+#[test]
+fn several_vips_and_several_nodes() {
+    alone(|| {
+        together(vec![
+            ("several at once".into(), Box::new(several::vips_move_at_once)),
+            ("a chain".into(), Box::new(several::nodes_form_a_chain)),
+            ("a late client".into(), Box::new(several::a_client_may_learn_late)),
+            ("udp".into(), Box::new(several::udp_of_others_moves_at_once)),
+        ]);
+    });
 }

@@ -1,0 +1,78 @@
+//! Who may begin a move and end it: any node, and at any step.
+
+use std::thread::sleep;
+
+use super::cluster::{Cluster, SOON, UnderWay, VIP, steps};
+use super::hosts::{STANDIN, ms, wait_until};
+use super::load::{Habit, Load};
+use super::unharmed;
+
+/// Ctrl-C, `--abort` on the old node and on the new one: the VIP comes back, and no client notices.
+pub(crate) fn called_off_all_is_as_before() {
+    let cluster = Cluster::new(2, 1, "60s");
+    let [n1, n2] = &cluster.nodes[..] else { unreachable!() };
+    let _daemons = cluster.start();
+    let before = cluster.states();
+    let keeps = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::KeepAlive, 4);
+    let short = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::Short, 4);
+    sleep(ms(300));
+    type Way<'a> = &'a dyn Fn(&UnderWay);
+    let ways: [(&str, Way<'_>); 3] = [
+        ("Ctrl-C", &|moving| moving.interrupt()),
+        ("--abort on n1", &|_| drop(n1.run(&format!("{STANDIN} switchover web --abort")))),
+        ("--abort on n2", &|_| drop(n2.run(&format!("{STANDIN} switchover web --abort")))),
+    ];
+    for (how, call_off) in ways {
+        let moving = UnderWay::begin(n1, "web n2");
+        n2.wait_role("active", SOON);
+        wait_until("the drain to begin", SOON, || n1.said("switchover", "n2 has web"));
+        sleep(ms(200));
+        call_off(&moving);
+        let (code, story, error) = moving.end();
+        assert_eq!(code, Some(1), "{how}: {story:?}{error}");
+        assert_eq!(steps(&story).last(), Some(&"called_off"), "{how}: {story:?}{error}");
+        assert!(steps(&story).contains(&"returning"), "{how}: {story:?}");
+        assert!(error.contains("is here again"), "{how}: {error}");
+        assert_eq!(n1.role(), "active", "{how}");
+        cluster.wait_states(&before);
+        cluster.wait_ready();
+    }
+    unharmed("keep-alive", &keeps.end());
+    unharmed("short", &short.end());
+}
+
+/// Typed on the node that is to have it, and on one that has no part in it: the story is told there.
+pub(crate) fn ordered_from_any_node() {
+    let cluster = Cluster::new(3, 1, "60s");
+    let [n1, n2, n3] = &cluster.nodes[..] else { unreachable!() };
+    let _daemons = cluster.start();
+    let before = cluster.states();
+    let download = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::Download, 2);
+    let short = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::Short, 4);
+    sleep(ms(300));
+    for (on, from, to) in [(n2, n1, n2), (n3, n2, n1)] {
+        let (code, story, error) = UnderWay::begin(on, &format!("web {}", to.name)).end();
+        assert_eq!(code, Some(0), "{story:?}{error}");
+        let steps = steps(&story);
+        assert_eq!(steps[..3], ["preparing", "moved", "draining"], "{story:?}");
+        assert_eq!(steps.last(), Some(&"done"), "{story:?}");
+        assert_eq!((from.role(), to.role()), ("backup".to_owned(), "active".to_owned()));
+        assert!(from.said("switchover", &format!("on {}", on.name)), "who asked is known");
+        cluster.wait_ready();
+    }
+    // Called off by the third one, and left alone by it before anything happens.
+    let keeps = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::KeepAlive, 2);
+    sleep(ms(200));
+    let moving = UnderWay::begin(n3, "web n2");
+    n2.wait_role("active", SOON);
+    sleep(ms(300));
+    moving.interrupt();
+    let (code, story, error) = moving.end();
+    assert_eq!(code, Some(1), "{story:?}{error}");
+    assert_eq!(steps(&story).last(), Some(&"called_off"), "{story:?}{error}");
+    assert_eq!(n1.role(), "active");
+    unharmed("keep-alive", &keeps.end());
+    unharmed("download", &download.end());
+    unharmed("short", &short.end());
+    cluster.wait_states(&before);
+}
