@@ -1,6 +1,7 @@
 //! A planned move there and back under all kinds of clients: standin's switchover, and keepalived stopped
 //! or made the lesser one.
 
+#[allow(clippy::unwrap_used, reason = "a bench that can't be set up has failed")]
 #[allow(dead_code, reason = "the tests need more of it")]
 #[path = "../../tests/switchover/cluster.rs"]
 mod cluster;
@@ -9,6 +10,7 @@ mod hosts;
 #[path = "../../tests/switchover/http2.rs"]
 mod http2;
 #[allow(clippy::unwrap_used, reason = "a bench that can't be set up has failed")]
+#[allow(dead_code, reason = "the tests need more of it")]
 #[path = "../../tests/switchover/load.rs"]
 mod load;
 
