@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use ring::hmac::{HMAC_SHA256, Key};
 use ring::rand::SecureRandom;
 use rustls::crypto::CryptoProvider;
 
@@ -16,6 +17,16 @@ pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     // SHA-256 has 32 bytes; zip can't run over.
     out.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
+    out
+}
+
+/// HMAC-SHA256 (RFC 2104) of all parts, one after the other.
+pub(crate) fn keyed(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = ring::hmac::Context::with_key(&Key::new(HMAC_SHA256, key));
+    parts.iter().for_each(|part| context.update(part));
+    let mut out = [0; 32];
+    // As above.
+    out.iter_mut().zip(context.sign().as_ref()).for_each(|(to, from)| *to = *from);
     out
 }
 
@@ -44,6 +55,13 @@ mod tests {
     #[test]
     fn sha256_is_the_known_one() {
         assert_eq!(sha256(b"abc")[..4], [0xba, 0x78, 0x16, 0xbf]);
+    }
+
+    #[test]
+    fn keyed_hashes_are_the_known_ones() {
+        // RFC 4231, test case 2.
+        let hash = keyed(b"Jefe", &[b"what do ya want ", b"for nothing?"]);
+        assert_eq!(hash[..4], [0x5b, 0xdc, 0xc1, 0x46]);
     }
 
     #[test]

@@ -241,6 +241,15 @@ impl Keys {
         std::fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))
     }
 
+    /// What all members know and nobody else, for one purpose; another authority has another one.
+    ///
+    /// # Errors
+    /// There are no keys.
+    pub(crate) fn secret(&self, purpose: &str) -> Result<[u8; 32]> {
+        let key = self.text("authority.key")?;
+        Ok(crypto::keyed(key.as_bytes(), &[b"standin: ", purpose.as_bytes()]))
+    }
+
     /// Writes all keys of a node, or none.
     ///
     /// # Errors

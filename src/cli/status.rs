@@ -146,6 +146,12 @@ fn sync_block(out: &mut String, sync: &Sync, color: bool) {
         let word = painted(word, paint, color);
         let _ = writeln!(out, "  {:<width$}  serves {number} of {desired}  {word}", node.name);
     }
+    let strays = sync.outside.len();
+    if strays > 0 {
+        let what = if strays == 1 { "1 file" } else { &format!("{strays} files") };
+        let text = format!("{what} outside, not the same on all nodes: standin sync status");
+        let _ = writeln!(out, "  {}", painted(&text, Paint::Attention, color));
+    }
     for target in &sync.targets {
         let paint = match target.state.as_str() {
             "current" => Paint::Good,

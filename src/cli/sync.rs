@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{Places, client};
-use crate::api::types::sync::{Diff, Generation, Kept, Node, Sync, Target, Tickets};
+use crate::api::types::sync::{Diff, Generation, Kept, Node, Outside, Sync, Target, Tickets};
 
 /// How often `apply` looks how far it has come.
 const LOOK: Duration = Duration::from_millis(50);
@@ -194,11 +194,36 @@ fn page(sync: &Sync) -> String {
     {
         let _ = writeln!(out, "\napply    {}", apply.step);
     }
+    if !sync.outside.is_empty() {
+        let _ = write!(out, "\n{}", strays(sync));
+    }
     if !sync.notes.is_empty() {
         out.push('\n');
     }
     for note in &sync.notes {
         let _ = writeln!(out, "note     {note}");
+    }
+    out
+}
+
+/// Files that aren't the same on all nodes and aren't shared.
+fn strays(sync: &Sync) -> String {
+    let mut out = String::new();
+    for Outside { path, named, missing_here, differs_on, missing_on } in &sync.outside {
+        let mut where_to = Vec::new();
+        if *missing_here {
+            where_to.push(format!("isn't here, but on {}", differs_on.join(", ")));
+        } else if !differs_on.is_empty() {
+            where_to.push(format!("is another one on {}", differs_on.join(", ")));
+        }
+        if !missing_on.is_empty() {
+            where_to.push(format!("isn't on {}", missing_on.join(", ")));
+        }
+        // As above.
+        let _ = writeln!(out, "outside  {path} {}; {named}", where_to.join(" and "));
+    }
+    if let Some(line) = &sync.also_line {
+        let _ = writeln!(out, "         to share it, in [sync]: {line}");
     }
     out
 }

@@ -37,6 +37,8 @@ pub(crate) struct NginxView {
     pub(crate) binary: Option<PathBuf>,
     /// nginx's main configuration file.
     pub(crate) conf: Option<PathBuf>,
+    /// Its own (`-p`), where relative names begin.
+    pub(crate) prefix: Option<PathBuf>,
     pub(crate) pid_file: Option<PathBuf>,
     /// `None`: it doesn't run.
     pub(crate) master: Option<u32>,

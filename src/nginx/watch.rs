@@ -404,6 +404,7 @@ impl Watch {
             version: build.map(|build| build.version.clone()),
             binary: survey.and_then(|survey| survey.binary.clone()),
             conf: survey.and_then(|survey| survey.conf.clone()),
+            prefix: survey.map(|survey| survey.prefix.clone()),
             pid_file: survey.and_then(|survey| survey.pid_file.clone()),
             master: self.master_pid(),
             workers: if self.master.is_some() { self.workers.clone() } else { Vec::new() },

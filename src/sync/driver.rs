@@ -20,6 +20,7 @@ use tokio::task::AbortHandle;
 
 use super::fetch::Came;
 use super::ground::{self, Applied, Translation};
+use super::outside::{LookedOutside, OutsideFiles};
 use super::peers::Sessions;
 use super::push::{Goal, Pusher};
 use super::serve::Asked;
@@ -52,6 +53,7 @@ pub(super) enum Found {
     Ready(Result<Ready, String>),
     Retired(Vec<String>),
     Tickets(Looked),
+    Outside(LookedOutside),
     TicketsLoaded(Outcome),
 }
 
@@ -61,6 +63,7 @@ pub(super) struct Sight {
     holder: Option<String>,
     pub(super) nginx: Nginx,
     pub(super) conf: Option<PathBuf>,
+    pub(super) prefix: Option<PathBuf>,
 }
 
 /// The store and what was saved, once they are open.
@@ -113,6 +116,7 @@ pub(super) struct Driver {
     pub(super) fetching: Option<Fetching>,
     retire_at: Option<tokio::time::Instant>,
     pub(super) tickets: Tickets,
+    pub(super) outside: OutsideFiles,
     /// Who changes nginx's files, or has it load them, holds it.
     pub(super) turn: Arc<Mutex<()>>,
     pub(super) found: mpsc::UnboundedSender<Found>,
@@ -145,6 +149,7 @@ pub(super) async fn run(
         fetching: None,
         retire_at: None,
         tickets: Tickets::new(),
+        outside: OutsideFiles::new(),
         turn: Arc::default(),
         found,
         brief,
@@ -312,6 +317,7 @@ impl Driver {
     async fn tick(&mut self) {
         self.look();
         self.tickets_tick();
+        self.outside_tick();
         if self.retire_at.is_some_and(|at| at <= tokio::time::Instant::now()) {
             self.retire_at = None;
             if let Some(ground) = self.ground() {
@@ -343,6 +349,7 @@ impl Driver {
                         unit: None,
                     };
                     sight.conf = view.conf;
+                    sight.prefix = view.prefix;
                 }
             }
             let _ = found.send(Found::Sight(sight));
@@ -383,11 +390,13 @@ impl Driver {
             FromPeer::Up(id, outlet) => {
                 self.sessions.up(peer, id, outlet);
                 self.tickets_up(peer);
+                self.outside_up(peer);
                 self.feed(Input::Link { peer: peer.to_owned(), up: true }).await;
             }
             FromPeer::Down(id) => {
                 if self.sessions.down(peer, id) {
                     self.tickets_down(peer);
+                    self.outside_down(peer);
                     let fetching = self.fetching.as_mut().filter(|it| it.from == peer);
                     if let Some(fetching) = fetching {
                         // Its end is told by the fetch itself.
@@ -402,6 +411,8 @@ impl Driver {
                     self.came(peer, Came::Lacks(hash.clone()));
                 } else if let Said::Tickets(ring) = &*said {
                     self.tickets_heard(peer, ring);
+                } else if let Said::Outside(files) = *said {
+                    self.outside_heard(peer, *files);
                 } else if let Some(asked) = Asked::of(&said) {
                     if let Some(running) = &self.running {
                         self.sessions.asked(peer, asked, &running.store);
@@ -432,6 +443,7 @@ impl Driver {
             Found::Applied(job, applied) if job == self.job => self.applied(applied).await,
             Found::Done(..) | Found::Applied(..) => {}
             Found::Retired(drift) => self.drifted(&drift),
+            Found::Outside(looked) => self.outside_looked(looked),
             Found::Tickets(looked) => self.tickets_looked(looked),
             Found::TicketsLoaded(outcome) => self.tickets_loaded(&outcome),
         }

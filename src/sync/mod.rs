@@ -17,6 +17,7 @@ mod fetch;
 mod ground;
 mod jobs;
 mod memory;
+mod outside;
 mod peers;
 pub(crate) mod piece;
 mod powers;

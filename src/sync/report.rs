@@ -36,6 +36,7 @@ impl Driver {
         }
         let spec = &running.spec;
         let notes = running.limit.iter().chain(&running.unreadable).cloned();
+        let (outside, also_line) = self.outside_status();
         Ok(Sync {
             node: view.node,
             writer: view.state.writer,
@@ -46,6 +47,8 @@ impl Driver {
             doing: view.busy.as_ref().map(doing),
             notes: notes.collect(),
             tickets: self.tickets_status(),
+            outside,
+            also_line,
         })
     }
 

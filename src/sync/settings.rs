@@ -17,7 +17,7 @@ pub(crate) struct Settings {
     pub(crate) config: Config,
     /// Empty: the directory of nginx's main configuration file, and `also`.
     paths: Vec<PathBuf>,
-    also: Vec<PathBuf>,
+    pub(crate) also: Vec<PathBuf>,
     pub(crate) exclude: Vec<String>,
     pub(crate) rsync: Vec<String>,
     pub(crate) rsync_password_file: Option<PathBuf>,

@@ -5,6 +5,7 @@ use standin_core::sync::id::LINE;
 use standin_core::sync::{Id, Line, Message, Order, Problem, State, TreeHash, Trouble};
 use standin_tree::hash::Hash;
 
+use super::outside::Files;
 use crate::link::message::plain;
 use crate::tickets;
 
@@ -47,6 +48,8 @@ pub(crate) enum Said {
     },
     /// The keys that its nginx encrypts session tickets with.
     Tickets(Box<tickets::Said>),
+    /// What it has of the files that its nginx's configuration names outside.
+    Outside(Box<Files>),
     /// A later version may say more than this one understands.
     #[serde(other)]
     Unknown,
@@ -208,6 +211,7 @@ impl Said {
             | Self::Want { .. }
             | Self::Lacks { .. }
             | Self::Tickets(_)
+            | Self::Outside(_)
             | Self::Unknown => return None,
         })
     }

@@ -6,6 +6,7 @@
 mod cluster;
 #[path = "../hosts/mod.rs"]
 mod hosts;
+mod outside;
 mod rsync;
 mod tickets;
 mod trust;

@@ -23,6 +23,24 @@ pub(crate) struct Sync {
     /// Absent until this node has any.
     #[serde(default)]
     pub(crate) tickets: Option<Tickets>,
+    /// Files that nginx's configuration names, that aren't shared, and that aren't the same on all nodes.
+    #[serde(default)]
+    pub(crate) outside: Vec<Outside>,
+    /// The line for `[sync]` that shares them.
+    #[serde(default)]
+    pub(crate) also_line: Option<String>,
+}
+
+/// A file outside of the shared trees that isn't the same on all nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Outside {
+    pub(crate) path: String,
+    /// Where nginx's configuration names it, and by which directive.
+    pub(crate) named: String,
+    pub(crate) missing_here: bool,
+    /// The nodes that have another one; one at all, where it is missing here.
+    pub(crate) differs_on: Vec<String>,
+    pub(crate) missing_on: Vec<String>,
 }
 
 /// The keys of TLS session tickets on this node.
