@@ -98,14 +98,14 @@ impl Tickets {
         let ring = self.ring.as_ref()?;
         let now = unix_s();
         if view.writing {
+            // Without random bytes there are no new keys; it is tried again.
+            if self.renew {
+                return Some(ring.renewed(now, tickets::fresh_three().ok()?));
+            }
             if ring.number == 0 {
                 // Others may know it from who wrote before.
                 let known = self.heard.values().max_by_key(|heard| heard.number).cloned();
                 return Some(known.unwrap_or_else(|| ring.clone().promoted(now)));
-            }
-            // Without random bytes there are no new keys; it is tried again.
-            if self.renew {
-                return Some(ring.renewed(now, tickets::fresh_three().ok()?));
             }
             let settled = self.loaded || !self.used;
             return (settled && ring.is_due(now))
@@ -151,6 +151,11 @@ impl Driver {
             return;
         }
         if let Some(ring) = self.tickets.wanted(&view) {
+            if view.writing && self.tickets.renew {
+                let text = "all keys of TLS session tickets are new: who knew the old ones isn't a \
+                            member any more";
+                self.tell(Severity::Notice, "tickets_renewed", None, text.to_owned());
+            }
             self.tickets.take(ring);
         }
         let now = Instant::now();

@@ -292,7 +292,8 @@ impl Host {
         self.run(&format!("sysctl -q -w {}={value}", name.replace('/', ".")));
     }
 
-    fn outside(&self, path: &str) -> String {
+    /// Where a path of the host is for this process.
+    pub(crate) fn outside(&self, path: &str) -> String {
         format!("/proc/{}/root{path}", self.pid)
     }
 

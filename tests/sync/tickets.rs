@@ -1,12 +1,14 @@
 //! TLS session tickets that one node gave are good on another: after a takeover, and after their keys
 //! have changed.
 
+use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Node, SOON, conf};
-use crate::hosts::{Host, STANDIN, skipped, wait_or_tell};
+use crate::hosts::{Host, STANDIN, skipped, wait_or_tell, wait_until};
 
 const VIP: &str = "192.168.1.41";
 
@@ -176,4 +178,74 @@ fn new_keys_load_no_half_made_edit_and_lost_ones_come_back() {
     cluster.nodes[1].start();
     wait_loaded(&cluster.nodes[1], 2);
     assert_eq!(digest(&cluster.nodes[1]), before);
+}
+
+/// The keys of a node: the one that encrypts, the next, the previous.
+fn keys(node: &Node) -> Vec<Vec<u8>> {
+    ["current", "next", "previous"]
+        .iter()
+        .filter_map(|name| fs::read(node.host.outside(&format!("{KEYS}/{name}.key"))).ok())
+        .collect()
+}
+
+/// Files below a directory of the host that have a part of any key, as bytes or in hexadecimal.
+fn files_with(node: &Node, folder: &str, keys: &[Vec<u8>]) -> Vec<String> {
+    let hex = |key: &Vec<u8>| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let marks: Vec<Vec<u8>> = keys
+        .iter()
+        .flat_map(|key| [key[..16].to_vec(), hex(key)[..32].as_bytes().to_vec()])
+        .collect();
+    let mut found = Vec::new();
+    let mut folders = vec![node.host.outside(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let (path, kind) = (entry.path(), entry.file_type().unwrap());
+            if kind.is_dir() && !path.ends_with("over") && !path.ends_with("bin") {
+                folders.push(path.display().to_string());
+            } else if kind.is_file() {
+                let bytes = fs::read(&path).unwrap_or_default();
+                let has = |mark: &Vec<u8>| bytes.windows(mark.len()).any(|part| part == mark);
+                if marks.iter().any(has) {
+                    found.push(Path::file_name(&path).unwrap().to_string_lossy().into_owned());
+                }
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn keys_are_in_memory_only_and_an_expelled_node_knows_none_of_the_new_ones() {
+    if skipped() {
+        return;
+    }
+    let cluster = Cluster::new(3, "/etc/nginx/conf", "");
+    let [n1, n2, n3] = &cluster.nodes[..] else { unreachable!() };
+    let same = || keys(n1).len() == 3 && keys(n1) == keys(n2) && keys(n2) == keys(n3);
+    wait_until("all to have the active's keys", SOON, same);
+    n1.order("sync rotate");
+    wait_until("them to change", SOON, || tickets(n3)["number"] == 2 && same());
+    let old = keys(n1);
+    for node in [n1, n2] {
+        let found = files_with(node, "/run", &old);
+        assert_eq!(found, ["current.key", "next.key", "previous.key", "ring"]);
+        for folder in ["/var/lib/standin", "/var/log", "/etc/standin", "/etc/nginx"] {
+            let found = files_with(node, folder, &old);
+            assert!(found.is_empty(), "{folder} of {}: {found:?}", node.host.name);
+        }
+    }
+    n1.order("expel n3");
+    wait_until("n1 and n2 to have new keys", SOON, || {
+        let new = keys(n1);
+        new.len() == 3 && !new.iter().any(|key| old.contains(key)) && new == keys(n2)
+    });
+    n1.host.wait_said("tickets_renewed", "isn't a member any more", SOON);
+    // Nothing of it reaches n3, also not a moment later.
+    std::thread::sleep(Duration::from_secs(3));
+    let new = keys(n1);
+    assert!(!keys(n3).iter().any(|key| new.contains(key)));
+    // Nor is anything of it lost by an order: the next step keeps what is current.
+    n1.order("sync rotate");
+    wait_until("one step more", SOON, || keys(n2).get(2) == new.first());
 }
