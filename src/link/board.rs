@@ -1,6 +1,6 @@
 //! What is known of each peer over the link: one board that sessions write and status reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +16,11 @@ const TO_SAY: usize = 2 * standin_core::plan::MAX_VIPS;
 
 /// Reasons that are logged while a peer is down; status always shows the latest.
 const REASONS: u32 = 3;
+
+/// Sessions of one peer that are told of within [`AGAIN`]: a node that is restarted, or a path that
+/// comes and goes, needs fewer; a member that means ill could else fill the disk.
+const SESSIONS: usize = 10;
+const AGAIN: Duration = Duration::from_secs(60);
 
 /// Shared by the tasks of the control plane only; nobody waits while holding it.
 #[derive(Clone, Default)]
@@ -33,6 +38,8 @@ struct Inner {
     sessions: u64,
     listening: BTreeMap<SocketAddr, Option<String>>,
     complaints: Complaints,
+    /// When each peer's last sessions were told of.
+    told: BTreeMap<String, VecDeque<Instant>>,
 }
 
 /// What a session is reached by; dropping it ends that session.
@@ -139,6 +146,21 @@ impl Board {
         self.0.changed.notify_one();
     }
 
+    /// Whether it is to be told that a session begins, or one ends that wasn't told of; a peer whose sessions come and go is
+    /// silent for a while, and shown all the same.
+    pub(super) fn is_news(&self, peer: &str, now: Instant) -> bool {
+        let mut inner = self.lock();
+        let told = inner.told.entry(peer.to_owned()).or_default();
+        while told.front().is_some_and(|at| now.saturating_duration_since(*at) >= AGAIN) {
+            told.pop_front();
+        }
+        if told.len() >= SESSIONS {
+            return false;
+        }
+        told.push_back(now);
+        true
+    }
+
     /// Whether the session was the one that counts.
     pub(super) fn end(&self, peer: &str, id: u64, problem: &str) -> bool {
         let mut inner = self.lock();
@@ -194,6 +216,7 @@ impl Board {
     pub(super) fn only(&self, directory: &Directory) {
         let mut inner = self.lock();
         inner.peers.retain(|name, _| directory.peer(name).is_some());
+        inner.told.retain(|name, _| directory.peer(name).is_some());
         let wanted =
             |it: &SocketAddr| it.port() == directory.port && directory.addresses.contains(&it.ip());
         inner.listening.retain(|address, _| wanted(address));
@@ -235,5 +258,20 @@ impl Board {
             number: 0,
             peers: peers.collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_that_come_and_go_are_told_of_for_a_while_and_again_later() {
+        let (board, now) = (Board::default(), Instant::now());
+        let told = (0..1_000).filter(|_| board.is_news("n2", now)).count();
+        assert_eq!(told, SESSIONS);
+        assert!(board.is_news("n3", now), "each peer for itself");
+        assert!(!board.is_news("n2", now + AGAIN / 2));
+        assert!(board.is_news("n2", now + AGAIN));
     }
 }

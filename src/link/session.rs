@@ -147,8 +147,11 @@ async fn established<S: AsyncRead + AsyncWrite>(
 ) -> String {
     let version = plain(&hello.version);
     let Begun { id, mut replaced, mut to_say } = common.board.begin(&peer.name, &version);
-    let text = format!("peer link with {} is up (standin {version})", peer.name);
-    common.tell(Severity::Notice, "link_up", Some(&peer.name), text);
+    let news = common.board.is_news(&peer.name, Instant::now());
+    if news {
+        let text = format!("peer link with {} is up (standin {version})", peer.name);
+        common.tell(Severity::Notice, "link_up", Some(&peer.name), text);
+    }
     let mut known = Known::default();
     let why = tokio::select! {
         _ = &mut replaced => "a newer connection took its place".to_owned(),
@@ -158,6 +161,9 @@ async fn established<S: AsyncRead + AsyncWrite>(
     };
     if common.board.end(&peer.name, id, &why) {
         known.forget(&peer.name, common);
+        if !news && !common.board.is_news(&peer.name, Instant::now()) {
+            return why;
+        }
         let text = format!("peer link with {} is down: {why}", peer.name);
         common.tell(Severity::Warning, "link_down", Some(&peer.name), text);
     }

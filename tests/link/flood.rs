@@ -18,7 +18,7 @@ use rustls::{
 use standin_linux::spawn;
 
 use super::hosts::{Host, ms, skipped, wait_until};
-use super::{N1, Pair, SOON, connected, wait_connected};
+use super::{N1, N2, Pair, SOON, connected, daemon, wait_connected};
 
 /// Of these, some go through TLS: ten thousand handshakes would take a minute.
 const CONNECTIONS: usize = 10_000;
@@ -74,12 +74,17 @@ fn config() -> ConfigBuilder<ClientConfig, WantsClientCert> {
     builder.with_custom_certificate_verifier(verifier)
 }
 
-/// Connects from the host with its own node's certificate; hands back how it ended.
-pub(crate) fn offer(host: &Host, to: &str) -> String {
+/// A client with the certificate of the host's node, which believes everybody.
+fn with_certificate(host: &Host) -> Arc<ClientConfig> {
     let pem = |name: &str| host.read(&format!("/var/lib/standin/keys/{name}")).into_bytes();
     let chain = vec![CertificateDer::from_pem_slice(&pem("node.pem")).unwrap()];
     let key = PrivateKeyDer::from_pem_slice(&pem("node.key")).unwrap();
-    let config = Arc::new(config().with_client_auth_cert(chain, key).unwrap());
+    Arc::new(config().with_client_auth_cert(chain, key).unwrap())
+}
+
+/// Connects from the host with its own node's certificate; hands back how it ended.
+pub(crate) fn offer(host: &Host, to: &str) -> String {
+    let config = with_certificate(host);
     let to = SocketAddr::from((to.parse::<IpAddr>().unwrap(), 8412));
     let network = spawn::network_of(host.pid).unwrap();
     let client = std::thread::spawn(move || {
@@ -159,7 +164,7 @@ fn ten_thousand_malformed_frames_and_joins_cost_no_memory_and_one_line() {
     let (first, _second) = pair.running();
     wait_connected(&pair);
     let stranger = pair.lan.host("stranger", &["192.168.1.66/24"]);
-    let daemon = only_child(first.pid);
+    let child = only_child(first.pid);
     let to = SocketAddr::from((N1.parse::<IpAddr>().unwrap(), 8412));
     let network = spawn::network_of(stranger.pid).unwrap();
     let attacker = std::thread::spawn(move || {
@@ -167,9 +172,9 @@ fn ten_thousand_malformed_frames_and_joins_cost_no_memory_and_one_line() {
         let config = Arc::new(config().with_no_client_auth());
         // The first ones make what is kept for later ones.
         (0..500).for_each(|number| attack(to, &config, number));
-        let before = pss_kb(daemon);
+        let before = pss_kb(child);
         (0..CONNECTIONS).for_each(|number| attack(to, &config, number));
-        (before, pss_kb(daemon))
+        (before, pss_kb(child))
     });
     let (before, after) = attacker.join().unwrap();
     eprintln!("Pss: {before} kB before, {after} kB after {CONNECTIONS} connections");
@@ -185,4 +190,57 @@ fn ten_thousand_malformed_frames_and_joins_cost_no_memory_and_one_line() {
     assert!(!pair.n1.read(super::FILE).contains("192.168.1.66"), "nobody has joined");
     std::thread::sleep(ms(50));
     assert!(connected(&pair.n1, "n2") && connected(&pair.n2, "n1"), "the nodes' own link stays");
+}
+
+/// Sessions of a member that was taken over; each is greeted properly.
+const SESSIONS: usize = 400;
+
+#[test]
+fn a_member_that_sends_nonsense_costs_no_memory_and_few_lines() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (first, second) = pair.running();
+    wait_connected(&pair);
+    // Who owns n1 has its keys, and its address.
+    first.stop();
+    let config = with_certificate(&pair.n1);
+    let child = only_child(second.pid);
+    let to = SocketAddr::from((N2.parse::<IpAddr>().unwrap(), 8412));
+    let network = spawn::network_of(pair.n1.pid).unwrap();
+    let hello = serde_json::json!({
+        "type": "hello", "protocol": 1, "oldest": 1, "version": "9", "cluster": "edge", "node": "n1",
+    })
+    .to_string();
+    let attacker = std::thread::spawn(move || {
+        spawn::enter_network(network.as_fd()).unwrap();
+        let length = u32::try_from(hello.len()).unwrap().to_be_bytes();
+        let hello = [&length, [0].as_slice(), hello.as_bytes()].concat();
+        let session = |number: usize| {
+            let connection = ClientConnection::new(Arc::clone(&config), to.ip().into()).unwrap();
+            let stream = TcpStream::connect(to).unwrap();
+            stream.set_read_timeout(Some(SOON)).unwrap();
+            let mut tls = StreamOwned::new(connection, stream);
+            tls.write_all(&hello).unwrap();
+            let _sent = tls.write_all(&frame(number));
+            let _ended = tls.sock.shutdown(std::net::Shutdown::Write);
+            let _ended = tls.read_to_end(&mut Vec::new());
+        };
+        (0..50).for_each(session);
+        let before = pss_kb(child);
+        (0..SESSIONS).for_each(session);
+        (before, pss_kb(child))
+    });
+    let (before, after) = attacker.join().unwrap();
+    eprintln!("Pss: {before} kB before, {after} kB after {SESSIONS} sessions");
+    assert!(after < before + GROWTH_KB, "{before} kB, then {after} kB");
+    let of_links = |kind: &str| pair.n2.events().iter().filter(|it| it["kind"] == kind).count();
+    let (up, down) = (of_links("link_up"), of_links("link_down"));
+    assert!((1..=30).contains(&up) && (1..=30).contains(&down), "up {up} times, down {down} times");
+    let lines = pair.n2.read("/run/logs/standin").lines().count();
+    assert!(lines < 120, "{lines} lines");
+    // The node itself comes back.
+    let _first = daemon(&pair.n1);
+    wait_connected(&pair);
 }

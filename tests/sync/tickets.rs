@@ -193,7 +193,7 @@ fn files_with(node: &Node, folder: &str, keys: &[Vec<u8>]) -> Vec<String> {
     let hex = |key: &Vec<u8>| key.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let marks: Vec<Vec<u8>> = keys
         .iter()
-        .flat_map(|key| [key[..16].to_vec(), hex(key)[..32].as_bytes().to_vec()])
+        .flat_map(|key| [key[..16].to_vec(), hex(key).as_bytes()[..32].to_vec()])
         .collect();
     let mut found = Vec::new();
     let mut folders = vec![node.host.outside(folder)];
