@@ -72,6 +72,9 @@ impl Driver {
                 if !view.writing {
                     return Err("nobody is known to hold the VIP".to_owned());
                 }
+                if let Some(fault) = &running.fault {
+                    return Err(fault.clone());
+                }
                 if view.ordered.is_some_and(|ordered| !ordered.over()) {
                     return Err("an apply is under way".to_owned());
                 }
@@ -107,10 +110,10 @@ impl Driver {
             return Ok("nothing waits for an approval on this node".to_owned());
         };
         let (store, before) = (Arc::clone(&running.store), view.line.tip());
-        let dir = self.around.state_dir.join("sync");
+        let (dir, lens) = (self.around.state_dir.join("sync"), running.lens.clone());
         let approved = tokio::task::spawn_blocking(move || {
             let manifest = store.manifest(&own(problem.id))?;
-            let new = report::unapproved(&store, &manifest, before, &dir);
+            let new = report::unapproved(&store, &lens, &manifest, before, &dir);
             powers::approve(&dir, &new)?;
             Ok::<_, std::io::Error>(new)
         });

@@ -21,6 +21,7 @@ use tokio::task::AbortHandle;
 use super::fetch::Came;
 use super::ground::{self, Applied, Translation};
 use super::outside::{LookedOutside, OutsideFiles};
+use super::made::{self, Lens};
 use super::peers::Sessions;
 use super::push::{Goal, Pusher};
 use super::serve::Asked;
@@ -80,6 +81,8 @@ pub(super) struct Disk {
     pub(super) scan: Box<Scan>,
     /// It has been so since this time, or for longer.
     since: SystemTime,
+    /// This node's files aren't what its values make of their patterns.
+    pub(super) unready: bool,
 }
 
 pub(super) struct Fetching {
@@ -95,7 +98,12 @@ pub(super) struct Running {
     pub(super) spec: Spec,
     pub(super) disk: Option<Disk>,
     pub(super) translation: Option<Translation>,
-    watch: Watch,
+    pub(super) lens: Lens,
+    pub(super) watch: Watch,
+    /// Why this node's files can't be shared.
+    pub(super) fault: Option<String>,
+    /// What was to be made last; the same again means that it didn't stay.
+    pub(super) making: Option<Hash>,
     /// After an apply, readings that began before it are no drift.
     unsure: bool,
     pub(super) records: u32,
@@ -207,9 +215,16 @@ impl Driver {
         let spec = settings.spec(self.sight.conf.as_ref());
         if let (Some(running), Ok(spec)) = (&mut self.running, spec) {
             running.watch.replace(spec.clone(), settings.options());
+            running.lens.exclude = spec.exclude().clone();
             running.spec = spec;
+            let news = running.lens.values != settings.values;
+            running.lens.values = Arc::clone(&settings.values);
             let config = settings.config.clone();
             self.feed(Input::Config(config)).await;
+            if news {
+                self.feed(Input::Command(Command::Retry)).await;
+            }
+            self.look_again();
         }
         self.look();
         self.begin();
@@ -284,14 +299,21 @@ impl Driver {
         let Some(settings) = &self.settings else { return };
         let Ok(spec) = settings.spec(self.sight.conf.as_ref()) else { return };
         self.problem = None;
-        let translation = memory::translation(&self.around.state_dir.join("sync"));
+        let dir = self.around.state_dir.join("sync");
+        let translation = memory::translation(&dir);
+        let made = Arc::new(made::memory(&dir));
+        let values = Arc::clone(&settings.values);
+        let lens = Lens { values, made, exclude: spec.exclude().clone() };
         self.running = Some(Running {
             replica: Replica::new(settings.config.clone(), saved),
             store,
             spec,
             disk: None,
             translation,
+            lens,
             watch,
+            fault: None,
+            making: None,
             unsure: false,
             records: 0,
             limit: None,
@@ -367,8 +389,23 @@ impl Driver {
         if appeared {
             self.feed(Input::Command(Command::Retry)).await;
         }
+        let wrote = self.writes();
         self.feed(Input::Holder(holder)).await;
+        if self.writes() && !wrote {
+            self.look_again();
+        }
         self.served().await;
+    }
+
+    fn writes(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.replica.writes())
+    }
+
+    /// Has the files looked at now.
+    pub(super) fn look_again(&self) {
+        if let Some(running) = &self.running {
+            running.watch.look();
+        }
     }
 
     /// Whether this node's nginx runs with what lies on disk.
@@ -496,26 +533,7 @@ impl Driver {
     async fn reported(&mut self, report: Report) {
         let Some(running) = &mut self.running else { return };
         match report {
-            Report::Tree { scan, hash, cause } => {
-                let busy = matches!(running.replica.view().busy, Some(Job::Apply { .. }));
-                let read = TreeHash(*hash.as_bytes());
-                let tree = Translation::of(running.translation, read);
-                let expected =
-                    running.replica.view().state.applied.is_some_and(|id| id.tree == tree);
-                // It may have been read before the swap; another look follows.
-                if busy || running.unsure && !expected && cause != Cause::Asked {
-                    return;
-                }
-                running.unsure = false;
-                running.unreadable = None;
-                let since = self.since(&scan.manifest, tree, cause);
-                let loss = self.loss(&scan.manifest).await;
-                if let Some(running) = &mut self.running {
-                    running.disk = Some(Disk { tree, scan, since });
-                }
-                self.feed(Input::Disk { tree, loss }).await;
-                self.served().await;
-            }
+            Report::Tree { scan, cause, .. } => self.read(scan, cause).await,
             Report::Unreadable(error) => {
                 let text = format!("the shared files can't be read: {error}; it is tried again");
                 running.unreadable = Some(text.clone());
@@ -529,8 +547,37 @@ impl Driver {
         }
     }
 
+    async fn read(&mut self, mut scan: Box<Scan>, cause: Cause) {
+        let Some(running) = &mut self.running else { return };
+        // It may have been read before the swap; another look follows.
+        if matches!(running.replica.view().busy, Some(Job::Apply { .. })) {
+            return;
+        }
+        running.unreadable = None;
+        let sure = !running.unsure || cause == Cause::Asked;
+        let newest = ground::newest(&scan.manifest);
+        let Some((read, unready)) = self.see(&mut scan, sure).await else {
+            self.publish();
+            return;
+        };
+        let Some(running) = &mut self.running else { return };
+        let tree = Translation::of(running.translation, read);
+        let expected = running.replica.view().state.applied.is_some_and(|id| id.tree == tree);
+        if !sure && !expected {
+            return;
+        }
+        running.unsure = false;
+        let since = self.since(newest, tree, cause);
+        let loss = self.loss(&scan.manifest).await;
+        if let Some(running) = &mut self.running {
+            running.disk = Some(Disk { tree, scan, since, unready });
+        }
+        self.feed(Input::Disk { tree, loss }).await;
+        self.served().await;
+    }
+
     /// Since when the tree is as it is.
-    fn since(&self, manifest: &Manifest, tree: TreeHash, cause: Cause) -> SystemTime {
+    fn since(&self, newest: SystemTime, tree: TreeHash, cause: Cause) -> SystemTime {
         let before = self.running.as_ref().and_then(|running| running.disk.as_ref());
         if let Some(disk) = before.filter(|disk| disk.tree == tree) {
             return disk.since;
@@ -539,7 +586,7 @@ impl Driver {
         match cause {
             Cause::Hint => SystemTime::now() - settle,
             // Nobody has seen it happen.
-            Cause::Start | Cause::FullScan | Cause::Asked => ground::newest(manifest),
+            Cause::Start | Cause::FullScan | Cause::Asked => newest,
         }
     }
 
@@ -614,6 +661,15 @@ impl Driver {
     }
 
     fn happened(&self, event: &Event) {
+        let disk = self.running.as_ref().and_then(|running| running.disk.as_ref());
+        if let Event::Drift { kept, .. } = event
+            && disk.is_some_and(|disk| disk.unready && disk.tree == *kept)
+        {
+            let text = "files made from per-node patterns aren't what this node's values make of \
+                        them: they are made anew; what lay there is kept in the history";
+            self.tell(Severity::Notice, "sync_made", None, text.to_owned());
+            return;
+        }
         let severity = if event.alarming() { Severity::Warning } else { Severity::Notice };
         self.tell(severity, event.kind(), None, event.to_string());
     }

@@ -16,6 +16,8 @@ use standin_tree::manifest::{Manifest, Root};
 use standin_tree::read::{Reader, Scan, Spec};
 use standin_tree::store::Store;
 
+use super::made::Lens;
+
 /// For the test and again for the reload: 2,000 virtual hosts with TLS take 2 s and 5 s, a name that
 /// DNS doesn't answer 10 s.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,6 +33,8 @@ const TICKS_PER_S: u64 = 100;
 pub(crate) struct Ground {
     pub(crate) store: Arc<Store>,
     pub(crate) spec: Spec,
+    /// How this node sees trees, and what it makes of patterns.
+    pub(super) lens: Lens,
     pub(crate) nginx: Nginx,
     /// Where the journals of swaps are.
     pub(crate) journals: PathBuf,
@@ -109,7 +113,8 @@ impl Ground {
         live: Option<&Live>,
         drift: &mut Vec<String>,
     ) -> Result<Stage, Failure> {
-        let manifest = self.manifest(id)?;
+        let manifest = self.lens.resolved(&self.store, &self.manifest(id)?);
+        let manifest = manifest.map_err(|why| (Trouble::Refused, why))?;
         let mut stage = Stage::default();
         let mut builder = Builder::new(&self.store);
         for root in manifest.roots().iter().filter(|root| !root.entries.is_empty()) {
@@ -154,7 +159,8 @@ impl Ground {
         }
         let scan = Reader::new().snapshot(&self.spec, Some(&self.store), QUIET_WITHIN);
         let scan = scan.map_err(passing)?;
-        Ok(Live { hash: TreeHash(*scan.manifest.hash().as_bytes()), scan, before })
+        let hash = self.lens.look(&self.store, &scan.manifest).name();
+        Ok(Live { hash: TreeHash(*hash.as_bytes()), scan, before })
     }
 
     /// What this host made of a staged generation.
@@ -172,7 +178,9 @@ impl Ground {
                 roots.push(Root { path: path.clone(), entries: Vec::new() });
             }
         }
-        let own = Manifest::new(roots).ok()?.hash();
+        // What was made before lies elsewhere.
+        let lens = Lens { made: Arc::default(), ..self.lens.clone() };
+        let own = lens.look(&self.store, &Manifest::new(roots).ok()?).name();
         Some(Translation { own: TreeHash(*own.as_bytes()), tree: id.tree })
     }
 
@@ -349,7 +357,7 @@ impl Stage {
 }
 
 /// With every symbolic link on the way resolved, also where the last name isn't there.
-fn real(path: &Path) -> PathBuf {
+pub(super) fn real(path: &Path) -> PathBuf {
     std::fs::canonicalize(path).unwrap_or_else(|_| {
         let parent = path.parent().and_then(|parent| std::fs::canonicalize(parent).ok());
         match (parent, path.file_name()) {

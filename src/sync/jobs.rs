@@ -19,6 +19,7 @@ impl Driver {
         Some(Ground {
             store: Arc::clone(&running.store),
             spec: running.spec.clone(),
+            lens: running.lens.clone(),
             nginx: self.sight.nginx.clone(),
             journals: self.journals(),
             may_restart: !running.replica.writes(),
@@ -34,6 +35,10 @@ impl Driver {
         let Some(running) = &mut self.running else { return };
         let done = move |outcome| drop(found.send(Found::Done(number, outcome)));
         match job {
+            // What isn't made yet is made first; another look follows.
+            Job::Take(_) if running.disk.as_ref().is_some_and(|disk| disk.unready) => {
+                done(Outcome::Moved);
+            }
             Job::Take(id) => self.keep(id, Origin::Generation, done),
             Job::Keep(tree) => {
                 let number = running.replica.view().line.tip().map_or(0, |tip| tip.number);
@@ -108,7 +113,7 @@ impl Driver {
         let line = running.replica.offered_line(&from).unwrap_or_default();
         let roots = running.spec.roots().to_vec();
         let before = running.replica.view().line.tip();
-        let dir = self.around.state_dir.join("sync");
+        let (dir, lens) = (self.around.state_dir.join("sync"), running.lens.clone());
         let order = fetch::Order {
             id,
             from: from.clone(),
@@ -117,7 +122,7 @@ impl Driver {
             store: Arc::clone(&running.store),
             judge: Box::new(move |manifest| report::judge(manifest, &roots)),
             examine: Box::new(move |store, manifest| {
-                let new = report::unapproved(store, manifest, before, &dir);
+                let new = report::unapproved(store, &lens, manifest, before, &dir);
                 report::ask_for(&new)
             }),
         };

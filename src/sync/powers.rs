@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use standin_config::nginx::lexer::{Lexer, TokenKind};
 use standin_tree::manifest::{Kind, Manifest};
@@ -48,7 +48,7 @@ const APPROVED: &str = "approved";
 
 /// Everything of the kind in a generation's files, in words that an operator can judge.
 pub(super) fn of(store: &Store, manifest: &Manifest) -> BTreeSet<String> {
-    let roots: Vec<PathBuf> = manifest.roots().iter().map(|root| root.path.clone()).collect();
+    let roots: Vec<&Path> = manifest.roots().iter().map(|root| root.path.as_path()).collect();
     let mut found = BTreeSet::new();
     for (_, entry) in manifest.entries() {
         let Kind::File { size, hash, .. } = entry.kind else { continue };
@@ -64,7 +64,14 @@ pub(super) fn of(store: &Store, manifest: &Manifest) -> BTreeSet<String> {
     found
 }
 
-fn in_file(bytes: &[u8], roots: &[PathBuf], found: &mut BTreeSet<String>) {
+/// The same of one file.
+pub(super) fn in_bytes(bytes: &[u8], roots: &[&Path]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    in_file(bytes, roots, &mut found);
+    found
+}
+
+fn in_file(bytes: &[u8], roots: &[&Path], found: &mut BTreeSet<String>) {
     let mut words: Vec<String> = Vec::new();
     for token in Lexer::new(bytes) {
         match token.map(|token| token.kind) {
@@ -79,7 +86,7 @@ fn in_file(bytes: &[u8], roots: &[PathBuf], found: &mut BTreeSet<String>) {
     }
 }
 
-fn power(words: &[String], roots: &[PathBuf]) -> Option<String> {
+fn power(words: &[String], roots: &[&Path]) -> Option<String> {
     let name = words.first()?;
     if name == "load_module" {
         let path = Path::new(words.get(1)?);
@@ -130,9 +137,7 @@ mod tests {
     use super::*;
 
     fn found(text: &str) -> Vec<String> {
-        let mut found = BTreeSet::new();
-        in_file(text.as_bytes(), &[PathBuf::from("/etc/nginx")], &mut found);
-        found.into_iter().collect()
+        in_bytes(text.as_bytes(), &[Path::new("/etc/nginx")]).into_iter().collect()
     }
 
     #[test]

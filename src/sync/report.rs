@@ -12,6 +12,7 @@ use standin_tree::store::{Origin, Store};
 use standin_tree::watch::Limit;
 
 use super::driver::{Driver, own};
+use super::made::Lens;
 use super::wire::hex;
 use super::{Reply, powers};
 use crate::api::types::sync::{Apply, Change, Diff, Generation, Kept, Node, Problem, Sync};
@@ -35,8 +36,8 @@ impl Driver {
             nodes.push(one);
         }
         let spec = &running.spec;
-        let notes = running.limit.iter().chain(&running.unreadable).cloned();
         let (outside, also_line) = self.outside_status();
+        let notes = running.limit.iter().chain(&running.unreadable).chain(&running.fault).cloned();
         Ok(Sync {
             node: view.node,
             writer: view.state.writer,
@@ -224,15 +225,21 @@ pub(super) fn limit(limit: &Limit) -> String {
 /// this node has approved.
 pub(super) fn unapproved(
     store: &Store,
+    lens: &Lens,
     manifest: &Manifest,
     before: Option<Id>,
     dir: &Path,
 ) -> BTreeSet<String> {
+    // Of the files as nginx would read them; those that can't be filled in are never live.
+    let powers = |manifest: &Manifest| {
+        let resolved = lens.resolved(store, manifest);
+        powers::of(store, resolved.as_ref().unwrap_or(manifest))
+    };
     let mut known = powers::approved(dir);
     if let Some(before) = before.and_then(|before| store.manifest(&own(before)).ok()) {
-        known.extend(powers::of(store, &before));
+        known.extend(powers(&before));
     }
-    powers::of(store, manifest).difference(&known).cloned().collect()
+    powers(manifest).difference(&known).cloned().collect()
 }
 
 /// Asks for an approval, where there is something to approve.

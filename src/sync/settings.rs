@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use standin_config::Cluster;
@@ -12,6 +13,8 @@ use standin_tree::globs::Globs;
 use standin_tree::read::Spec;
 use standin_tree::watch::Options;
 
+use super::pattern::Values;
+
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) config: Config,
@@ -21,6 +24,7 @@ pub(crate) struct Settings {
     pub(crate) exclude: Vec<String>,
     pub(crate) rsync: Vec<String>,
     pub(crate) rsync_password_file: Option<PathBuf>,
+    pub(super) values: Arc<Values>,
     pub(crate) settle: Duration,
     full_scan: Duration,
     /// The keys of all nodes.
@@ -48,6 +52,7 @@ impl Settings {
             exclude: sync.exclude.clone(),
             rsync: sync.rsync.clone(),
             rsync_password_file: sync.rsync_password_file.clone(),
+            values: Arc::new(values(cluster, node)),
             settle: sync.settle,
             full_scan: sync.full_scan,
             members: cluster.nodes.iter().filter_map(|node| node.fingerprint).collect(),
@@ -73,4 +78,18 @@ impl Settings {
     pub(crate) fn options(&self) -> Options {
         Options::new(self.settle, self.full_scan)
     }
+}
+
+/// What patterns may ask for: what the file says of each node that has the shared files.
+fn values(cluster: &Cluster, own: &str) -> Values {
+    let nodes = cluster.nodes.iter().filter(|node| !node.vrrp_only).map(|node| {
+        let mut values = node.values.clone();
+        values.insert("name".to_owned(), node.name.to_string());
+        // There is always one.
+        if let Some(address) = node.addresses.first() {
+            values.insert("address".to_owned(), address.to_string());
+        }
+        (node.name.to_string(), values)
+    });
+    Values { own: own.to_owned(), nodes: nodes.collect() }
 }

@@ -10,6 +10,7 @@ mod outside;
 mod rsync;
 mod tickets;
 mod trust;
+mod values;
 
 use std::time::Duration;
 

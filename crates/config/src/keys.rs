@@ -182,6 +182,8 @@ keys! {
         "A peer that is a keepalived: no peer link is awaited.";
     NODE_FINGERPRINT: Node, "fingerprint", Text("\"sha256:\" and 64 hexadecimal digits"), Means("no peer link with it"),
         "Of the node's key; `standin init` and `standin join` write it.";
+    NODE_VALUES: Node, "values", Table("texts"), Means("none"),
+        "What `{{node.KEY}}` means on this node in shared files below `per-node/`.";
 
     VIP_VRID: Vip, "virtual_router_id", Integer(1, 255), Required,
         "The same on all nodes, unique among everything that speaks VRRP on the network.";

@@ -2,6 +2,7 @@
 //!
 //! A [`Cluster`] exists only when the file has no error, so its readers need no checks of their own.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -77,6 +78,8 @@ pub struct Node {
     pub vrrp_only: bool,
     /// Of its key; without one there is no peer link with it.
     pub fingerprint: Option<Fingerprint>,
+    /// What `{{node.KEY}}` means on it in shared files, by key.
+    pub values: BTreeMap<String, String>,
     /// The name in the section's header.
     pub span: Span,
 }

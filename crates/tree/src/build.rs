@@ -13,7 +13,8 @@ use std::rc::Rc;
 
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, fchmod,
-    fchown, futimens, ioctl_ficlone, linkat, mkdirat, openat, symlinkat, unlinkat, utimensat,
+    fchown, fsync, futimens, ioctl_ficlone, linkat, mkdirat, openat, renameat, symlinkat, unlinkat,
+    utimensat,
 };
 use rustix::io::Errno;
 
@@ -26,6 +27,9 @@ use crate::store::Store;
 
 /// Larger files are shared with the store where the file system can do that.
 const SMALL: u64 = 1 << 20;
+
+/// A file that isn't in its place yet.
+const MADE: &[u8] = b".standin-made";
 
 /// Open directories remembered at once; the process may have 1,024 descriptors.
 const OPEN: usize = 64;
@@ -95,6 +99,31 @@ impl<'a> Builder<'a> {
         site.fill(self)?;
         site.finish(self)?;
         Ok(Built { made: site.made, refused: self.take_refused(None) })
+    }
+
+    /// Puts one file into a tree that is live: who opens it meanwhile gets the old one or the new one,
+    /// whole, also after a crash.
+    ///
+    /// # Errors
+    /// As [`Builder::build`]; what was there is there still.
+    pub fn replace(&mut self, root: &Path, entry: &Entry) -> io::Result<()> {
+        let at = root.join(entry.path());
+        let fail = |error: io::Error| about(at.as_os_str().as_bytes(), error);
+        let (folder, name) = split(&entry.path);
+        let top = open_directory(CWD, root.as_os_str().as_bytes()).map_err(|e| fail(e.into()))?;
+        let folder = Folders::new(top).open(folder).map_err(fail)?;
+        // What a crash left; the name is standin's own, so that nobody reads it.
+        match unlinkat(&*folder, MADE, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(fail(errno.into())),
+        }
+        self.make(folder.as_fd(), MADE, entry).map_err(fail)?;
+        let placed = (|| {
+            fsync(open_file(&*folder, MADE)?)?;
+            renameat(&*folder, MADE, &*folder, name)?;
+            fsync(&*folder)
+        })();
+        placed.map_err(|errno| fail(errno.into()))
     }
 
     pub(crate) fn take_refused(&mut self, below: Option<&Path>) -> Vec<Refused> {

@@ -8,6 +8,7 @@ mod member;
 mod places;
 mod section;
 mod value;
+mod values;
 mod vip;
 
 use std::ops::Range;
@@ -208,6 +209,7 @@ impl Walk {
         };
         let vrrp_only = self.boolean(fields, &keys::NODE_VRRP_ONLY);
         let fingerprint = self.fingerprint(fields);
+        let values = self.node_values(fields);
         Some(Node {
             name: named.name.clone(),
             addresses,
@@ -215,6 +217,7 @@ impl Walk {
             priority,
             vrrp_only,
             fingerprint,
+            values,
             span: named.key_span.clone(),
         })
     }

@@ -1,0 +1,138 @@
+//! Sees what lies on disk through this node's values, and, on the node that writes, makes what its
+//! patterns ask for.
+
+use std::sync::Arc;
+
+use standin_core::sync::TreeHash;
+use standin_tree::build::Builder;
+use standin_tree::manifest::Manifest;
+use standin_tree::read::Scan;
+use standin_tree::store::{Generation, Id, Origin, Store};
+
+use super::driver::{Driver, own};
+use super::made::{self, Made, Seen, Stale, Standing};
+use super::{fetch, ground};
+use crate::control::log::Severity;
+
+impl Driver {
+    /// The tree's name, and whether files have to be made first; the scan's list is without those
+    /// that are as they should be. `None`: it isn't to be told: it is being put right, or can't be
+    /// shared. Nothing is changed unless the reading is `sure` to be later than the last swap.
+    pub(super) async fn see(&mut self, scan: &mut Scan, sure: bool) -> Option<(TreeHash, bool)> {
+        let running = self.running.as_mut()?;
+        let name = |hash: standin_tree::hash::Hash| TreeHash(*hash.as_bytes());
+        if !running.lens.concerns(&scan.manifest) {
+            running.fault = None;
+            return Some((name(scan.manifest.hash()), false));
+        }
+        let (lens, store) = (running.lens.clone(), Arc::clone(&running.store));
+        let manifest = scan.manifest.clone();
+        let seen = tokio::task::spawn_blocking(move || {
+            let seen = lens.look(&store, &manifest);
+            let name = seen.name();
+            (seen, name)
+        });
+        let (Seen { manifest, standing }, hash) = seen.await.ok()?;
+        scan.manifest = manifest;
+        let running = self.running.as_mut()?;
+        let writes = running.replica.writes();
+        match standing {
+            Standing::Clean(made) => {
+                (running.fault, running.making) = (None, None);
+                if *running.lens.made != made {
+                    self.remember(made).await;
+                }
+                Some((name(hash), false))
+            }
+            Standing::Stale(_) | Standing::Faulty(_) if writes && !sure => None,
+            Standing::Stale(stale) if writes => {
+                if running.making.replace(hash) == Some(hash) {
+                    let why = stale.make.first().map(|it| it.root.join(it.entry.path()));
+                    let why = why.unwrap_or_default();
+                    self.refuse(format!(
+                        "{} doesn't stay as it is made: who else writes it?",
+                        why.display()
+                    ));
+                    return None;
+                }
+                self.make(stale, &scan.manifest).await;
+                None
+            }
+            Standing::Faulty(why) if writes => {
+                self.refuse(why);
+                None
+            }
+            // The generation takes its place.
+            Standing::Stale(_) | Standing::Faulty(_) => Some((name(hash), true)),
+        }
+    }
+
+    fn refuse(&mut self, why: String) {
+        let Some(running) = &mut self.running else { return };
+        let text = format!("{why}. Nothing is shipped until that is mended");
+        if running.fault.as_ref() != Some(&text) {
+            running.fault = Some(text.clone());
+            self.tell(Severity::Error, "sync_values", None, text);
+        }
+    }
+
+    async fn remember(&mut self, made: Made) {
+        let dir = self.around.state_dir.join("sync");
+        let Some(running) = &mut self.running else { return };
+        running.lens.made = Arc::new(made.clone());
+        // Without it a made file is known by its first line.
+        let _ = tokio::task::spawn_blocking(move || made::remember(&dir, &made)).await;
+    }
+
+    /// Writes this node's files, each as a whole, and has them looked at again.
+    async fn make(&mut self, stale: Stale, manifest: &Manifest) {
+        let Some(running) = &mut self.running else { return };
+        let node = running.lens.values.own.clone();
+        let tip = running.replica.view().line.tip().map(own);
+        let (store, manifest) = (Arc::clone(&running.store), manifest.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            if !stale.edited.is_empty() {
+                keep(&store, &manifest, tip, node)?;
+            }
+            let mut builder = Builder::new(&store);
+            for make in &stale.make {
+                builder.replace(&ground::real(&make.root), &make.entry)?;
+            }
+            Ok::<_, std::io::Error>(stale)
+        });
+        match written.await.map_err(std::io::Error::other).and_then(|written| written) {
+            Ok(stale) => {
+                if let Some(path) = stale.edited.first() {
+                    let text = format!(
+                        "{} is made from a pattern, and somebody has changed it: what lay there is in \
+                         the history, and it is made anew; edit the file that its first line names",
+                        path.display()
+                    );
+                    self.tell(Severity::Warning, "drift", None, text);
+                }
+                self.look_again();
+            }
+            Err(error) => {
+                if let Some(running) = &mut self.running {
+                    running.making = None;
+                }
+                self.refuse(format!("a file can't be made from its pattern: {error}"));
+            }
+        }
+    }
+}
+
+/// What somebody wrote into made files goes into the history first.
+fn keep(store: &Store, manifest: &Manifest, tip: Option<Id>, node: String) -> std::io::Result<()> {
+    let id = Id { number: tip.map_or(0, |tip| tip.number), hash: manifest.hash() };
+    let generation = Generation {
+        id,
+        origin: Origin::Drift,
+        parents: tip.into_iter().collect(),
+        node,
+        when_ms: fetch::unix_ms(),
+        why: "made files, changed by hand".to_owned(),
+    };
+    store.record(&generation, manifest)?;
+    store.commit(&[])
+}
