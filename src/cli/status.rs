@@ -152,6 +152,9 @@ fn sync_block(out: &mut String, sync: &Sync, color: bool) {
         let text = format!("{what} outside, not the same on all nodes: standin sync status");
         let _ = writeln!(out, "  {}", painted(&text, Paint::Attention, color));
     }
+    for note in &sync.notes {
+        let _ = writeln!(out, "  {}", painted(note, Paint::Attention, color));
+    }
     for target in &sync.targets {
         let paint = match target.state.as_str() {
             "current" => Paint::Good,

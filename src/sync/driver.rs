@@ -5,29 +5,25 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use standin_apply::Nginx;
-use standin_core::sync::{
-    Command, Effect, Event, Id, Input, Job, Outcome, Replica, Saved, TreeHash,
-};
+use standin_core::sync::{Command, Effect, Event, Id, Input, Outcome, Replica, Saved, TreeHash};
 use standin_linux::clock;
-use standin_tree::changes::suspicion;
 use standin_tree::hash::Hash;
-use standin_tree::manifest::Manifest;
 use standin_tree::read::{Scan, Spec};
 use standin_tree::store::{self, Store};
-use standin_tree::watch::{Cause, Report, Watch};
+use standin_tree::watch::{Report, Watch};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::fetch::Came;
 use super::ground::{self, Applied, Translation};
-use super::outside::{LookedOutside, OutsideFiles};
 use super::made::{self, Lens};
+use super::outside::{LookedOutside, OutsideFiles};
 use super::peers::Sessions;
 use super::push::{Goal, Pusher};
 use super::serve::Asked;
 use super::tickets::{Looked, Tickets};
 use super::wire::Said;
-use super::{Around, Settings, ToDriver, memory, report};
+use super::{Around, Settings, ToDriver, memory};
 use crate::api::types::sync as said;
 use crate::authority::Keys;
 use crate::control;
@@ -80,7 +76,7 @@ pub(super) struct Disk {
     pub(super) tree: TreeHash,
     pub(super) scan: Box<Scan>,
     /// It has been so since this time, or for longer.
-    since: SystemTime,
+    pub(super) since: SystemTime,
     /// This node's files aren't what its values make of their patterns.
     pub(super) unready: bool,
 }
@@ -105,7 +101,7 @@ pub(super) struct Running {
     /// What was to be made last; the same again means that it didn't stay.
     pub(super) making: Option<Hash>,
     /// After an apply, readings that began before it are no drift.
-    unsure: bool,
+    pub(super) unsure: bool,
     pub(super) records: u32,
     pub(super) limit: Option<String>,
     pub(super) unreadable: Option<String>,
@@ -409,7 +405,7 @@ impl Driver {
     }
 
     /// Whether this node's nginx runs with what lies on disk.
-    async fn served(&mut self) {
+    pub(super) async fn served(&mut self) {
         let Some(running) = &self.running else { return };
         let view = running.replica.view();
         let (Some(disk), Some(master)) = (&running.disk, self.sight.nginx.master) else { return };
@@ -528,78 +524,6 @@ impl Driver {
             let text = format!("edited while another tree took its place, kept: {first}{more}");
             self.tell(Severity::Warning, "drift", None, text);
         }
-    }
-
-    async fn reported(&mut self, report: Report) {
-        let Some(running) = &mut self.running else { return };
-        match report {
-            Report::Tree { scan, cause, .. } => self.read(scan, cause).await,
-            Report::Unreadable(error) => {
-                let text = format!("the shared files can't be read: {error}; it is tried again");
-                running.unreadable = Some(text.clone());
-                self.tell(Severity::Error, "sync_failed", None, text);
-            }
-            Report::Limit(limit) => {
-                let text = report::limit(&limit);
-                running.limit = limit.raised_to.is_none().then(|| text.clone());
-                self.tell(Severity::Warning, "sync_limit", None, text);
-            }
-        }
-    }
-
-    async fn read(&mut self, mut scan: Box<Scan>, cause: Cause) {
-        let Some(running) = &mut self.running else { return };
-        // It may have been read before the swap; another look follows.
-        if matches!(running.replica.view().busy, Some(Job::Apply { .. })) {
-            return;
-        }
-        running.unreadable = None;
-        let sure = !running.unsure || cause == Cause::Asked;
-        let newest = ground::newest(&scan.manifest);
-        let Some((read, unready)) = self.see(&mut scan, sure).await else {
-            self.publish();
-            return;
-        };
-        let Some(running) = &mut self.running else { return };
-        let tree = Translation::of(running.translation, read);
-        let expected = running.replica.view().state.applied.is_some_and(|id| id.tree == tree);
-        if !sure && !expected {
-            return;
-        }
-        running.unsure = false;
-        let since = self.since(newest, tree, cause);
-        let loss = self.loss(&scan.manifest).await;
-        if let Some(running) = &mut self.running {
-            running.disk = Some(Disk { tree, scan, since, unready });
-        }
-        self.feed(Input::Disk { tree, loss }).await;
-        self.served().await;
-    }
-
-    /// Since when the tree is as it is.
-    fn since(&self, newest: SystemTime, tree: TreeHash, cause: Cause) -> SystemTime {
-        let before = self.running.as_ref().and_then(|running| running.disk.as_ref());
-        if let Some(disk) = before.filter(|disk| disk.tree == tree) {
-            return disk.since;
-        }
-        let settle = self.settings.as_ref().map_or(Duration::ZERO, |it| it.settle);
-        match cause {
-            Cause::Hint => SystemTime::now() - settle,
-            // Nobody has seen it happen.
-            Cause::Start | Cause::FullScan | Cause::Asked => newest,
-        }
-    }
-
-    /// In words, when too much of the last generation is gone from the writer's disk.
-    async fn loss(&self, now: &Manifest) -> Option<String> {
-        let running = self.running.as_ref()?;
-        let tip = running.replica.view().line.tip()?;
-        let (store, now) = (Arc::clone(&running.store), now.clone());
-        let found = tokio::task::spawn_blocking(move || {
-            let before = store.manifest(&own(tip)).ok()?;
-            suspicion(&before, &now).map(|suspicion| suspicion.to_string())
-        });
-        found.await.ok().flatten()
     }
 
     /// One step of the replica, and all that follows from it.

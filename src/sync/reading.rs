@@ -1,24 +1,100 @@
-//! Sees what lies on disk through this node's values, and, on the node that writes, makes what its
-//! patterns ask for.
+//! What lies on disk: read, seen through this node's values, and told to the replica. On the node that
+//! writes, what its patterns ask for is made first.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use standin_core::sync::TreeHash;
+use standin_core::sync::{Input, Job, TreeHash};
 use standin_tree::build::Builder;
+use standin_tree::changes::suspicion;
 use standin_tree::manifest::Manifest;
 use standin_tree::read::Scan;
 use standin_tree::store::{Generation, Id, Origin, Store};
+use standin_tree::watch::{Cause, Report};
 
-use super::driver::{Driver, own};
+use super::driver::{Disk, Driver, own};
+use super::ground::{self, Translation};
 use super::made::{self, Made, Seen, Stale, Standing};
-use super::{fetch, ground};
+use super::{fetch, report};
 use crate::control::log::Severity;
 
 impl Driver {
+    pub(super) async fn reported(&mut self, report: Report) {
+        let Some(running) = &mut self.running else { return };
+        match report {
+            Report::Tree { scan, cause, .. } => self.read(scan, cause).await,
+            Report::Unreadable(error) => {
+                let text = format!("the shared files can't be read: {error}; it is tried again");
+                running.unreadable = Some(text.clone());
+                self.tell(Severity::Error, "sync_failed", None, text);
+            }
+            Report::Limit(limit) => {
+                let text = report::limit(&limit);
+                running.limit = limit.raised_to.is_none().then(|| text.clone());
+                self.tell(Severity::Warning, "sync_limit", None, text);
+            }
+        }
+    }
+
+    async fn read(&mut self, mut scan: Box<Scan>, cause: Cause) {
+        let Some(running) = &mut self.running else { return };
+        // It may have been read before the swap; another look follows.
+        if matches!(running.replica.view().busy, Some(Job::Apply { .. })) {
+            return;
+        }
+        running.unreadable = None;
+        let sure = !running.unsure || cause == Cause::Asked;
+        let newest = ground::newest(&scan.manifest);
+        let Some((read, unready)) = self.see(&mut scan, sure).await else {
+            self.publish();
+            return;
+        };
+        let Some(running) = &mut self.running else { return };
+        let tree = Translation::of(running.translation, read);
+        let expected = running.replica.view().state.applied.is_some_and(|id| id.tree == tree);
+        if !sure && !expected {
+            return;
+        }
+        running.unsure = false;
+        let since = self.since(newest, tree, cause);
+        let loss = self.loss(&scan.manifest).await;
+        if let Some(running) = &mut self.running {
+            running.disk = Some(Disk { tree, scan, since, unready });
+        }
+        self.feed(Input::Disk { tree, loss }).await;
+        self.served().await;
+    }
+
+    /// Since when the tree is as it is.
+    fn since(&self, newest: SystemTime, tree: TreeHash, cause: Cause) -> SystemTime {
+        let before = self.running.as_ref().and_then(|running| running.disk.as_ref());
+        if let Some(disk) = before.filter(|disk| disk.tree == tree) {
+            return disk.since;
+        }
+        let settle = self.settings.as_ref().map_or(Duration::ZERO, |it| it.settle);
+        match cause {
+            Cause::Hint => SystemTime::now() - settle,
+            // Nobody has seen it happen.
+            Cause::Start | Cause::FullScan | Cause::Asked => newest,
+        }
+    }
+
+    /// In words, when too much of the last generation is gone from the writer's disk.
+    async fn loss(&self, now: &Manifest) -> Option<String> {
+        let running = self.running.as_ref()?;
+        let tip = running.replica.view().line.tip()?;
+        let (store, now) = (Arc::clone(&running.store), now.clone());
+        let found = tokio::task::spawn_blocking(move || {
+            let before = store.manifest(&own(tip)).ok()?;
+            suspicion(&before, &now).map(|suspicion| suspicion.to_string())
+        });
+        found.await.ok().flatten()
+    }
+
     /// The tree's name, and whether files have to be made first; the scan's list is without those
     /// that are as they should be. `None`: it isn't to be told: it is being put right, or can't be
     /// shared. Nothing is changed unless the reading is `sure` to be later than the last swap.
-    pub(super) async fn see(&mut self, scan: &mut Scan, sure: bool) -> Option<(TreeHash, bool)> {
+    async fn see(&mut self, scan: &mut Scan, sure: bool) -> Option<(TreeHash, bool)> {
         let running = self.running.as_mut()?;
         let name = |hash: standin_tree::hash::Hash| TreeHash(*hash.as_bytes());
         if !running.lens.concerns(&scan.manifest) {
