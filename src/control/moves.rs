@@ -242,10 +242,11 @@ impl Control {
                 self.carry_out(from, id, wish).await;
             }
             Word::CallOff { by } => {
-                if let Some(handle) = self.moves.giving.get(&vip) {
-                    let by = format!("{by} on {from}");
-                    // A task that is busy has heard enough; the same below.
-                    let _ = handle.signals.try_send(giving::Signal::CallOff { by });
+                // Its story says what comes of it, and the log why nothing does.
+                if let Err(why) = self.call_off(&vip, &format!("{by} on {from}"))
+                    && let Ok(thread) = self.thread(id, &vip, &from)
+                {
+                    thread.line.note(true, &from, &why);
                 }
             }
             Word::GiveBack { drain_ms } => self.give_back(from, (id, vip), drain_ms).await,
@@ -256,6 +257,7 @@ impl Control {
     /// What is for a task goes to it.
     fn passed_on(&self, from: &str, id: u64, vip: &str, word: Word) {
         if let Some(handle) = self.moves.ordered.get(&id).filter(|handle| handle.to == from) {
+            // A task that is busy has heard enough; the same below.
             let _ = handle.words.try_send(word);
         } else if let Some(handle) = self.moves.giving.get(vip)
             && handle.id == id
@@ -307,6 +309,9 @@ impl Control {
         let text = format!("call off the switchover, asked by {by}");
         self.log.line(Severity::Notice, Some(vip), &text);
         if let Some(handle) = self.moves.giving.get(vip) {
+            if self.moves.stop_by.is_some() {
+                return Err(format!("{} is stopping: {vip} can't stay", self.node));
+            }
             let signal = giving::Signal::CallOff { by: by.to_owned() };
             let told = handle.signals.try_send(signal).is_ok();
             let busy = || format!("the switchover of {vip} is busy; ask again");
@@ -350,6 +355,9 @@ impl Control {
             return refuse("it has no such VIP".to_owned());
         };
         let Some(old) = self.cluster.node(&from) else { return };
+        if self.moves.stop_by.is_some() {
+            return refuse("it is stopping".to_owned());
+        }
         let earlier = match self.moves.taking.get(&vip) {
             // It went back there meanwhile, and now it comes once more.
             Some(earlier) if earlier.from == from => {

@@ -161,7 +161,8 @@ impl Giving {
         let vip = self.job.vip.clone();
         if let Err(why) = self.prepare().await {
             self.say(Word::Cancel);
-            self.tell("failed", format!("{vip} stays here: {why}"), |_| {});
+            let step = self.outcome("failed");
+            self.tell(step, format!("{vip} stays here: {why}"), |_| {});
             return None;
         }
         if let Err(why) = self.hand_over().await {
@@ -176,8 +177,7 @@ impl Giving {
                 None => return None,
             },
         };
-        let called_off = !matches!(self.returning, Returning::No);
-        let step = if called_off { "called_off" } else { "done" };
+        let step = self.outcome("done");
         let text = format!("{vip} is here again, its connections with it");
         self.tell(step, text, |progress| (progress.ended, progress.cut) = (Some(0), Some(0)));
         Some(match back {
@@ -185,6 +185,11 @@ impl Giving {
             Some(_) => RING_LASTS,
             None => Duration::ZERO,
         })
+    }
+
+    /// The last step: this one, or what was asked for meanwhile.
+    const fn outcome(&self, step: &'static str) -> &'static str {
+        if matches!(self.returning, Returning::No) { step } else { "called_off" }
     }
 
     /// The VIP is here, and clients that don't know yet send to the other node: it hands on what it
@@ -219,7 +224,10 @@ impl Giving {
         match answer {
             Ok(Some(Signal::Heard(Word::Ready))) => {}
             Ok(Some(Signal::Heard(Word::Refused { why }))) => return Err(format!("{to}: {why}")),
-            Ok(Some(Signal::CallOff { by })) => return Err(format!("called off by {by}")),
+            Ok(Some(Signal::CallOff { by })) => {
+                self.returning = Returning::Wanted;
+                return Err(format!("called off by {by}"));
+            }
             Ok(_) => return Err(format!("{to} gave no answer that is understood")),
             Err(_) => return Err(format!("{to} didn't answer within {ANSWERS_WITHIN:?}")),
         }
@@ -307,6 +315,8 @@ impl Giving {
                 self.returning = Returning::No;
                 let (to, vip) = (&self.job.to, &self.job.vip);
                 let text = format!("{to} can't give {vip} back, so the drain goes on: {why}");
+                // Whoever called it off may not be who watches.
+                self.around.line.note(true, to, &text);
                 self.tell("draining", text, |_| {});
             }
             Signal::Heard(_) => {}
@@ -322,6 +332,7 @@ impl Giving {
         self.returning = if asked { Returning::Asked(Instant::now()) } else { Returning::No };
         if !asked {
             let text = format!("there is no peer link with {to}, so the drain goes on");
+            self.around.line.note(true, &to, &text);
             self.tell("draining", text, |_| {});
         }
     }

@@ -1,6 +1,7 @@
 //! Who may begin a move and end it: any node, and at any step.
 
 use std::thread::sleep;
+use std::time::Instant;
 
 use super::cluster::{Cluster, SOON, UnderWay, VIP, steps};
 use super::hosts::{STANDIN, ms, wait_until};
@@ -37,8 +38,59 @@ pub(crate) fn called_off_all_is_as_before() {
         cluster.wait_states(&before);
         cluster.wait_ready();
     }
+    // Before anything has moved: n2 doesn't hear what it is asked.
+    n2.drop_incoming("tcp dport 8412");
+    let moving = UnderWay::begin(n1, "web n2");
+    sleep(ms(500));
+    moving.interrupt();
+    let began = Instant::now();
+    let (code, story, error) = moving.end();
+    assert!(began.elapsed() < ms(3000), "n2's answer was waited for");
+    assert_eq!(
+        (code, steps(&story)),
+        (Some(1), vec!["preparing", "called_off"]),
+        "{story:?}{error}"
+    );
+    assert!(error.contains("web stays here: called off by"), "{error}");
+    n2.drop_nothing();
     unharmed("keep-alive", &keeps.end());
     unharmed("short", &short.end());
+    cluster.wait_states(&before);
+}
+
+/// A node that can't have it back says so, and nothing else changes.
+pub(crate) fn what_cannot_come_back_stays_there() {
+    let cluster = Cluster::new(2, 1, "60s");
+    let [n1, n2] = &cluster.nodes[..] else { unreachable!() };
+    let mut daemons = cluster.start().into_iter();
+    let (mut first, _second) = (daemons.next().unwrap(), daemons.next().unwrap());
+    let keeps = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::KeepAlive, 2);
+    sleep(ms(300));
+    n1.run(&format!("{STANDIN} maintenance on"));
+    n2.wait_role("active", SOON);
+    n1.run(&format!("{STANDIN} switchover web --abort"));
+    n1.wait_said("switchover", "n2 can't give web back, so the drain goes on: ", SOON);
+    assert!(n1.ip("-o address show dev lo").contains(VIP), "n1 still serves its clients");
+    n1.run(&format!("{STANDIN} maintenance off"));
+    cluster.wait_ready();
+    let back = UnderWay::begin(n2, "web");
+    n1.wait_role("active", SOON);
+    sleep(ms(300));
+    cluster.wait_ready();
+    first.signal(15);
+    n2.wait_role("active", SOON);
+    // Who stops takes nothing.
+    for words in ["web --abort", "web n1"] {
+        let output = n2.try_run(&format!("{STANDIN} switchover {words}"));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(words == "web --abort" || said.contains("it is stopping"), "{words}: {said}");
+    }
+    sleep(ms(500));
+    assert_eq!((n1.role(), n2.role()), ("backup".to_owned(), "active".to_owned()));
+    unharmed("keep-alive", &keeps.end());
+    let (code, story, error) = back.end();
+    assert_eq!(code, Some(0), "{story:?}{error}");
+    wait_until("n1's daemon to end", SOON, || !first.runs());
 }
 
 /// Typed on the node that is to have it, and on one that has no part in it: the story is told there.
@@ -75,4 +127,10 @@ pub(crate) fn ordered_from_any_node() {
     unharmed("download", &download.end());
     unharmed("short", &short.end());
     cluster.wait_states(&before);
+    // A node that doesn't hear isn't waited for without end.
+    n1.drop_incoming("tcp sport 8412");
+    let (code, story, error) = UnderWay::begin(n3, "web n2").end();
+    assert_eq!(code, Some(1), "{story:?}");
+    assert!(error.contains("nothing was heard of n1") || error.contains("no peer link"), "{error}");
+    assert_eq!(n1.role(), "active");
 }

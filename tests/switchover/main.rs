@@ -314,6 +314,7 @@ fn a_move_is_called_off_and_ordered_elsewhere() {
     alone(|| {
         together(vec![
             ("called off".into(), Box::new(elsewhere::called_off_all_is_as_before)),
+            ("can't come back".into(), Box::new(elsewhere::what_cannot_come_back_stays_there)),
             ("ordered elsewhere".into(), Box::new(elsewhere::ordered_from_any_node)),
         ]);
     });

@@ -18,7 +18,7 @@ cargo xtask COMMAND [ARGUMENTS]
   test          everything that CI runs
   sim [ARGS]    the simulator (arguments go to `standin-sim run`, e.g. --hours 100 --seed 7)
   fuzz [SECS]   every fuzz target, SECS seconds each (default 300)
-  bench [ARGS]  standin and keepalived side by side
+  bench [NAME…] standin and keepalived side by side (bench --help says which)
 ";
 
 /// How long each fuzz target runs within `test`.
