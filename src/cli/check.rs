@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use hyper::Method;
 use standin_config::{Cluster, Diagnostic, Loaded, Severity, Source};
 
 use super::client;
+use crate::api::types::sync::Sync;
 use crate::exit::Exit;
 use crate::preflight::{self, Listen, Subject};
 
@@ -20,6 +22,9 @@ const NAMED: usize = 4;
 
 /// Who waits longer is told why.
 const SAID_BEFORE: Duration = Duration::from_secs(2);
+
+/// A daemon that is well answers within milliseconds; without an answer only less is said.
+const DAEMON: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
@@ -86,6 +91,15 @@ pub(super) fn main(args: &CheckArgs) -> Result<Exit> {
     Ok(exit)
 }
 
+/// The files outside that a running daemon has found to differ between the nodes; none without one.
+async fn unequal() -> Vec<String> {
+    let socket = Path::new("/run/standin/standin.sock");
+    let asked = client::call(socket, Method::GET, "/v1/sync", None);
+    let Ok(Ok(answer)) = tokio::time::timeout(DAEMON, asked).await else { return Vec::new() };
+    let sync: Sync = serde_json::from_slice(&answer).unwrap_or_default();
+    sync.outside.iter().map(super::sync::stray).collect()
+}
+
 impl Report {
     fn look_at(&mut self, file: &Path, args: &CheckArgs) -> Result<()> {
         let name = file.display().to_string();
@@ -133,7 +147,13 @@ impl Report {
         if let Some(subject) = subject {
             say_how_long(preflight::lasting(subject, listen));
         }
-        let facts = client::block_on(async { Ok(preflight::here(subject, listen).await) })?;
+        let facts = client::block_on(async {
+            let mut facts = preflight::here(subject, listen).await;
+            if let Some(nginx) = facts.nginx.as_mut().filter(|nginx| nginx.unshared.is_some()) {
+                nginx.unequal = unequal().await;
+            }
+            Ok(facts)
+        })?;
         for finding in preflight::judge(subject, &facts) {
             // What is wrong for one file is wrong for the next.
             if !self.of_host.contains(&finding) {

@@ -206,21 +206,25 @@ fn page(sync: &Sync) -> String {
     out
 }
 
-/// Files that aren't the same on all nodes and aren't shared.
+/// A file that isn't the same on all nodes and isn't shared.
+pub(super) fn stray(one: &Outside) -> String {
+    let mut words = Vec::new();
+    if one.missing_here {
+        words.push(format!("isn't here, but on {}", one.differs_on.join(", ")));
+    } else if !one.differs_on.is_empty() {
+        words.push(format!("is another one on {}", one.differs_on.join(", ")));
+    }
+    if !one.missing_on.is_empty() {
+        words.push(format!("isn't on {}", one.missing_on.join(", ")));
+    }
+    format!("{} {}; {}", one.path, words.join(" and "), one.named)
+}
+
 fn strays(sync: &Sync) -> String {
     let mut out = String::new();
-    for Outside { path, named, missing_here, differs_on, missing_on } in &sync.outside {
-        let mut where_to = Vec::new();
-        if *missing_here {
-            where_to.push(format!("isn't here, but on {}", differs_on.join(", ")));
-        } else if !differs_on.is_empty() {
-            where_to.push(format!("is another one on {}", differs_on.join(", ")));
-        }
-        if !missing_on.is_empty() {
-            where_to.push(format!("isn't on {}", missing_on.join(", ")));
-        }
-        // As above.
-        let _ = writeln!(out, "outside  {path} {}; {named}", where_to.join(" and "));
+    for one in &sync.outside {
+        // As above; the same below.
+        let _ = writeln!(out, "outside  {}", stray(one));
     }
     if let Some(line) = &sync.also_line {
         let _ = writeln!(out, "         to share it, in [sync]: {line}");

@@ -164,6 +164,8 @@ pub(crate) struct Nginx {
     /// Files that the configuration names and that `[sync]` doesn't share: places, and the line that
     /// would share them.
     pub(crate) unshared: Option<(Vec<String>, String)>,
+    /// Those of them that aren't the same on all nodes, in the words of the daemon that runs here.
+    pub(crate) unequal: Vec<String>,
 }
 
 /// A setting `ip_nonlocal_bind`.

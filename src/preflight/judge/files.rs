@@ -195,8 +195,8 @@ fn inotify(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnostic>) {
 }
 
 fn unshared(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnostic>) {
-    let nginx = facts.nginx.as_ref().and_then(|nginx| nginx.unshared.as_ref());
-    let (Some(sync), Some((named, line))) = (&subject.cluster.sync, nginx) else { return };
+    let (Some(sync), Some(nginx)) = (&subject.cluster.sync, &facts.nginx) else { return };
+    let Some((named, line)) = &nginx.unshared else { return };
     let (count, first) = (named.len(), named.iter().take(UNSHARED_NAMED).cloned());
     let more = if count > UNSHARED_NAMED {
         format!("\n(and {} more)", count - UNSHARED_NAMED)
@@ -208,12 +208,16 @@ fn unshared(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnostic>) {
          ones, a backup refuses the configuration or serves something else",
         if count == 1 { "" } else { "s" }
     );
+    let differ = match nginx.unequal.as_slice() {
+        [] => String::new(),
+        all => format!("\nnot the same on all nodes now:\n{}", all.join("\n")),
+    };
     found.push(
         Diagnostic::warning(codes::UNSHARED, message)
             .at(&subject.cluster.file, sync.span.clone(), "")
             .help(format!(
                 "share them with {line} in [sync], or keep them equal on all nodes yourself; they are \
-                 named here:\n{}{more}",
+                 named here:\n{}{more}{differ}",
                 first.collect::<Vec<_>>().join("\n")
             )),
     );

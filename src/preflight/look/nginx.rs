@@ -58,6 +58,7 @@ pub(super) async fn look(
     });
     Nginx {
         unshared,
+        unequal: Vec::new(),
         nonlocal: nonlocal.collect(),
         plain,
         elsewhere: need.v4.into_iter().chain(need.v6).collect(),
