@@ -7,6 +7,7 @@ mod authority;
 mod checks;
 mod cli;
 mod control;
+mod drill;
 mod engine;
 mod exit;
 mod guard;

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `GET /v1/status` | [`types::Status`] |
 //! | `GET /v1/events?after=SEQ&follow=true` | one event a line, as JSON |
-//! | `POST /v1/maintenance` `{"on": true, "for_s": 1800}` | `{}` |
+//! | `POST /v1/maintenance` `{"on": true, "for_s": 1800, "now": false}` | `{}` |
 //! | `GET /v1/sync` | [`types::sync::Sync`] |
 //! | `GET /v1/sync/history` | a list of [`types::sync::Kept`] |
 //! | `GET /v1/sync/diff?node=NAME` | [`types::sync::Diff`] |
@@ -279,6 +279,9 @@ struct MaintenanceOrder {
     on: bool,
     /// Fractions count.
     for_s: Option<f64>,
+    /// Without a planned move first.
+    #[serde(default)]
+    now: bool,
 }
 
 async fn maintenance(
@@ -286,18 +289,24 @@ async fn maintenance(
     ConnectInfo(Caller { words: by, .. }): ConnectInfo<Caller>,
     Json(order): Json<MaintenanceOrder>,
 ) -> Response {
-    let command = if order.on {
+    let answer = if order.on {
         let lasting = order.for_s.map(Duration::try_from_secs_f64).transpose();
         let Some(lasting) = lasting.ok().filter(|time| time.is_none_or(|time| time <= LONGEST))
         else {
             let body = json!({ "error": "for_s is a number of seconds, at most a year's" });
             return (StatusCode::BAD_REQUEST, Json(body)).into_response();
         };
-        Command::MaintenanceOn { lasting }
+        if order.now {
+            let command = Command::MaintenanceOn { lasting };
+            ask(&desk, |reply| Request::Command { command, by, reply }).await
+        } else {
+            ask(&desk, |reply| Request::Maintenance { lasting, by, reply }).await
+        }
     } else {
-        Command::MaintenanceOff
+        let command = Command::MaintenanceOff;
+        ask(&desk, |reply| Request::Command { command, by, reply }).await
     };
-    match ask(&desk, |reply| Request::Command { command, by, reply }).await {
+    match answer {
         Some(true) => Json(json!({})).into_response(),
         Some(false) | None => stuck(),
     }

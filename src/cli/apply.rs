@@ -3,10 +3,9 @@
 use std::io::{ErrorKind, IsTerminal, Write as _};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use http_body_util::BodyExt;
-use hyper::{Method, StatusCode};
+use hyper::Method;
 use serde_json::json;
 
 use super::client::{self, Unanswered};
@@ -121,40 +120,22 @@ pub(super) async fn follow(
     order: &serde_json::Value,
     json: bool,
 ) -> Result<()> {
-    let response = client::send(&places.socket(), Method::POST, route, Some(order)).await?;
-    let status = response.status();
-    let mut body = response.into_body();
-    let mut rest = Vec::new();
+    let response = client::stream(&places.socket(), Method::POST, route, Some(order)).await?;
     let mut unfit = false;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| anyhow!(error)).context("the daemon went away")?;
-        rest.extend_from_slice(frame.data_ref().map_or(&[][..], |bytes| bytes));
-        if status != StatusCode::OK {
-            continue;
+    let told = client::lines(response, |line| {
+        let step: Step = serde_json::from_slice(line).context("the daemon's answer")?;
+        unfit |= step.state == "unfit";
+        let mut out = std::io::stdout().lock();
+        if json {
+            out.write_all(line)?;
+        } else {
+            out.write_all(words(&step).as_bytes())?;
         }
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = rest.drain(..=end).collect();
-            let step: Step = serde_json::from_slice(&line).context("the daemon's answer")?;
-            unfit |= step.state == "unfit";
-            let mut out = std::io::stdout().lock();
-            if json {
-                out.write_all(&line)?;
-            } else {
-                out.write_all(words(&step).as_bytes())?;
-            }
-            out.flush()?;
-            drop(out);
-            if step.node.is_none() {
-                return outcome(step, unfit);
-            }
-        }
-    }
-    if status == StatusCode::OK {
-        return Err(client::gone().into());
-    }
-    let said = serde_json::from_slice::<serde_json::Value>(&rest).ok();
-    let words = said.as_ref().and_then(|said| said.get("error")?.as_str());
-    bail!("{}", words.map_or_else(|| format!("the daemon says {status}"), str::to_owned))
+        out.flush()?;
+        drop(out);
+        if step.node.is_none() { outcome(step, unfit).map(|()| true) } else { Ok(false) }
+    });
+    told.await
 }
 
 fn outcome(step: Step, unfit: bool) -> Result<()> {

@@ -99,6 +99,29 @@ pub(crate) async fn stream(
     if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
 }
 
+/// Hands each line of an answer that still comes to `take`, until it says that it has had enough.
+///
+/// # Errors
+/// What `take` says; or the answer ended before.
+pub(crate) async fn lines(
+    response: Response<Incoming>,
+    mut take: impl FnMut(&[u8]) -> Result<bool>,
+) -> Result<()> {
+    let mut body = response.into_body();
+    let mut pending = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else { continue };
+        pending.extend_from_slice(&data);
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<_> = pending.drain(..=end).collect();
+            if take(&line)? {
+                return Ok(());
+            }
+        }
+    }
+    Err(gone().into())
+}
+
 /// Sends one request and reads the whole answer; what the daemon calls an error is one.
 pub(crate) async fn call(
     socket: &Path,

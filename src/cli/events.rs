@@ -5,7 +5,6 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 use clap::Args;
-use http_body_util::BodyExt;
 use hyper::Method;
 
 use super::{Places, client};
@@ -45,21 +44,16 @@ pub(super) fn main(args: &EventsArgs) -> Result<()> {
 
 async fn follow(args: &EventsArgs, after: u64) -> Result<()> {
     let path = format!("/v1/events?follow=true&after={after}");
-    let response = client::send(&args.places.socket(), Method::GET, &path, None).await?;
-    let mut body = response.into_body();
-    let mut pending = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else { break };
-        let Ok(data) = frame.into_data() else { continue };
-        pending.extend_from_slice(&data);
-        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<_> = pending.drain(..=end).collect();
-            if line.len() > 1 {
-                show(&line[..end], args.json)?;
-            }
+    let response = client::stream(&args.places.socket(), Method::GET, &path, None).await?;
+    let shown = client::lines(response, |line| {
+        // An empty one only finds out whether anybody is still here.
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        if !line.is_empty() {
+            show(line, args.json)?;
         }
-    }
-    Err(client::gone().into())
+        Ok(false)
+    });
+    shown.await
 }
 
 fn show(line: &[u8], json: bool) -> Result<()> {

@@ -25,6 +25,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::adopt;
 use crate::control::{self, Paths};
+use crate::drill;
 use crate::exit::Exit;
 use crate::lab;
 use client::Unanswered;
@@ -127,12 +128,14 @@ enum Command {
                             running\n  standin lab --drill      every fault once, measured\n  \
                             standin lab status\n  standin lab kill n1\n  standin lab down")]
     Lab(lab::LabArgs),
-    /// Measure a cluster in a lab: every fault in turn, and how long nobody answered
+    /// Measure how long nobody answers: every fault in turn in a lab, or a switchover of the real cluster
     #[command(
         after_help = "Examples:\n  standin drill\n  standin drill /etc/standin/standin.toml \
-                            --repeat 5\n  standin drill --only nginx-killed,host-cut --json"
+                            --repeat 5\n  standin drill --only nginx-killed,host-cut --json\n  \
+                            standin drill live web       there and back, on the cluster that runs\n  \
+                            standin drill history"
     )]
-    Drill(lab::DrillArgs),
+    Drill(drill::DrillLine),
 }
 
 /// Where the daemon's files are.
@@ -205,7 +208,7 @@ pub(crate) fn main() -> ExitCode {
             .into();
         }
         Command::Lab(args) => return lab::main(args),
-        Command::Drill(args) => return lab::drill(args),
+        Command::Drill(args) => return drill::main(args),
         Command::Check(args) => match check::main(&args) {
             Ok(exit) => return exit.into(),
             Err(error) => Err(error),
@@ -231,11 +234,14 @@ pub(crate) fn main() -> ExitCode {
     match done {
         Ok(()) => Exit::Done.into(),
         Err(error) if is_closed_pipe(&error) => Exit::Done.into(),
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            error.downcast_ref::<Unanswered>().map_or(Exit::Failed, |error| error.exit).into()
-        }
+        Err(error) => exit_of(&error),
     }
+}
+
+/// Says what went wrong, and what the command exits with.
+pub(crate) fn exit_of(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    error.downcast_ref::<Unanswered>().map_or(Exit::Failed, |error| error.exit).into()
 }
 
 /// `standin events | head` has printed what was wanted.

@@ -15,6 +15,9 @@ pub(crate) struct MaintenanceArgs {
     /// End it by itself after this time: 30m, 2h
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     lasting: Option<Duration>,
+    /// With `on`: give the VIPs up at once instead of moving them first; open connections are lost
+    #[arg(long)]
+    now: bool,
     #[command(flatten)]
     places: Places,
 }
@@ -38,7 +41,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 
 pub(super) fn maintenance(args: &MaintenanceArgs) -> Result<()> {
     let on = args.switch == Switch::On;
-    let body = json!({ "on": on, "for_s": args.lasting.map(|time| time.as_secs_f64()) });
+    let for_s = args.lasting.map(|time| time.as_secs_f64());
+    let body = json!({ "on": on, "for_s": for_s, "now": args.now });
     let socket = args.places.socket();
     client::block_on(client::call(&socket, Method::POST, "/v1/maintenance", Some(&body)))?;
     match (on, args.lasting) {

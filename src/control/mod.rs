@@ -92,6 +92,12 @@ pub(crate) enum Request {
         by: String,
         reply: oneshot::Sender<bool>,
     },
+    /// Move every VIP away as planned, then take this node out of service.
+    Maintenance {
+        lasting: Option<Duration>,
+        by: String,
+        reply: oneshot::Sender<bool>,
+    },
     /// Wait for a VIP's addresses to fall vacant, or no longer; false: no such VIP, or no engine.
     AwaitVacancy {
         vip: String,
@@ -439,7 +445,7 @@ impl Control {
                     self.followers.get_or_insert_with(|| broadcast::channel(FOLLOWERS_BEHIND).0);
                 let _ = reply.send((records, followers.subscribe()));
             }
-            Request::Command { command: Command::MaintenanceOn { lasting }, by, reply } => {
+            Request::Maintenance { lasting, by, reply } => {
                 let time = lasting.map(|time| format!(" for {}", crate::cli::ago(time)));
                 let words = format!("maintenance on{}, asked by {by}", time.unwrap_or_default());
                 self.log.line(Severity::Notice, None, &words);
@@ -447,7 +453,7 @@ impl Control {
             }
             Request::Command { command, by, reply } => {
                 let words = match command {
-                    Command::MaintenanceOn { .. } => "maintenance on",
+                    Command::MaintenanceOn { .. } => "maintenance on, at once",
                     Command::MaintenanceOff => "maintenance off",
                     Command::SwitchTo { .. } => "switchover",
                     Command::Stop => "stop",

@@ -1,10 +1,10 @@
-//! The measuring client: a new connection and request to each VIP every 2 ms, come what may.
+//! The measuring client: a new connection and request to each VIP at a fixed pace, come what may.
 //!
 //! Attempts are independent of each other, so that one that hangs hides nothing. Each has a
 //! deadline; one without a full answer by then has failed.
 
 use std::cell::Cell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,8 +18,17 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::MissedTickBehavior;
 
-/// The resolution of every outage.
-pub(super) const INTERVAL: Duration = Duration::from_millis(2);
+/// What is asked, how often, and how long an answer may take.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) targets: Vec<SocketAddr>,
+    /// The resolution of every outage.
+    pub(crate) every: Duration,
+    pub(crate) deadline: Duration,
+    pub(crate) request: String,
+    /// `None` while more of the answer is to come; then whether it is a good one.
+    pub(crate) judge: fn(&[u8]) -> Option<bool>,
+}
 
 /// As many as can be waiting for their deadline at once, twice over.
 const MAX_IN_FLIGHT: usize = 256;
@@ -38,18 +47,18 @@ pub(super) struct Attempt {
 
 /// What the client met in one window of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Measured {
+pub(crate) struct Measured {
     /// From the start of the last attempt that was answered to the start of the next one that was;
     /// the longest of those with failures between. `None`: no answer came until the end.
-    pub(super) outage: Option<Duration>,
-    pub(super) attempts: usize,
-    pub(super) failed: usize,
+    pub(crate) outage: Option<Duration>,
+    pub(crate) attempts: usize,
+    pub(crate) failed: usize,
     /// The longest pause between two attempts to one address: how far the client itself was held up.
-    pub(super) stall: Duration,
+    pub(crate) stall: Duration,
 }
 
 /// A client at work.
-pub(super) struct Client {
+pub(crate) struct Client {
     attempts: Arc<Mutex<Vec<Attempt>>>,
     stop: Arc<AtomicBool>,
     targets: usize,
@@ -57,32 +66,35 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Begins to ask, from inside the network namespace `network`, port 80 of each address.
-    pub(super) fn start(network: OwnedFd, targets: Vec<IpAddr>, deadline: Duration) -> Self {
+    /// Begins to ask, from inside the network namespace `network` if that isn't this one.
+    pub(crate) fn start(network: Option<OwnedFd>, question: Question) -> Self {
         let attempts = Arc::new(Mutex::new(Vec::with_capacity(16_384)));
         let stop = Arc::new(AtomicBool::new(false));
-        let count = targets.len();
+        let count = question.targets.len();
         let (kept, stopped) = (Arc::clone(&attempts), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
-            spawn::enter_network(network.as_fd()).context("cannot enter the client's network")?;
+            if let Some(network) = network {
+                spawn::enter_network(network.as_fd())
+                    .context("cannot enter the client's network")?;
+            }
             // Without it the figures are those of a busy machine, which `stall` shows.
             let _preferred = spawn::prefer_this_thread();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             tokio::task::LocalSet::new()
-                .block_on(&runtime, ask(&targets, deadline, &kept, &stopped));
+                .block_on(&runtime, ask(Rc::new(question), &kept, &stopped));
             Ok(())
         });
         Self { attempts, stop, targets: count, thread }
     }
 
     /// What the attempts that began after `from` met so far.
-    pub(super) fn so_far(&self, from: Instant) -> Measured {
+    pub(crate) fn so_far(&self, from: Instant) -> Measured {
         let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner).clone();
         measure(&mut attempts, self.targets, from)
     }
 
     /// How long every address has been answering without a failure.
-    pub(super) fn steady_for(&self) -> Duration {
+    pub(crate) fn steady_for(&self) -> Duration {
         let attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let mut since = vec![None; self.targets];
@@ -104,33 +116,28 @@ impl Client {
     }
 
     /// Ends it.
-    pub(super) fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("the client's thread panicked"))?
     }
 }
 
-async fn ask(
-    targets: &[IpAddr],
-    deadline: Duration,
-    attempts: &Arc<Mutex<Vec<Attempt>>>,
-    stop: &AtomicBool,
-) {
-    let mut clock = tokio::time::interval(INTERVAL);
+async fn ask(question: Rc<Question>, attempts: &Arc<Mutex<Vec<Attempt>>>, stop: &AtomicBool) {
+    let mut clock = tokio::time::interval(question.every);
     clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let in_flight = Rc::new(Cell::new(0_usize));
     while !stop.load(Ordering::Relaxed) {
         clock.tick().await;
-        for (target, address) in targets.iter().enumerate() {
+        for target in 0..question.targets.len() {
             if in_flight.get() >= MAX_IN_FLIGHT {
                 continue;
             }
             in_flight.set(in_flight.get() + 1);
-            let (in_flight, attempts, address) =
-                (Rc::clone(&in_flight), Arc::clone(attempts), *address);
+            let (in_flight, attempts, question) =
+                (Rc::clone(&in_flight), Arc::clone(attempts), Rc::clone(&question));
             tokio::task::spawn_local(async move {
                 let start = Instant::now();
-                let answer = tokio::time::timeout(deadline, request(address)).await;
+                let answer = tokio::time::timeout(question.deadline, once(&question, target)).await;
                 let attempt = Attempt { start, target, answered: matches!(answer, Ok(Ok(true))) };
                 attempts.lock().unwrap_or_else(PoisonError::into_inner).push(attempt);
                 in_flight.set(in_flight.get() - 1);
@@ -140,25 +147,26 @@ async fn ask(
     // Those under way have their deadline; nobody asks for them any more.
 }
 
-/// Whether the answer was a whole 200.
-async fn request(address: IpAddr) -> std::io::Result<bool> {
-    let mut stream = TcpStream::connect(SocketAddr::new(address, 80)).await?;
+/// Whether the answer was a good one.
+async fn once(question: &Question, target: usize) -> std::io::Result<bool> {
+    let Some(target) = question.targets.get(target) else { return Ok(false) };
+    let mut stream = TcpStream::connect(target).await?;
     // A reset at the end leaves neither side with a connection to remember.
     stream.set_zero_linger()?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: vip\r\n\r\n").await?;
+    stream.write_all(question.request.as_bytes()).await?;
     let mut answer = Vec::with_capacity(512);
     loop {
         if stream.read_buf(&mut answer).await? == 0 || answer.len() > MAX_ANSWER {
             return Ok(false);
         }
-        if let Some(good) = whole(&answer) {
+        if let Some(good) = (question.judge)(&answer) {
             return Ok(good);
         }
     }
 }
 
-/// `None` while more is to come; then whether it is a 200.
-fn whole(answer: &[u8]) -> Option<bool> {
+/// A [`Question::judge`]: a whole 200.
+pub(super) fn whole(answer: &[u8]) -> Option<bool> {
     let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")? + 4;
     let head = std::str::from_utf8(answer.get(..end)?).ok()?;
     let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "))?;

@@ -1,17 +1,21 @@
 //! A drill: each fault in turn, measured by a client, judged, and repaired before the next.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::client::{Client, Measured};
+use super::client::{self, Client, Measured, Question};
 use super::cluster::Lab;
 use super::faults::{Ends, Expected, Fault};
 use super::progress::Progress;
 use super::{daemon, keepalived, table};
+
+/// How often the client asks: the resolution of every outage.
+const INTERVAL: Duration = Duration::from_millis(2);
 
 /// After a repair all must be well again; the flap damping of a whole file may be in the way.
 const STEADY_WITHIN: Duration = Duration::from_secs(30);
@@ -187,7 +191,15 @@ impl Drill<'_> {
         };
         let judged = !self.wish.comparison && !self.lab.is_keepalived(active);
         let network = self.lab.client().network()?;
-        let client = Client::start(network, self.lab.vip_addresses(), self.wish.deadline);
+        let vips = self.lab.vip_addresses();
+        let question = Question {
+            targets: vips.into_iter().map(|vip| SocketAddr::new(vip, 80)).collect(),
+            every: INTERVAL,
+            deadline: self.wish.deadline,
+            request: "GET / HTTP/1.1\r\nHost: vip\r\n\r\n".to_owned(),
+            judge: client::whole,
+        };
+        let client = Client::start(Some(network), question);
         let mut reasons = Vec::new();
         if !wait_for(ANSWERED_FOR * 10, || client.steady_for() >= ANSWERED_FOR) {
             reasons.push("no steady answers before the fault".to_owned());

@@ -12,7 +12,7 @@
 //! SIGKILL leaves nothing behind: no file, no interface, no process.
 
 mod agent;
-mod client;
+pub(crate) mod client;
 mod cluster;
 mod control;
 mod daemon;
@@ -56,7 +56,7 @@ pub(crate) struct LabArgs {
     wanted: Wanted,
 }
 
-/// `standin drill`: a lab that is built for a drill only.
+/// A lab that is built for a drill only.
 #[derive(Debug, Args)]
 pub(crate) struct DrillArgs {
     #[command(flatten)]
