@@ -7,7 +7,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// What is read from the wire or the disk; `fuzz/README.md` says what must hold for each.
-const TARGETS: [&str; 4] = ["vrrp_packet", "neighbour_frame", "cluster_file", "nginx_files"];
+const TARGETS: [&str; 5] =
+    ["vrrp_packet", "neighbour_frame", "cluster_file", "nginx_files", "file_list"];
 
 /// The canary is found in a second; this is for slow machines.
 const CANARY_S: u32 = 60;
