@@ -11,7 +11,7 @@ pub(crate) mod orders;
 mod recover;
 mod release;
 mod status;
-mod switchover;
+pub(crate) mod switchover;
 mod sync;
 mod token;
 

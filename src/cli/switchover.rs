@@ -1,11 +1,11 @@
 //! `standin switchover`: moves a VIP while both nodes live, and shows how it goes.
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use clap::Args;
-use http_body_util::BodyExt;
 use hyper::Method;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
@@ -40,7 +40,7 @@ pub(crate) struct SwitchoverArgs {
 
 pub(super) fn main(args: &SwitchoverArgs) -> Result<()> {
     if args.abort {
-        println!("{}", client::block_on(call_off(args))?);
+        println!("{}", client::block_on(call_off(&args.places.socket(), &args.vip))?);
         return Ok(());
     }
     let drain = if args.now { Some(Duration::ZERO) } else { args.drain };
@@ -54,10 +54,10 @@ pub(super) fn main(args: &SwitchoverArgs) -> Result<()> {
 }
 
 /// Says who was told.
-async fn call_off(args: &SwitchoverArgs) -> Result<String> {
+pub(crate) async fn call_off(socket: &Path, vip: &str) -> Result<String> {
     let path = "/v1/switchover/abort";
-    let order = json!({ "vip": args.vip });
-    let answer = client::call(&args.places.socket(), Method::POST, path, Some(&order)).await?;
+    let order = json!({ "vip": vip });
+    let answer = client::call(socket, Method::POST, path, Some(&order)).await?;
     let answer: Value = serde_json::from_slice(&answer)?;
     Ok(text(&answer).to_owned())
 }
@@ -66,41 +66,34 @@ async fn follow(args: &SwitchoverArgs, order: &Value) -> Result<()> {
     let socket = args.places.socket();
     let path = "/v1/switchover";
     let response = client::stream(&socket, Method::POST, path, Some(order)).await?;
-    let mut body = response.into_body();
-    let mut pending = Vec::new();
     let mut shown = Shown::default();
+    let told = client::lines(response, |line| {
+        let step: Value = serde_json::from_slice(line)?;
+        shown.line(&step, line, args.json)?;
+        match step.get("step").and_then(Value::as_str) {
+            Some("done") => Ok(true),
+            Some("failed" | "called_off") => Err(failed(text(&step).to_owned())),
+            _ => Ok(false),
+        }
+    });
+    tokio::pin!(told);
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut called_off = false;
     loop {
-        let frame = tokio::select! {
-            frame = body.frame() => frame,
+        tokio::select! {
+            ended = &mut told => return ended,
             _ = interrupts.recv() => {
                 if std::mem::replace(&mut called_off, true) {
                     let words = "it goes on without you; `standin status` shows how it ends";
                     return Err(failed(words.to_owned()));
                 }
                 eprintln!("\ncalling it off (Ctrl-C once more leaves it to itself)");
-                if let Err(error) = call_off(args).await {
+                if let Err(error) = call_off(&args.places.socket(), &args.vip).await {
                     eprintln!("{error}");
                 }
-                continue;
-            }
-        };
-        let Some(Ok(frame)) = frame else { break };
-        let Ok(data) = frame.into_data() else { continue };
-        pending.extend_from_slice(&data);
-        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<_> = pending.drain(..=end).collect();
-            let step: Value = serde_json::from_slice(&line)?;
-            shown.line(&step, &line, args.json)?;
-            match step.get("step").and_then(Value::as_str) {
-                Some("done") => return Ok(()),
-                Some("failed" | "called_off") => return Err(failed(text(&step).to_owned())),
-                _ => {}
             }
         }
     }
-    Err(anyhow!(client::gone()))
 }
 
 fn failed(words: String) -> anyhow::Error {

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, anyhow, bail};
 use hyper::Method;
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::LiveArgs;
 use super::past::{self, Drill, Move};
 use crate::api::types::{Status, Vip};
 use crate::cli::client::{self as api, Unanswered};
+use crate::cli::switchover;
 use crate::control::time::rfc3339;
 use crate::lab::client::{Client, Question};
 
@@ -53,6 +55,7 @@ pub(super) fn main(args: &LiveArgs) -> Result<bool> {
     let mut live = Live { args, socket, client: &client, moves: Vec::new() };
     let done = live.all(&home);
     let moves = std::mem::take(&mut live.moves);
+    let live_holder = live.holder().ok();
     client.finish()?;
     let drill = Drill {
         at: rfc3339(SystemTime::now()),
@@ -71,7 +74,19 @@ pub(super) fn main(args: &LiveArgs) -> Result<bool> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&drill)?);
     }
-    done.map(|()| drill.good)
+    done.with_context(|| whereabouts(&args.vip, &home, live_holder))?;
+    Ok(drill.good)
+}
+
+/// What is left to be done after a drill that broke off.
+fn whereabouts(vip: &str, home: &str, holder: Option<String>) -> String {
+    match holder {
+        Some(holder) if holder == home => format!("{vip} is on {home}, as before"),
+        Some(holder) => {
+            format!("{vip} is on {holder}; `standin switchover {vip} {home}` brings it back")
+        }
+        None => format!("{vip} is nobody's now; see `standin status`"),
+    }
 }
 
 async fn status(socket: &Path) -> Result<Status> {
@@ -164,7 +179,7 @@ impl Live<'_> {
         });
         loop {
             let start = Instant::now();
-            match api::block_on(follow(&self.socket, &order, self.args.json)) {
+            match api::block_on(follow(&self.socket, &self.args.vip, &order, self.args.json)) {
                 Ok(()) => {
                     let now = self.holder()?;
                     self.measured("switchover", from, &now, start, |failed, _| failed == 0);
@@ -255,19 +270,31 @@ impl Live<'_> {
 }
 
 /// Orders a switchover and waits for its end; a refusal is an [`Unanswered`].
-async fn follow(socket: &Path, order: &Value, quiet: bool) -> Result<()> {
+async fn follow(socket: &Path, vip: &str, order: &Value, quiet: bool) -> Result<()> {
     let response = api::stream(socket, Method::POST, "/v1/switchover", Some(order)).await?;
-    let done = api::lines(response, |line| {
+    let told = api::lines(response, |line| {
         let step: Value = serde_json::from_slice(line)?;
         let text = step.get("text").and_then(Value::as_str).unwrap_or_default();
         match step.get("step").and_then(Value::as_str) {
             Some("done") => return Ok(true),
-            Some("failed") => bail!("{text}"),
+            Some("failed" | "called_off") => bail!("{text}"),
             Some("draining") => {}
             _ if quiet => {}
             _ => println!("  {text}"),
         }
         Ok(false)
     });
-    done.await
+    tokio::pin!(told);
+    let mut interrupts = signal(SignalKind::interrupt())?;
+    loop {
+        tokio::select! {
+            ended = &mut told => return ended,
+            _ = interrupts.recv() => {
+                eprintln!("\ncalling it off");
+                if let Err(error) = switchover::call_off(socket, vip).await {
+                    eprintln!("{error}");
+                }
+            }
+        }
+    }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
 
 mod cluster;
+mod drill;
 mod elsewhere;
 #[path = "../hosts/mod.rs"]
 mod hosts;
@@ -316,6 +317,7 @@ fn a_move_is_called_off_and_ordered_elsewhere() {
             ("called off".into(), Box::new(elsewhere::called_off_all_is_as_before)),
             ("can't come back".into(), Box::new(elsewhere::what_cannot_come_back_stays_there)),
             ("ordered elsewhere".into(), Box::new(elsewhere::ordered_from_any_node)),
+            ("live drill".into(), Box::new(drill::a_live_drill_measures_and_brings_the_vip_back)),
         ]);
     });
 }
