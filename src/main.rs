@@ -19,6 +19,7 @@ mod readable;
 mod switchover;
 mod sync;
 mod tickets;
+mod vital;
 
 use std::process::ExitCode;
 

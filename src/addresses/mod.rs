@@ -23,7 +23,7 @@ use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
 use standin_linux::netlink::{Address, Change, Monitor, Notice, PROTOCOL, Rtnl};
 use standin_linux::queue::Taken;
-use standin_linux::sched;
+use standin_linux::{output, sched};
 
 use crate::engine::REALTIME_PRIORITY;
 use crate::engine::messages::{
@@ -155,7 +155,7 @@ pub(crate) fn start(
         match std::panic::catch_unwind(run) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                eprintln!("standin: the address thread can't go on: {error}");
+                output::say(&format!("the address thread can't go on: {error}"));
                 std::process::abort();
             }
             Err(_) => std::process::abort(),

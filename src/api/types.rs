@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use standin_core::Verdict;
 use standin_core::event::Standing;
 use standin_core::health;
-use standin_core::view::{CheckView, VipView};
+use standin_core::view::{CheckView, LostView, VipView};
 
 use crate::checks::Live;
 use crate::control;
@@ -35,6 +35,9 @@ pub(crate) struct Status {
     pub(crate) peers: Vec<Peer>,
     /// How long ago the engine last went round.
     pub(crate) engine_beat_ms: u64,
+    /// Logs, and the record of events, that don't take what they are to: one line each.
+    #[serde(default)]
+    pub(crate) stuck: Vec<String>,
     pub(crate) link: Option<Link>,
     /// The shared files; absent where nothing is shared.
     pub(crate) sync: Option<sync::Sync>,
@@ -69,9 +72,29 @@ pub(crate) struct Vip {
     pub(crate) holder_priority: Option<u8>,
     /// The MAC of a host outside the cluster that answers for the address.
     pub(crate) foreign_owner: Option<String>,
+    /// Adverts that don't arrive, as the peer link tells.
+    #[serde(default)]
+    pub(crate) lost: Vec<Lost>,
     /// The addresses are waited for until nobody answers for them (`adopt --await-vacant`).
     pub(crate) awaited: Option<Awaited>,
     pub(crate) counters: Counters,
+}
+
+/// Adverts of one node that don't reach another.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Lost {
+    pub(crate) from: String,
+    pub(crate) to: String,
+    pub(crate) since_ms: u64,
+}
+
+impl Lost {
+    fn of(lost: LostView, node: &str) -> Self {
+        let since_ms = millis(lost.lasting);
+        let (here, there) = (node.to_owned(), lost.peer);
+        let (from, to) = if lost.incoming { (there, here) } else { (here, there) };
+        Self { from, to, since_ms }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -152,12 +175,21 @@ pub(crate) struct Peer {
 
 impl From<control::Status> for Status {
     fn from(status: control::Status) -> Self {
-        let control::Status { view, checks, nginx, file, file_error, engine_beat, link, sync } =
-            status;
+        let control::Status {
+            view,
+            checks,
+            nginx,
+            file,
+            file_error,
+            engine_beat,
+            stuck,
+            link,
+            sync,
+        } = status;
         let live = |name: &str| checks.iter().find(|live| live.name == name);
         Self {
             cluster: view.cluster,
-            node: view.node,
+            node: view.node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             at: rfc3339(SystemTime::now()),
             file: file.display().to_string(),
@@ -166,7 +198,7 @@ impl From<control::Status> for Status {
             maintenance: view.maintenance.map(|maintenance| Maintenance {
                 remaining_s: maintenance.remaining.map(|left| left.as_secs()),
             }),
-            vips: view.vips.into_iter().map(Vip::from).collect(),
+            vips: view.vips.into_iter().map(|vip| Vip::of(vip, &view.node)).collect(),
             checks: view
                 .checks
                 .into_iter()
@@ -190,14 +222,15 @@ impl From<control::Status> for Status {
                 })
                 .collect(),
             engine_beat_ms: millis(engine_beat),
+            stuck,
             link: link.as_ref().map(Link::from),
             sync,
         }
     }
 }
 
-impl From<VipView> for Vip {
-    fn from(vip: VipView) -> Self {
+impl Vip {
+    fn of(vip: VipView, node: &str) -> Self {
         Self {
             name: vip.name,
             virtual_router_id: vip.vrid.get(),
@@ -213,6 +246,7 @@ impl From<VipView> for Vip {
             effective_priority: vip.effective_priority.0,
             holder: vip.holder,
             holder_priority: vip.holder_priority.map(|priority| priority.0),
+            lost: vip.lost.into_iter().map(|lost| Lost::of(lost, node)).collect(),
             foreign_owner: vip.foreign_owner.map(|mac| mac.to_string()),
             awaited: vip.awaited.map(|awaited| Awaited {
                 owner: awaited.owner.map(|mac| mac.to_string()),

@@ -29,6 +29,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::nginx::{self, NginxView};
+use crate::vital::vital;
 
 /// A detail is one line of a status table, not a log.
 const DETAIL_BYTES: usize = 300;
@@ -144,7 +145,7 @@ pub(crate) fn start(cluster: Arc<Cluster>, plan: &Plan, sink: impl Sink) -> Runn
                 let view = Arc::new(Mutex::new(NginxView::default()));
                 let places = nginx::Places::of(&cluster);
                 nginx = Some(Arc::clone(&view));
-                tasks.push(tokio::spawn(nginx::watch(section, places, desk, view)));
+                tasks.push(tokio::spawn(vital(nginx::watch(section, places, desk, view))));
                 continue;
             }
         } else if let Some(check) = cluster.check(&planned.name) {
@@ -169,7 +170,7 @@ fn begin(check: Check, desk: Desk) -> JoinHandle<()> {
         CheckKind::Tcp { address } => {
             scheduled(interval, desk, move || schedule::within(timeout, tcp(address)))
         }
-        CheckKind::Process(by) => tokio::spawn(process::watch(by, interval, desk)),
+        CheckKind::Process(by) => tokio::spawn(vital(process::watch(by, interval, desk))),
         CheckKind::Script { command, user } => {
             let script = Arc::new(script::Script { command, user, timeout });
             scheduled(interval, desk, move || {
@@ -202,7 +203,7 @@ where
     P: FnMut() -> F + Send + 'static,
     F: Future<Output = Outcome> + Send + 'static,
 {
-    tokio::spawn(schedule::run(interval, desk, probe))
+    tokio::spawn(vital(schedule::run(interval, desk, probe)))
 }
 
 async fn tcp(address: SocketAddr) -> Outcome {

@@ -91,6 +91,9 @@ fn page(status: &Status, color: bool) -> String {
         let text = format!("{} on disk has errors; an older one is in force:", status.file);
         let _ = writeln!(out, "{}\n{error}", painted(&text, Paint::Bad, color));
     }
+    for stuck in &status.stuck {
+        let _ = writeln!(out, "{}", painted(stuck, Paint::Bad, color));
+    }
     for vip in &status.vips {
         vip_block(&mut out, vip, &status.node, color);
     }
@@ -248,6 +251,12 @@ fn vip_block(out: &mut String, vip: &Vip, node: &str, color: bool) {
             format!("taken as soon as the old host ({owner}) answers no more (await-vacant)")
         };
         let _ = writeln!(out, "             {}", painted(&text, Paint::Attention, color));
+    }
+    for lost in &vip.lost {
+        let (from, to) = (&lost.from, &lost.to);
+        let lasting = ago(Duration::from_millis(lost.since_ms));
+        let text = format!("adverts of {from} haven't reached {to} for {lasting} (one-way loss?)");
+        let _ = writeln!(out, "             {}", painted(&text, Paint::Bad, color));
     }
     if let Some(mac) = &vip.foreign_owner {
         let text = format!("{mac} answers for the address and is no node: not taken");

@@ -37,26 +37,32 @@ pub(crate) struct Record {
     pub(crate) text: String,
 }
 
+/// The last events, in memory.
 #[derive(Debug)]
 pub(crate) struct History {
     records: VecDeque<Record>,
     next_seq: u64,
-    path: Option<PathBuf>,
-    file: Option<File>,
+}
+
+/// The file that outlives the daemon.
+#[derive(Debug)]
+pub(crate) struct HistoryFile {
+    path: PathBuf,
+    file: File,
     bytes: u64,
 }
 
 impl History {
     /// For a disk that can't be written.
     pub(crate) const fn in_memory() -> Self {
-        Self { records: VecDeque::new(), next_seq: 1, path: None, file: None, bytes: 0 }
+        Self { records: VecDeque::new(), next_seq: 1 }
     }
 
     /// Reads what earlier daemons wrote to `path`; lines that can't be read are passed over.
     ///
     /// # Errors
     /// The file can't be opened for writing.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> io::Result<(Self, HistoryFile)> {
         let mut records = VecDeque::new();
         for old in [turned_over(path), path.to_owned()] {
             let Ok(file) = File::open(old) else { continue };
@@ -74,40 +80,39 @@ impl History {
         let next_seq = records.back().map_or(1, |last| last.seq.saturating_add(1));
         let file = append_to(path)?;
         let bytes = file.metadata()?.len();
-        Ok(Self { records, next_seq, path: Some(path.to_owned()), file: Some(file), bytes })
+        Ok((Self { records, next_seq }, HistoryFile { path: path.to_owned(), file, bytes }))
     }
 
     /// Numbers the record and keeps it; returns it with its number.
-    ///
-    /// # Errors
-    /// The file couldn't be written; the record is kept in memory all the same.
-    pub(crate) fn push(&mut self, mut record: Record) -> (Record, io::Result<()>) {
+    pub(crate) fn push(&mut self, mut record: Record) -> Record {
         record.seq = self.next_seq;
         self.next_seq += 1;
         if self.records.len() == KEPT {
             self.records.pop_front();
         }
         self.records.push_back(record.clone());
-        let written = self.write(&record);
-        (record, written)
-    }
-
-    fn write(&mut self, record: &Record) -> io::Result<()> {
-        let (Some(path), Some(file)) = (&self.path, &mut self.file) else { return Ok(()) };
-        let mut line = serde_json::to_vec(record)?;
-        line.push(b'\n');
-        if self.bytes > FILE_BYTES {
-            std::fs::rename(path, turned_over(path))?;
-            *file = append_to(path)?;
-            self.bytes = 0;
-        }
-        self.bytes += line.len() as u64;
-        file.write_all(&line)
+        record
     }
 
     /// Records with a number above `after`, oldest first.
     pub(crate) fn since(&self, after: u64) -> impl Iterator<Item = &Record> {
         self.records.iter().filter(move |record| record.seq > after)
+    }
+}
+
+impl HistoryFile {
+    /// # Errors
+    /// As write(2) and rename(2).
+    pub(crate) fn write(&mut self, record: &Record) -> io::Result<()> {
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        if self.bytes > FILE_BYTES {
+            std::fs::rename(&self.path, turned_over(&self.path))?;
+            self.file = append_to(&self.path)?;
+            self.bytes = 0;
+        }
+        self.bytes += line.len() as u64;
+        self.file.write_all(&line)
     }
 }
 
@@ -137,17 +142,23 @@ mod tests {
         }
     }
 
+    fn write(both: &mut (History, HistoryFile), text: &str) -> u64 {
+        let numbered = both.0.push(record(text));
+        both.1.write(&numbered).unwrap();
+        numbered.seq
+    }
+
     #[test]
     fn numbers_go_on_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.jsonl");
         let mut first = History::open(&path).unwrap();
-        first.push(record("one")).1.unwrap();
-        first.push(record("two")).1.unwrap();
+        write(&mut first, "one");
+        write(&mut first, "two");
         drop(first);
         let mut second = History::open(&path).unwrap();
-        assert_eq!(second.since(1).count(), 1);
-        assert_eq!(second.push(record("three")).0.seq, 3);
+        assert_eq!(second.0.since(1).count(), 1);
+        assert_eq!(write(&mut second, "three"), 3);
     }
 
     #[test]
@@ -155,13 +166,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.jsonl");
         let mut history = History::open(&path).unwrap();
-        history.push(record("one")).1.unwrap();
+        write(&mut history, "one");
         drop(history);
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"{\"seq\": 2, torn \xff\n").unwrap();
         let mut history = History::open(&path).unwrap();
-        assert_eq!(history.since(0).count(), 1);
-        assert_eq!(history.push(record("two")).0.seq, 2);
+        assert_eq!(history.0.since(0).count(), 1);
+        assert_eq!(write(&mut history, "two"), 2);
     }
 
     #[test]
@@ -171,7 +182,7 @@ mod tests {
         let mut history = History::open(&path).unwrap();
         let long = "x".repeat(10_000);
         for _ in 0..300 {
-            history.push(record(&long)).1.unwrap();
+            write(&mut history, &long);
         }
         assert!(std::fs::metadata(&path).unwrap().len() < 2 * FILE_BYTES);
         assert!(turned_over(&path).exists());

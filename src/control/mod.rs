@@ -3,6 +3,7 @@
 //! One tokio thread. It hears events from the engine and gives each of them its one log line, its
 //! place in the history and its hooks; it never holds anything that the engine waits for.
 
+mod archive;
 mod events;
 pub(crate) mod history;
 mod linked;
@@ -11,11 +12,13 @@ mod moves;
 pub(crate) mod notify;
 mod record;
 mod records;
+mod reload;
 mod slim;
 mod startup;
 pub(crate) mod time;
 mod upgrade;
 mod watched;
+mod writer;
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,7 +30,6 @@ use std::time::{Duration, SystemTime};
 use standin_config::Cluster;
 use standin_core::Command;
 use standin_core::event::{Kind, Reason};
-use standin_core::record::Entry;
 use standin_core::view::View;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -42,8 +44,10 @@ use crate::link::outlet::{FromPeers, ToSync};
 use crate::link::{self, Link, LinkView};
 use crate::switchover::{Progress, Said};
 use crate::sync::{Ask, Sync};
+use crate::vital;
+use archive::Archive;
 use events::Events;
-use history::{History, Record};
+use history::Record;
 use log::{Log, Severity};
 pub(crate) use moves::Wish;
 pub(crate) use moves::status;
@@ -66,6 +70,9 @@ const STOP_TAKES: Duration = Duration::from_secs(5);
 
 /// Stop scripts are waited for at most this long, well below the unit's TimeoutStopSec=.
 const STOP_SCRIPTS_TAKE: Duration = Duration::from_secs(60);
+
+/// At the end, what hasn't been written by then is lost: a disk hangs, or nobody reads the log.
+const WRITES_OUT: Duration = Duration::from_secs(1);
 
 /// An engine that hasn't gone round for this long must not have its watchdog fed.
 const ENGINE_STUCK: Duration = Duration::from_secs(2);
@@ -158,6 +165,8 @@ pub(crate) struct Status {
     pub(crate) file: PathBuf,
     pub(crate) file_error: Option<String>,
     pub(crate) engine_beat: Duration,
+    /// Logs, and the record of events, that don't take what they are to.
+    pub(crate) stuck: Vec<String>,
     /// `None`: this node has no keys.
     pub(crate) link: Option<LinkView>,
     /// `None`: nothing is shared.
@@ -172,8 +181,7 @@ struct Control {
     generation: u64,
     running: Option<checks::Running>,
     log: Log,
-    history: History,
-    history_complained: bool,
+    history: Archive,
     notifier: Notifier,
     /// Made for the first follower: it takes its room at once.
     followers: Option<broadcast::Sender<Record>>,
@@ -208,8 +216,8 @@ pub(crate) fn run(paths: Paths) -> Exit {
             None
         }
     };
-    let mut log = Log::to_stderr();
-    let ready = match startup::prepare(&paths, &mut log) {
+    let log = Log::to_stderr();
+    let ready = match startup::prepare(&paths, &log) {
         Ok(ready) => ready,
         Err(Refusal { exit, text }) => {
             eprint!("{text}");
@@ -223,7 +231,11 @@ pub(crate) fn run(paths: Paths) -> Exit {
             return Exit::Failed;
         }
     };
-    match runtime.block_on(serve(paths, ready, guarded)) {
+    vital::say_panics();
+    let served = runtime.block_on(vital::vital(serve(paths, ready, guarded)));
+    // Not waited for: a look at a dead file system may never come back.
+    runtime.shutdown_background();
+    match served {
         Ok(()) => Exit::Done,
         Err(error) => {
             eprintln!("standin: can't go on: {error}");
@@ -262,6 +274,7 @@ async fn serve(
     let (requests_sender, mut requests) = mpsc::channel(REQUESTS);
     let (told_sender, mut of_link) = link::telling();
     let (to_sync, from_peers) = ToSync::new();
+    let history = Archive::start(history, &paths.state_dir, told_sender.clone())?;
     let mut this = Control {
         notifier: Notifier::new(chosen.cluster.notify.clone(), ran_sender),
         cluster: Arc::new(chosen.cluster),
@@ -271,7 +284,6 @@ async fn serve(
         running: None,
         log,
         history,
-        history_complained: false,
         followers: None,
         beat,
         file_error: None,
@@ -295,12 +307,8 @@ async fn serve(
     let events = Events::new(control.1)?;
     let mut watched = Watched::new(guarded)?;
     if resumed {
-        this.note(
-            Severity::Notice,
-            "upgraded",
-            None,
-            &format!("standin {} took over in place", env!("CARGO_PKG_VERSION")),
-        );
+        let text = format!("standin {} took over in place", env!("CARGO_PKG_VERSION"));
+        this.note(Severity::Notice, "upgraded", None, &text);
         watched.renew_guard();
     }
     attend(&mut this, &events, &mut requests, &mut ran, &mut of_link, &mut watched).await?;
@@ -315,6 +323,7 @@ async fn serve(
     while !keeper.is_finished() && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    this.finish_writing(WRITES_OUT);
     watched.ended();
     Ok(())
 }
@@ -343,7 +352,7 @@ async fn attend(
         tokio::select! {
             message = events.next() => match message? {
                 FromEngine::Event(happened) => this.happened(*happened),
-                FromEngine::Record(entries) => this.keep_record(entries),
+                FromEngine::Record(entries) => this.history.keep(entries),
                 FromEngine::Complaint(text) => this.log.line(Severity::Warning, None, &text),
                 FromEngine::Handover(handover) => this.hand_over(handover),
                 FromEngine::StillSeen(seen) => this.tell_still_seen(seen),
@@ -360,7 +369,7 @@ async fn attend(
             Some(told) = of_link.recv() => this.told(told),
             _ = hangup.recv() => {
                 // The outcome is in the log and in status.
-                if this.reload("SIGHUP").is_ok() {
+                if this.reload("SIGHUP").await.is_ok() {
                     this.listen_tcp().await;
                     this.upgrade(watched).await;
                 }
@@ -425,6 +434,13 @@ impl Control {
         self.log.line(Severity::Notice, None, "standin has stopped");
     }
 
+    /// What waits for a disk or for who reads the log is written, or lost.
+    fn finish_writing(&self, patience: Duration) {
+        let deadline = standin_linux::clock::now() + patience;
+        self.history.finish(deadline);
+        self.log.finish(deadline);
+    }
+
     fn feed_watchdog(&self) {
         if self.beat.age(standin_linux::clock::now()) < ENGINE_STUCK {
             // Without systemd there is nobody to tell.
@@ -483,7 +499,7 @@ impl Control {
             Request::Taken { vip, id } => self.taken(&vip, id),
             Request::Stop => self.stop_now("its clients have finished"),
             Request::Reload { by, reply } => {
-                let outcome = self.reload(&by);
+                let outcome = self.reload(&by).await;
                 self.listen_tcp().await;
                 let _ = reply.send(outcome);
             }
@@ -505,52 +521,10 @@ impl Control {
             file: self.paths.file.clone(),
             file_error: self.file_error.clone(),
             engine_beat: self.beat.age(standin_linux::clock::now()),
+            stuck: self.log.stuck().chain(self.history.stuck()).collect(),
             link: self.link.as_ref().map(Link::view),
             sync: self.sync.as_ref().and_then(Sync::brief),
         })
-    }
-
-    /// Reads the file again: all of it is taken, or nothing changes.
-    fn reload(&mut self, by: &str) -> Result<String, String> {
-        let node = Some(self.node.clone());
-        let taken = startup::choose(&self.paths, node.as_deref()).and_then(|chosen| {
-            let log = Log::open(&chosen.cluster.log)
-                .map_err(|error| Refusal::because(Exit::BadFile, &error.to_string()))?;
-            Ok((chosen, log))
-        });
-        let (chosen, log) = match taken {
-            Ok(taken) => taken,
-            Err(refusal) => {
-                let head = format!(
-                    "the cluster file was not taken (asked by {by}); the old one stays in force"
-                );
-                for line in refusal.text.lines().filter(|line| !line.is_empty()) {
-                    let line = line.strip_prefix("error: ").unwrap_or(line);
-                    self.log.line(Severity::Error, None, line);
-                }
-                let first = refusal.text.lines().next().unwrap_or_default();
-                self.note(Severity::Error, "reload_refused", None, &format!("{head}: {first}"));
-                self.file_error = Some(refusal.text.clone());
-                return Err(format!("{head}:\n{}", refusal.text.trim_end()));
-            }
-        };
-        self.log = log;
-        self.file_error = None;
-        self.generation += 1;
-        self.notifier.replace(chosen.cluster.notify.clone());
-        self.cluster = Arc::new(chosen.cluster);
-        self.plan = chosen.plan;
-        let plan = Box::new(self.plan.clone());
-        if !self.engine.offer(ToEngine::Plan { generation: self.generation, plan }) {
-            return Err("the engine is stuck and didn't take the file".to_owned());
-        }
-        self.start_checks();
-        self.arrange_link();
-        let file = self.paths.file.display();
-        let text = format!("{file} was read again and taken (asked by {by})");
-        self.log.line(Severity::Notice, None, &text);
-        let warnings = chosen.warnings.unwrap_or_default();
-        Ok(format!("{warnings}{text}"))
     }
 
     fn happened(&mut self, happened: Happened) {
@@ -596,13 +570,7 @@ impl Control {
     }
 
     fn keep(&mut self, record: Record) {
-        let (record, written) = self.history.push(record);
-        if let Err(error) = written
-            && !std::mem::replace(&mut self.history_complained, true)
-        {
-            let text = format!("events can't be kept on disk, only in memory: {error}");
-            self.log.line(Severity::Error, None, &text);
-        }
+        let record = self.history.push(record);
         if let Some(followers) = &self.followers {
             // Nobody may be following any more.
             let _ = followers.send(record);
@@ -660,15 +628,6 @@ impl Control {
             addresses: self.addresses(vip),
         };
         self.call(call);
-    }
-
-    /// Nobody waits for the disk.
-    fn keep_record(&self, entries: Vec<Entry>) {
-        let state_dir = self.paths.state_dir.clone();
-        tokio::task::spawn_blocking(move || {
-            // A disk that can't be written has been complained of by the events.
-            let _ = records::keep(&state_dir, &entries);
-        });
     }
 
     fn call(&mut self, call: Call) {

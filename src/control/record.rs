@@ -38,6 +38,10 @@ const fn kind_word(kind: &Kind) -> &'static str {
         Kind::Rival { .. } => "rival",
         Kind::RivalUnheard { .. } => "rival_unheard",
         Kind::OneWay { .. } => "one_way",
+        Kind::SeenByHeartbeat { .. } => "seen_by_heartbeat",
+        Kind::RivalByLink { .. } => "rival_by_link",
+        Kind::AdvertsLost { lost: true, .. } => "adverts_lost",
+        Kind::AdvertsLost { lost: false, .. } => "adverts_arrive",
         Kind::StaleMac { .. } => "stale_mac",
         Kind::Stranger { .. } => "stranger",
         Kind::Ignored { .. } => "ignored",
@@ -63,6 +67,7 @@ pub(super) const fn severity(kind: &Kind) -> Severity {
         | Kind::Standing { obstacle: None, .. }
         | Kind::Check { passing: true, .. }
         | Kind::HeardAgain { .. }
+        | Kind::AdvertsLost { lost: false, .. }
         | Kind::ForeignOwnerGone
         | Kind::AwaitingVacancy { .. }
         | Kind::Maintenance { .. }

@@ -15,7 +15,7 @@ use standin_linux::netlink::Rtnl;
 use standin_linux::process;
 
 use super::Paths;
-use super::history::History;
+use super::history::{History, HistoryFile};
 use super::log::{Log, Severity};
 use crate::exit::Exit;
 use crate::preflight;
@@ -66,14 +66,15 @@ pub(crate) struct Chosen {
 pub(super) struct Ready {
     pub(super) chosen: Chosen,
     pub(super) log: Log,
-    pub(super) history: History,
+    /// Without a file events are kept in memory only.
+    pub(super) history: (History, Option<HistoryFile>),
     pub(super) socket: UnixListener,
     /// Held for as long as the daemon lives.
     pub(super) lock: File,
 }
 
 /// Everything that can fail is done here, before anything is touched on the host.
-pub(super) fn prepare(paths: &Paths, log: &mut Log) -> Result<Ready, Refusal> {
+pub(super) fn prepare(paths: &Paths, log: &Log) -> Result<Ready, Refusal> {
     let missing = process::missing_capabilities();
     let fatal: Vec<_> =
         missing.iter().filter(|name| name.starts_with("CAP_NET")).copied().collect();
@@ -106,19 +107,22 @@ pub(super) fn prepare(paths: &Paths, log: &mut Log) -> Result<Ready, Refusal> {
     if let Some(warnings) = &chosen.warnings {
         warnings.lines().for_each(|line| log.line(Severity::Warning, None, line));
     }
-    let mut log = Log::open(&chosen.cluster.log)
+    let log = Log::open(&chosen.cluster.log, &[])
         .map_err(|error| Refusal::because(Exit::BadFile, &error.to_string()))?;
     let events = paths.state_dir.join("events.jsonl");
     let opened = fs::create_dir_all(&paths.state_dir).and_then(|()| History::open(&events));
-    let history = opened.unwrap_or_else(|error| {
-        let text = format!(
-            "events are kept only in memory, and gone at the next stop: {}: {error}",
-            events.display()
-        );
-        log.line(Severity::Error, None, &text);
-        History::in_memory()
-    });
-    remove_tables(&mut log);
+    let history = match opened {
+        Ok((history, file)) => (history, Some(file)),
+        Err(error) => {
+            let text = format!(
+                "events are kept only in memory, and gone at the next stop: {}: {error}",
+                events.display()
+            );
+            log.line(Severity::Error, None, &text);
+            (History::in_memory(), None)
+        }
+    };
+    remove_tables(&log);
     let socket_path = paths.run_dir.join("standin.sock");
     let socket =
         listen(&socket_path).map_err(|error| failed("can't listen on", &socket_path, &error))?;
@@ -126,7 +130,7 @@ pub(super) fn prepare(paths: &Paths, log: &mut Log) -> Result<Ready, Refusal> {
 }
 
 /// Kernels since 5.12 remove the tables of a switchover with the program that made them.
-fn remove_tables(log: &mut Log) {
+fn remove_tables(log: &Log) {
     let (severity, text) = match forward::remove_leftovers() {
         Ok(tables) if tables.is_empty() => return,
         Ok(tables) => {
@@ -165,7 +169,7 @@ fn refuse_beside_keepalived(chosen: &Chosen) -> Result<(), Refusal> {
 
 /// At boot the network may come later than standin: an address that isn't here yet is waited for,
 /// a file that is wrong isn't.
-fn wait_for_address(paths: &Paths, log: &mut Log) -> Result<Chosen, Refusal> {
+fn wait_for_address(paths: &Paths, log: &Log) -> Result<Chosen, Refusal> {
     let mut said: Option<Instant> = None;
     loop {
         let cluster = read_file(&paths.file)?;
@@ -220,7 +224,7 @@ pub(crate) fn fits(cluster: &Cluster, node: &str) -> Result<(), Misfit> {
     }
     cluster.plan(&name, &interface).map(drop).map_err(Misfit::Found)?;
     // What it would log to must be there.
-    Log::open(&cluster.log).map(drop).map_err(|error| Misfit::Said(error.to_string()))
+    Log::try_open(&cluster.log).map_err(|error| Misfit::Said(error.to_string()))
 }
 
 enum Unfit {

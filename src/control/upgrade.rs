@@ -15,6 +15,9 @@ const TRIAL: Duration = Duration::from_secs(2);
 /// What was said to others before the program is replaced under them gets out in this.
 pub(super) const ANSWERS_GO_OUT: Duration = Duration::from_millis(20);
 
+/// So does what waits for a disk or for who reads the log; the rest of it is lost.
+pub(super) const WRITES_OUT: Duration = Duration::from_millis(200);
+
 /// The program that runs: where it was found, and which file that was.
 #[derive(Debug)]
 pub(super) struct Program {

@@ -81,6 +81,7 @@ impl Control {
         }
         // The answer to who asked for the reload is on its way.
         tokio::time::sleep(upgrade::ANSWERS_GO_OUT).await;
+        self.finish_writing(upgrade::WRITES_OUT);
         let (sender, receiver) = sync_channel(1);
         if !self.engine.offer(ToEngine::Resume(sender)) {
             return;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
+use standin_core::election::told::Says;
 use standin_core::event::{Event, Role, Standing};
 use standin_core::plan::{MAX_VIPS, Plan};
 use standin_core::record::Entry;
@@ -74,7 +75,7 @@ pub(crate) enum ToEngine {
     /// What a peer says of itself over the link, by names of VIPs; `None`: the link has ended.
     Peer {
         name: String,
-        standings: Vec<(String, Option<Standing>)>,
+        says: Vec<(String, Option<Says>)>,
     },
     /// A peer says that it has released a VIP, and that it is this node's.
     /// A peer sees `mac` answer for an address of a VIP that this node holds.

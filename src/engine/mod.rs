@@ -36,7 +36,7 @@ use standin_core::{Command, Effect, Effects, Input, InterfaceState};
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
 use standin_linux::queue::Taken;
-use standin_linux::sched;
+use standin_linux::{output, sched};
 
 use messages::{Beat, FromEngine, Happened, Inbox, Post, ToAddresses, ToEngine};
 use outbox::Outbox;
@@ -121,7 +121,7 @@ pub(crate) fn start(plan: Plan, generation: u64, outside: Outside) -> io::Result
         match outcome {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                eprintln!("standin: the engine can't wait for its sockets: {error}");
+                output::say(&format!("the engine can't wait for its sockets: {error}"));
                 std::process::abort();
             }
             Err(_) => std::process::abort(),
@@ -256,9 +256,7 @@ impl Engine {
                     node.step(time, Input::Check { check, verdict, detail: &detail }, effects);
                 }
             }
-            ToEngine::Peer { name, standings } => {
-                peers::says(node, time, &name, &standings, effects)
-            }
+            ToEngine::Peer { name, says } => peers::says(node, time, &name, &says, effects),
             ToEngine::StillSeen { vip, address, mac } => {
                 peers::sees(node, time, &vip, (address, mac), effects);
             }
@@ -507,11 +505,15 @@ const fn party(kind: &Kind) -> Option<Party> {
                 | Reason::Failback { from: who }
                 | Reason::Outranked { by: who, .. }
                 | Reason::RivalUnheard { by: who }
+                | Reason::RivalByLink { by: who }
                 | Reason::TakenWhileStalled { by: who, .. },
             ..
         }
         | Kind::Rival { who, .. }
         | Kind::RivalUnheard { who, .. }
+        | Kind::RivalByLink { who, .. }
+        | Kind::SeenByHeartbeat { who, .. }
+        | Kind::AdvertsLost { who, .. }
         | Kind::OneWay { who, .. }
         | Kind::StaleMac { who, .. }
         | Kind::Deaf { who, .. }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use standin_core::election::handover;
-use standin_core::event::Standing;
+use standin_core::election::told::Says;
 use standin_core::node::Node;
 use standin_core::types::{Instant, Mac, NodeId, VipId};
 use standin_core::{Command, Effects, Input};
@@ -41,15 +41,15 @@ pub(super) fn says(
     known: &mut Recorder,
     time: Instant,
     name: &str,
-    standings: &[(String, Option<Standing>)],
+    all: &[(String, Option<Says>)],
     effects: &mut Effects,
 ) {
     let Some(node) = node(known, name) else { return };
     let places: BTreeMap<String, VipId> =
         known.routers().map(|(vip, router)| (router.plan().name.clone(), vip)).collect();
-    for (vip, standing) in standings {
+    for (vip, says) in all {
         if let Some(vip) = places.get(vip) {
-            known.step(time, Input::Peer { vip: *vip, node, standing: *standing }, effects);
+            known.step(time, Input::Peer { vip: *vip, node, says: *says }, effects);
         }
     }
 }

@@ -271,7 +271,11 @@ impl Ports {
     pub(super) fn identify(&mut self, node: &Node, id: InterfaceId, address: IpAddr) {
         let me = node.plan().nodes.get(node.plan().me.index());
         let own = |family| me.and_then(|me| me.address(family));
+        // Elsewhere this node's address is no neighbour's: a strict rp_filter would drop its question,
+        // but not one without a sender.
+        let home = node.routers().any(|(_, router)| router.plan().interface == id);
         self.frame(id, |frame, mac, state| match address {
+            IpAddr::V4(address) if !home => arp::probe(frame, mac, address),
             IpAddr::V4(address) => {
                 if let Some(IpAddr::V4(source)) = own(Family::V4) {
                     arp::request(frame, mac, source, address);

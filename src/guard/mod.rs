@@ -26,6 +26,7 @@ use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
 use standin_linux::fork::{self, Half, Signals};
 use standin_linux::netlink::{Change, NOWHERE, Rtnl};
+use standin_linux::output::say;
 use standin_linux::process::{self, PidFd};
 use standin_linux::region::Region;
 use standin_linux::{sched, sysctl};
@@ -291,9 +292,9 @@ impl Guard {
             // A guard that was late itself says nothing about the daemon: everybody may have been.
             let punctual = time.since(next_look) < LOOK;
             if punctual && self.is_stuck(daemon, time) {
-                eprintln!("standin: the daemon (pid {daemon}) holds VIPs and doesn't move: ended");
                 // It is gone at the next turn, if it isn't already.
                 let _ = pidfd.signal(SIGKILL);
+                say(&format!("the daemon (pid {daemon}) holds VIPs and doesn't move: ended"));
             }
         }
     }
@@ -328,7 +329,7 @@ impl Guard {
                 let fd = self.ledger.region().pass(&mut command);
                 let error = command.env(REPLACES, format!("{fd}:{daemon}")).exec();
                 self.ledger.region().seal();
-                eprintln!("standin: the guard goes on with the older program: {error}");
+                say(&format!("the guard goes on with the older program: {error}"));
                 continue;
             }
             self.stopping |= signal != SIGHUP;
@@ -377,11 +378,11 @@ impl Guard {
             (None, Some(exit)) if state == State::default() => End::Over(exit),
             _ => {
                 let how = code.map_or_else(String::new, |code| format!(" (exit code {code})"));
-                eprintln!(
-                    "standin: the daemon (pid {daemon}) died{how}; {} addresses were taken away; \
-                     it is started again",
+                say(&format!(
+                    "the daemon (pid {daemon}) died{how}; {} addresses were taken away; it is \
+                     started again",
                     state.addresses.len()
-                );
+                ));
                 End::Died
             }
         }
@@ -397,9 +398,7 @@ impl Guard {
         if !drops.is_empty()
             && let Err(error) = self.rtnl.change(&drops, &mut Vec::new())
         {
-            eprintln!(
-                "standin: the guard couldn't remove addresses ({error}); they run out in 2 s"
-            );
+            say(&format!("the guard couldn't remove addresses ({error}); they run out in 2 s"));
         }
         let mut goodbyes: Vec<_> = state.goodbyes.iter().collect();
         goodbyes.sort_by_key(|goodbye| (goodbye.index, goodbye.source));
@@ -410,10 +409,7 @@ impl Guard {
             let said = AdvertSender::open(family, first.index, &first.interface, first.source)
                 .and_then(|mut sender| sender.send(messages));
             if let Err(error) = said {
-                eprintln!(
-                    "standin: the guard couldn't say goodbye on {}: {error}",
-                    first.interface
-                );
+                say(&format!("the guard couldn't say goodbye on {}: {error}", first.interface));
             }
         }
         // What stands in shared memory is believed no further than it has to be.
@@ -424,7 +420,7 @@ impl Guard {
         };
         let settings = state.settings.iter().filter(known).cloned().collect();
         for (path, error) in sysctl::Settings::resume(settings).undo() {
-            eprintln!("standin: the guard couldn't put {path} back: {error}");
+            say(&format!("the guard couldn't put {path} back: {error}"));
         }
     }
 }

@@ -108,6 +108,8 @@ pub(crate) struct VipSummary {
     pub(crate) standing: String,
     pub(crate) obstacle: Option<String>,
     pub(crate) priority: u8,
+    /// The nodes whose adverts reach it; absent in what an older version says.
+    pub(crate) hears: Option<Vec<String>>,
 }
 
 impl Summary {
@@ -120,6 +122,10 @@ impl Summary {
                 *text = plain(text);
             }
             vip.obstacle = vip.obstacle.as_deref().map(plain);
+            if let Some(hears) = &mut vip.hears {
+                hears.truncate(standin_core::plan::MAX_NODES);
+                hears.iter_mut().for_each(|name| *name = plain(name));
+            }
         }
         self
     }

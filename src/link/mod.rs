@@ -392,6 +392,7 @@ async fn summarize(
                     standing: vip.standing.to_string(),
                     obstacle: vip.obstacle.as_deref().map(plain),
                     priority: vip.priority.0,
+                    hears: Some(vip.hears),
                     name: vip.name,
                 })
                 .collect(),

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::CertificateDer;
 use standin_config::fingerprint::Fingerprint;
-use standin_core::event::Standing;
+use standin_core::election::told::Says;
+use standin_core::event::{Role, Standing};
 use standin_core::types::Instant as BootTime;
 use standin_core::types::Mac;
 use standin_linux::clock::now;
@@ -380,41 +381,53 @@ fn unix_us() -> i64 {
 struct Known {
     pings: Pings,
     /// What the engine was told of each of its VIPs.
-    standings: BTreeMap<String, Standing>,
+    told: BTreeMap<String, Says>,
 }
 
 impl Known {
-    /// Tells the engine what is new.
+    /// Tells the engine what is new, and that what is active is so still.
     fn hear(&mut self, peer: &str, summary: &Summary, common: &Common) {
-        let says = |vip: &VipSummary| Some((vip.name.clone(), standing(&vip.standing)?));
+        let me = common.directory.borrow().node.clone();
+        let says = |vip: &VipSummary| Some((vip.name.clone(), said(vip, &me)?));
         let new: BTreeMap<_, _> = summary.vips.iter().filter_map(says).collect();
-        let gone = self.standings.keys().filter(|vip| !new.contains_key(*vip));
-        let changed =
-            new.iter().filter(|(vip, standing)| self.standings.get(*vip) != Some(standing));
+        let gone = self.told.keys().filter(|vip| !new.contains_key(*vip));
+        // One that hears nobody may be active next to this node.
+        let changed = new.iter().filter(|(vip, says)| {
+            says.active || says.hears_me == Some(false) || self.told.get(*vip) != Some(says)
+        });
         let news: Vec<_> = gone
             .map(|vip| (vip.clone(), None))
-            .chain(changed.map(|(vip, standing)| (vip.clone(), Some(*standing))))
+            .chain(changed.map(|(vip, says)| (vip.clone(), Some(*says))))
             .collect();
-        self.standings = new;
+        self.told = new;
         tell(peer, news, common);
     }
 
     fn tell_again(&self, peer: &str, common: &Common) {
-        let all = self.standings.iter().map(|(vip, standing)| (vip.clone(), Some(*standing)));
+        let all = self.told.iter().map(|(vip, says)| (vip.clone(), Some(*says)));
         tell(peer, all.collect(), common);
     }
 
     fn forget(&self, peer: &str, common: &Common) {
-        tell(peer, self.standings.keys().map(|vip| (vip.clone(), None)).collect(), common);
+        tell(peer, self.told.keys().map(|vip| (vip.clone(), None)).collect(), common);
     }
 }
 
-fn tell(peer: &str, standings: Vec<(String, Option<Standing>)>, common: &Common) {
-    if !standings.is_empty() {
+fn tell(peer: &str, says: Vec<(String, Option<Says>)>, common: &Common) {
+    if !says.is_empty() {
         let name = peer.to_owned();
         // Dropped only when the engine is stuck; it decides without the link then.
-        let _ = common.engine.offer(ToEngine::Peer { name, standings });
+        let _ = common.engine.offer(ToEngine::Peer { name, says });
     }
+}
+
+/// What a peer's summary says, for the core of the node `me`.
+fn said(vip: &VipSummary, me: &str) -> Option<Says> {
+    Some(Says {
+        standing: standing(&vip.standing)?,
+        active: vip.role == Role::Active.to_string(),
+        hears_me: vip.hears.as_ref().map(|hears| hears.iter().any(|name| name == me)),
+    })
 }
 
 /// As the core says it.

@@ -1,7 +1,5 @@
 //! Promise 3 under faults that leave nobody to clear up in order: an abort, bad memory, a whole control
 //! group killed, frozen and thawed. Judged by the kernel's addresses and by who answers ARP.
-//!
-//! Out of memory isn't tried: what the kernel does then is SIGKILL, which `main.rs` has.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,11 +18,11 @@ const AT_ONCE: Duration = ms(150);
 const BY_THE_KERNEL: Duration = Duration::from_secs(3);
 
 /// A control group of version 1 that goes with the test.
-struct Group(PathBuf);
+pub(super) struct Group(PathBuf);
 
 impl Group {
     /// `None`, said loudly, where the machine has no such hierarchy that may be written.
-    fn new(controller: &str) -> Option<Self> {
+    pub(super) fn new(controller: &str) -> Option<Self> {
         let name = format!("standin-test-{}-{:?}", std::process::id(), std::thread::current().id());
         let path = Path::new("/sys/fs/cgroup").join(controller).join(name.replace(['(', ')'], "-"));
         if fs::create_dir(&path).is_err() {
@@ -34,11 +32,15 @@ impl Group {
         Some(Self(path))
     }
 
-    fn write(&self, file: &str, text: &str) {
+    pub(super) fn write(&self, file: &str, text: &str) {
         fs::write(self.0.join(file), text).unwrap_or_else(|error| panic!("{file}: {error}"));
     }
 
-    fn add(&self, pid: u32) {
+    pub(super) fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.0.join(file)).unwrap_or_default()
+    }
+
+    pub(super) fn add(&self, pid: u32) {
         self.write("cgroup.procs", &pid.to_string());
     }
 
@@ -70,7 +72,7 @@ fn only_n2_answers(lan: &Lan, n1: &Host, n2: &Host) {
 
 /// The daemon died: gone at once, the peer has it, and another daemon is a backup.
 #[track_caller]
-fn cleared_up(pair: &Pair, what: &str, watch: &Watch, began: Instant, daemon: u32) {
+pub(super) fn cleared_up(pair: &Pair, what: &str, watch: &Watch, began: Instant, daemon: u32) {
     let (left, vacant) = pair.after(watch, began);
     eprintln!("{what}: address gone after {left:?}, nobody had it for {vacant:?}");
     assert!(left < AT_ONCE, "{left:?}");

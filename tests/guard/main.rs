@@ -5,6 +5,7 @@
 mod faults;
 #[path = "../hosts/mod.rs"]
 mod hosts;
+mod memory;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -58,6 +59,13 @@ impl Pair {
     fn processes(&self) -> (u32, u32) {
         let guard = self.first.pid;
         (guard, wait_for("a daemon", Duration::from_secs(2), || child(guard)))
+    }
+
+    /// The number that n1 itself gives a process.
+    fn inside(&self, pid: u32) -> u32 {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("NSpid:")).unwrap();
+        line.split_whitespace().last().unwrap().parse().unwrap()
     }
 
     /// How long n1 still had the address, and how long nobody had it.

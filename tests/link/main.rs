@@ -7,6 +7,7 @@ mod flood;
 mod handover;
 #[path = "../hosts/mod.rs"]
 mod hosts;
+mod told;
 
 use std::io::Write;
 use std::process::{Output, Stdio};

@@ -125,3 +125,118 @@ fn without_a_word_of_it_the_log_goes_to_stderr_and_under_systemd_to_the_journal(
         },
     );
 }
+
+/// A pipe with a name that is full, and whose only reader reads nothing.
+fn full_pipe(host: &Host, path: &str) -> crate::host::Program {
+    host.sh(&format!("mkfifo {path}"));
+    let fill = "dd if=/dev/zero of=/dev/stdout bs=65536 count=1 status=none >&3; exec sleep 1000";
+    let keeper = host.start(&format!("sh -c 'exec 3<>{path}; {fill}'"), "/run/keeper.out");
+    until("the pipe is full", || {
+        let comm = std::fs::read_to_string(format!("/proc/{}/comm", keeper.pid));
+        comm.is_ok_and(|name| name.trim() == "sleep")
+    });
+    keeper
+}
+
+const FLIPPING: &str = "[check.up]\ntype = \"script\"\ncommand = [\"/run/s/up\"]\nfall = 1\n\
+                        rise = 1\ninterval = \"100ms\"\ntimeout = \"100ms\"\n";
+
+#[test]
+fn logs_that_nobody_takes_keep_neither_checks_nor_answers_and_say_what_they_lost() {
+    rack(
+        "logs::logs_that_nobody_takes_keep_neither_checks_nor_answers_and_say_what_they_lost",
+        || {
+            let host = Host::new("n1", 11);
+            host.script("/run/s/up", "exit 0");
+            let _log = full_pipe(&host, "/run/log");
+            let _stderr = full_pipe(&host, "/run/stderr");
+            host.cluster(&pair(
+                "checks = [\"up\"]\nhold_down = \"0s\"",
+                &format!("{FLIPPING}[log]\nfile = \"/run/log\"\nstderr = true\n"),
+            ));
+            let line = format!("sh -c 'exec {} run 2>/run/stderr'", crate::host::STANDIN);
+            let mut daemon = host.start(&line, "/run/standin.log");
+            until("the daemon answers", || host.standin("status --json").code == 0);
+            host.until_role("web", "active");
+            // It is checked, and the address is given up and taken again.
+            host.script("/run/s/up", "exit 1");
+            let standing = || crate::host::field(&host.status(), "web", "standing");
+            until("the check's failure counts", || standing() == "ineligible");
+            host.script("/run/s/up", "exit 0");
+            until("its success does", || standing() == "eligible");
+            host.until_role("web", "active");
+            assert!(host.has("192.0.2.41/24"));
+            let kinds: Vec<_> = host.events().iter().map(|it| it["kind"].clone()).collect();
+            assert!(kinds.iter().any(|kind| kind == "transition"), "{kinds:?}");
+            until("status says so", || {
+                let said = host.standin("status").out;
+                said.contains("the log file /run/log has taken nothing for")
+                    && said.contains("stderr has taken nothing for")
+            });
+            assert_eq!(host.standin("reload").code, 0);
+            // Somebody reads again.
+            let _reader = host.start("cat /run/log", "/run/read");
+            host.script("/run/s/up", "exit 1");
+            let read = || host.read("/run/read");
+            until("the loss is said", || read().contains("lines were lost here"));
+            until("lines come again", || read().contains("[web] this node is ineligible"));
+            assert_eq!(read().matches("were lost here").count(), 1, "{}", read());
+            until("the status is well", || !host.standin("status").out.contains("log file"));
+            assert_eq!(daemon.stop(), 0);
+            assert!(!host.has("192.0.2.41/24"));
+        },
+    );
+}
+
+/// A file system in a file of the host, which can hang.
+struct HungDisk<'a>(&'a Host);
+
+impl HungDisk<'_> {
+    fn hang(&self) {
+        self.0.sh("fsfreeze -f /var/lib/standin");
+    }
+}
+
+impl Drop for HungDisk<'_> {
+    fn drop(&mut self) {
+        // It may not hang any more.
+        self.0.sh("fsfreeze -u /var/lib/standin || true");
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_keeps_neither_checks_nor_answers_nor_the_end() {
+    rack("logs::a_disk_that_hangs_keeps_neither_checks_nor_answers_nor_the_end", || {
+        let host = Host::new("n1", 11);
+        let made = "truncate -s 16M /run/disk && mkfs.ext4 -q /run/disk && mkdir -p /var/lib/standin \
+                    && mount -o loop /run/disk /var/lib/standin 2>/dev/null || echo no";
+        if host.sh(made).contains("no") {
+            eprintln!("SKIPPED: no file system can be mounted from a file here");
+            return;
+        }
+        let disk = HungDisk(&host);
+        host.script("/run/s/up", "exit 0");
+        let log = "[log]\nfile = \"/var/lib/standin/log\"\nstderr = true\n";
+        host.cluster(&pair("checks = [\"up\"]\nhold_down = \"0s\"", &format!("{FLIPPING}{log}")));
+        let mut daemon = host.daemon("");
+        host.until_role("web", "active");
+        disk.hang();
+        let standing = || crate::host::field(&host.status(), "web", "standing");
+        host.script("/run/s/up", "exit 1");
+        until("the check's failure counts", || standing() == "ineligible");
+        host.script("/run/s/up", "exit 0");
+        until("its success does", || standing() == "eligible");
+        host.until_role("web", "active");
+        until("status says so", || {
+            let said = host.standin("status").out;
+            said.contains("the record of events in /var/lib/standin has taken nothing for")
+                && said.contains("the log file /var/lib/standin/log has taken nothing for")
+        });
+        // What can be written is: stderr has it all.
+        assert!(host.log().contains("[web] this node is ineligible"), "{}", host.log());
+        daemon.signal("TERM");
+        until("the address is gone", || !host.has("192.0.2.41/24"));
+        drop(disk);
+        assert_eq!(daemon.ended(), 0);
+    });
+}

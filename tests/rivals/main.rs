@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
 
 mod cut;
+mod heartbeat;
 #[path = "../hosts/mod.rs"]
 mod hosts;
 mod one_way;

@@ -54,6 +54,7 @@ codes! {
     NO_CHECKS = "W0505", "Nothing is checked: the VIP stays with a node whose nginx is dead.";
     NO_EFFECT = "W0506", "The key has no effect here.";
     WITNESS = "W0507", "The witness says nothing of a cut: it is a node, or on the node itself.";
+    HEARTBEAT = "W0508", "The heartbeat shows nothing, or keeps a VIP with a node that nobody reaches.";
     NET_OTHER_INTERFACE = "E0701", "The network configuration gives the address to another interface.";
     NET_BY_COMMAND = "E0702", "A command in the network configuration handles the address.";
     NET_FORM = "E0703", "The network configuration names the address in a form that isn't edited.";

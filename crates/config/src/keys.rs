@@ -218,7 +218,8 @@ keys! {
         "In a cut, the side that sees none of these gives up: a node that sees no witness and misses a peer doesn't hold the VIP. \
          Whom all nodes reach, and who is no node: `ping` to the gateway. One that passes is enough.";
     VIP_HEARTBEAT: Vip, "heartbeat", List("interface names"), Means("none"),
-        "Further paths for the peers' sight of each other.";
+        "Further paths for the peers' sight of each other: a node whose adverts don't come isn't robbed of the VIP while it answers for it \
+         there (ARP, so IPv4 only; the interface needs no address). With a `witness`, else a node that is cut off from its clients keeps the VIP.";
     VIP_ANNOUNCE: Vip, "announce", Table("keys"), Means("its defaults"), "`{ repeat = 5, refresh = \"60s\" }`.";
     VIP_VIRTUAL_MAC: Vip, "virtual_mac", Bool, Is("false"),
         "Serve the addresses from the router id's own MAC (RFC 9568 §7.3).";

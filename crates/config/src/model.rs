@@ -123,6 +123,8 @@ pub struct Vip {
     pub witness_span: Option<Span>,
     /// Interfaces.
     pub heartbeat: Vec<String>,
+    /// The value of `heartbeat`, where it is given.
+    pub heartbeat_span: Option<Span>,
     pub announce: Announce,
     pub virtual_mac: bool,
     pub drain_timeout: Duration,

@@ -41,6 +41,10 @@ impl Cluster {
                 let name = vip.interface.as_deref().unwrap_or(default_interface);
                 let interface =
                     InterfaceId(index(&mut interfaces, |i| i == name, || name.to_owned()));
+                let heartbeat = vip.heartbeat.iter().filter(|path| *path != name);
+                let heartbeat = heartbeat
+                    .map(|path| InterfaceId(index(&mut interfaces, |i| i == path, || path.clone())))
+                    .collect();
                 let mut ids = |names: &[String]| {
                     let id = |name: &String| {
                         let plan = self.check_plan(name)?;
@@ -49,7 +53,7 @@ impl Cluster {
                     names.iter().filter_map(id).collect()
                 };
                 let (needed, witness) = (ids(&vip.checks), ids(&vip.witness));
-                VipPlan { witness, ..self.vip_plan(vip, interface, needed) }
+                VipPlan { witness, heartbeat, ..self.vip_plan(vip, interface, needed) }
             })
             .collect();
         Ok(Plan {
@@ -103,6 +107,7 @@ impl Cluster {
             hold_down: vip.hold_down,
             checks,
             witness: Vec::new(),
+            heartbeat: Vec::new(),
             all_ineligible: vip.all_ineligible,
             accept_unknown: vip.accept_unknown,
             announce: vip.announce,

@@ -18,6 +18,7 @@ pub(crate) fn check(cluster: &Cluster) -> Vec<Diagnostic> {
     node_addresses(cluster, &mut found);
     unused_checks(cluster, &mut found);
     witnesses(cluster, &mut found);
+    heartbeats(cluster, &mut found);
     found
 }
 
@@ -174,6 +175,51 @@ fn witnesses(cluster: &Cluster, found: &mut Vec<Diagnostic>) {
                 ),
             );
         }
+    }
+}
+
+/// A heartbeat has to be another path, on which somebody can answer; and a witness has to end it.
+fn heartbeats(cluster: &Cluster, found: &mut Vec<Diagnostic>) {
+    for vip in &cluster.vips {
+        let Some(span) = vip.heartbeat_span.clone().filter(|_| !vip.heartbeat.is_empty()) else {
+            continue;
+        };
+        let name = &vip.name;
+        let own = vip.heartbeat.iter().find(|path| vip.interface.as_ref() == Some(path));
+        let v4 = vip.addresses.iter().any(|prefix| prefix.family() == Family::V4);
+        let (what, label, help) = if !v4 {
+            (
+                format!("the heartbeat of [vip.{name}] shows nothing"),
+                "no kernel answers for an IPv6 address on another interface",
+                "give the VIP an IPv4 address as well, or remove the line",
+            )
+        } else if let Some(own) = own {
+            (
+                format!("the heartbeat of [vip.{name}] on {own} is no further path"),
+                "the VIP itself is on this interface",
+                "name another interface, with a cable of its own between the nodes",
+            )
+        } else if vip.members.len() < 2 {
+            (
+                format!("the heartbeat of [vip.{name}] has no effect"),
+                "the VIP has one node only",
+                "remove the line, or let another node hold the VIP too",
+            )
+        } else if vip.witness.is_empty() {
+            (
+                format!(
+                    "with a heartbeat and no witness, a node that nobody reaches keeps [vip.{name}]"
+                ),
+                "the peers see it here, and leave it alone",
+                "let it see for itself that it is cut off: witness = [\"gw\"], and [check.gw] with type \
+                 = \"ping\"",
+            )
+        } else {
+            continue;
+        };
+        found.push(
+            Diagnostic::warning(codes::HEARTBEAT, what).at(&cluster.file, span, label).help(help),
+        );
     }
 }
 

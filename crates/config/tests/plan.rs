@@ -66,7 +66,7 @@ fn a_plan_leaves_out_vips_of_other_nodes_and_their_checks() {
     assert_eq!(plan.vips[0].password, Some(*b"geheim12"));
     let plan = cluster.plan("n1", "eth0").unwrap();
     assert_eq!(plan.vips.len(), 2);
-    assert_eq!(plan.interfaces, ["eth0"]);
+    assert_eq!(plan.interfaces, ["eth0", "eth1"]);
     assert_eq!(plan.vips[0].priority_of(NodeId(0)), Some(Priority(100)));
     assert_eq!(plan.vips[0].priority_of(NodeId(2)), None);
     assert_eq!(plan.vips[0].mode, Mode::Multicast);

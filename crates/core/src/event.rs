@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::plan::Plan;
-use crate::types::{CheckId, Family, Mac, NodeId, Priority, VipId};
+use crate::types::{CheckId, Family, InterfaceId, Mac, NodeId, Priority, VipId};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -55,6 +55,23 @@ pub enum Kind {
         who: Party,
         mac: Mac,
         yields: bool,
+    },
+    /// Over the peer link another node says that it is active as well, and adverts don't end that.
+    RivalByLink {
+        who: Party,
+        yields: bool,
+    },
+    /// A node whose adverts don't come has the VIP, as a further path shows: it isn't claimed.
+    SeenByHeartbeat {
+        who: Party,
+        mac: Mac,
+        interface: InterfaceId,
+    },
+    /// Adverts from or to another node don't arrive, as the peer link tells; or they do again.
+    AdvertsLost {
+        who: Party,
+        incoming: bool,
+        lost: bool,
     },
     /// An advert from a sender that is no node of the cluster; it was not obeyed.
     Stranger {
@@ -231,6 +248,10 @@ pub enum Reason {
     RivalUnheard {
         by: Party,
     },
+    /// Another node was active too, as it says over the peer link, and its adverts don't arrive.
+    RivalByLink {
+        by: Party,
+    },
     /// Another node took it while this one stood still.
     TakenWhileStalled {
         by: Party,
@@ -317,6 +338,12 @@ impl Reason {
                 "{} answers for the address too and has the better claim; its adverts aren't heard",
                 by.words(plan)
             ),
+            Self::RivalByLink { by } => write!(
+                out,
+                "{} is active too, as it says over the peer link, and has the better claim; adverts \
+                 are lost between the two",
+                by.words(plan)
+            ),
             Self::TakenWhileStalled { by, lasted } => write!(
                 out,
                 "{} took it while this node stood still for {}",
@@ -396,6 +423,9 @@ impl Kind {
             | Self::OneWay { .. }
             | Self::StaleMac { .. }
             | Self::RivalUnheard { .. }
+            | Self::RivalByLink { .. }
+            | Self::AdvertsLost { .. }
+            | Self::SeenByHeartbeat { .. }
             | Self::Stranger { .. } => self.write_rival(plan, out),
             Self::Ignored { source, why } => write!(out, "ignored a message of {source}: {why}"),
             Self::AddressListDiffers { who, theirs } => {
@@ -482,6 +512,36 @@ impl Kind {
                 "{source} is no node of this cluster but advertises this router id with priority \
                  {priority}; not obeyed (accept_unknown = false)"
             ),
+            Self::RivalByLink { who, yields } => {
+                let who = who.words(plan);
+                write!(out, "{who} says over the peer link that it is active too; ")?;
+                out.write_str(if *yields {
+                    "this node yields. Mend: let VRRP (IP protocol 112) pass between the nodes"
+                } else {
+                    "this node has the better claim and stays"
+                })
+            }
+            Self::SeenByHeartbeat { who, mac, interface } => {
+                let who = who.words(plan);
+                let path = plan.interfaces.get(interface.index()).map_or("?", String::as_str);
+                write!(
+                    out,
+                    "adverts of {who} don't come, but it has the VIP: {mac} answers for it on {path} \
+                     (heartbeat). Not taken. Mend: look at the network that carries the VIP"
+                )
+            }
+            Self::AdvertsLost { who, incoming, lost } => {
+                let (me, who) = (Party::Node(plan.me).words(plan), who.words(plan));
+                let (from, to) = if *incoming { (&who, &me) } else { (&me, &who) };
+                if !lost {
+                    return write!(out, "adverts of {from} reach {to} again");
+                }
+                write!(
+                    out,
+                    "adverts of {from} don't reach {to}, as the peer link tells. Mend: look for a \
+                     firewall on {to}, or a switch that drops VRRP (IP protocol 112) one way"
+                )
+            }
             Self::StaleMac { who, address, mac } => {
                 let who = who.words(plan);
                 write!(

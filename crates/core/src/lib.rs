@@ -31,7 +31,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use election::handover::Handover;
-use event::{Event, Standing};
+use election::told::Says;
+use event::Event;
 use plan::Plan;
 use types::{CheckId, Family, InterfaceId, Mac, NodeId, Priority, VipId};
 use wire::vrrp::Envelope;
@@ -80,7 +81,7 @@ pub enum Input<'a> {
     Peer {
         vip: VipId,
         node: NodeId,
-        standing: Option<Standing>,
+        says: Option<Says>,
     },
     /// Another node says over the peer link that it has released `vip` and that it is this node's.
     TakeOver {

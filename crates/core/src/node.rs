@@ -1,6 +1,7 @@
 //! One machine: the only type that the shell and the simulator drive.
 
 mod sight;
+mod view;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -16,7 +17,6 @@ use crate::plan::{Plan, VipPlan};
 use crate::receive::{outranks, read, ties_to};
 use crate::resume::Resume;
 use crate::types::{CheckId, Family, Instant, InterfaceId, Mac, NodeId, Priority, VipId, Vrid};
-use crate::view::{CheckView, Maintenance, PeerView, View, VipView};
 use crate::wire::vrrp::Envelope;
 use crate::{Command, Effect, Effects, Input, InterfaceState, Outcome, Verdict};
 
@@ -187,10 +187,13 @@ impl Node {
             Input::Restored { vip, address } => {
                 self.with(now, vip, effects, |router, step, _, _| router.restored(step, address));
             }
-            Input::Peer { vip, node, standing } => {
+            Input::Peer { vip, node, says } => {
                 // Nobody else speaks for this node.
                 if node != self.plan.me {
-                    self.with(now, vip, effects, |router, _, _, _| router.peer(node, standing));
+                    let ties = outranks(&self.plan, node, self.plan.me);
+                    self.with(now, vip, effects, |router, step, _, _| {
+                        router.peer(step, node, says, ties);
+                    });
                 }
             }
             Input::TakeOver { vip, handover } => {
@@ -347,6 +350,17 @@ impl Node {
             let Some(router) = slot else { continue };
             let here = router.plan().interface == interface
                 && router.plan().addresses.iter().any(|prefix| prefix.address() == address);
+            let by_heartbeat = router.plan().heartbeat.contains(&interface)
+                && router.plan().addresses.iter().any(|prefix| prefix.address() == address);
+            if by_heartbeat {
+                let who = who.filter(|node| router.plan().priority_of(*node).is_some());
+                if let Some(node) = who {
+                    let wins_ties = outranks(&self.plan, node, self.plan.me);
+                    let claimant = Claimant { node, wins_ties };
+                    let mut step = Step { now, vip, effects };
+                    router.heartbeat((address, mac), interface, &mut step, claimant);
+                }
+            }
             if here {
                 let located = |node| self.identity.locates(&self.plan.nodes, interface, node);
                 if router.looks_out_for().is_some_and(located) {
@@ -384,15 +398,10 @@ impl Node {
             router.hand_over(&mut Step { now, vip, effects }, &self.plan);
         }
         // A VIP that left the file has gone when its addresses have.
-        let named = |router: &VirtualRouter| {
-            self.plan.vips.iter().any(|plan| plan.name == router.plan().name)
-        };
-        let gone = |router: &VirtualRouter| {
-            !router.holding() && router.role() == Role::Idle && !named(router)
-        };
-        if let Some(slot) = self.routers.get_mut(vip.index())
-            && slot.as_ref().is_some_and(gone)
-        {
+        let gone = self.router(vip).is_some_and(|router| {
+            !router.holding() && router.role() == Role::Idle && !self.is_planned(router)
+        });
+        if let Some(slot) = self.routers.get_mut(vip.index()).filter(|_| gone) {
             *slot = None;
         }
     }
@@ -487,6 +496,11 @@ impl Node {
             if let Some(place) = places.get(vip.interface.index()) {
                 vip.interface = *place;
             }
+            for path in &mut vip.heartbeat {
+                if let Some(place) = places.get(path.index()) {
+                    *path = *place;
+                }
+            }
         }
         self.health = Health::new(&plan.checks, &self.health);
         if self.plan.nodes != plan.nodes {
@@ -510,6 +524,8 @@ impl Node {
                 self.last_advert.get(before).copied().flatten()
             })
             .collect();
+        // By the numbers that its VIPs go by now.
+        plan.interfaces = self.interfaces.iter().map(|(name, _)| name.clone()).collect();
         self.plan = plan;
         let stopping = self.stopping != Stopping::No;
         for (vip, slot) in (0..).map(VipId).zip(&mut self.routers) {
@@ -604,81 +620,6 @@ impl Node {
     fn vip_at(&self, interface: InterfaceId, family: Family, vrid: Vrid) -> Option<VipId> {
         let id = *self.index.get(place_in_index(interface, family, vrid))?;
         (id != NO_VIP).then_some(VipId(id))
-    }
-
-    /// Everything that is worth showing.
-    #[must_use]
-    pub fn view(&self, now: Instant) -> View {
-        let name = |node: NodeId| {
-            self.plan.nodes.get(node.index()).map_or_else(String::new, |node| node.name.clone())
-        };
-        let remaining = |until: Instant| (until != Instant::FAR).then(|| until.since(now));
-        View {
-            cluster: self.plan.cluster.clone(),
-            node: name(self.plan.me),
-            stopping: self.stopping != Stopping::No,
-            maintenance: self.maintenance.map(|until| Maintenance { remaining: remaining(until) }),
-            vips: self.routers().map(|(_, router)| self.view_vip(now, router)).collect(),
-            checks: (0..)
-                .map(CheckId)
-                .zip(&self.plan.checks)
-                .map(|(id, check)| CheckView {
-                    name: check.name.clone(),
-                    state: self.health.state(id),
-                    detail: self.health.detail(id).to_owned(),
-                })
-                .collect(),
-            peers: (0..)
-                .map(NodeId)
-                .zip(&self.plan.nodes)
-                .filter(|(id, _)| *id != self.plan.me)
-                .map(|(id, node)| PeerView {
-                    name: node.name.clone(),
-                    addresses: node.addresses.clone(),
-                    vrrp_only: node.vrrp_only,
-                    last_advert: self
-                        .last_advert
-                        .get(id.index())
-                        .copied()
-                        .flatten()
-                        .map(|at| now.since(at)),
-                })
-                .collect(),
-        }
-    }
-
-    fn view_vip(&self, now: Instant, router: &VirtualRouter) -> VipView {
-        let plan = router.plan();
-        let me = self.plan.nodes.get(self.plan.me.index()).map(|node| node.name.clone());
-        let followed = router.followed();
-        let (holder, holder_priority) = match router.role() {
-            Role::Active => (me, Some(router.effective_priority())),
-            Role::Idle | Role::Backup => (
-                followed.map(|(who, _)| who.words(&self.plan)),
-                followed.map(|(_, priority)| priority),
-            ),
-        };
-        VipView {
-            name: plan.name.clone(),
-            vrid: plan.vrid,
-            interface: self
-                .interfaces
-                .get(plan.interface.index())
-                .map_or_else(String::new, |(name, _)| name.clone()),
-            addresses: plan.addresses.clone(),
-            role: router.role(),
-            since: now.since(router.since()),
-            reason: router.last_reason().map(|reason| reason.words(&self.plan)),
-            standing: router.standing(),
-            obstacle: router.obstacle().map(|obstacle| obstacle.words(&self.plan)),
-            priority: router.priority(),
-            effective_priority: router.effective_priority(),
-            holder,
-            holder_priority,
-            foreign_owner: router.foreign_owner(),
-            awaited: router.awaited(),
-            counters: router.counters(),
-        }
     }
 }
 

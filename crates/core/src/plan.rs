@@ -21,7 +21,7 @@ pub struct Plan {
     pub cluster: String,
     pub me: NodeId,
     pub nodes: Vec<NodePlan>,
-    /// Kernel names of the interfaces that carry VIPs.
+    /// Kernel names of the interfaces that carry VIPs, or show the peers.
     pub interfaces: Vec<String>,
     pub checks: Vec<CheckPlan>,
     pub vips: Vec<VipPlan>,
@@ -72,6 +72,8 @@ pub struct VipPlan {
     pub checks: Vec<CheckId>,
     /// In a cut, the side that sees none of these gives up; empty: there is no witness.
     pub witness: Vec<CheckId>,
+    /// Further interfaces on which is asked who has the addresses, of IPv4 only.
+    pub heartbeat: Vec<InterfaceId>,
     pub all_ineligible: AllIneligible,
     /// Obey adverts from senders that are no node of the cluster.
     pub accept_unknown: bool,

@@ -22,6 +22,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::election::handover::Handover;
+use crate::election::told::Says;
 use crate::event::Standing;
 use crate::plan::Plan;
 use crate::types::{CheckId, Instant, InterfaceId, Mac, NodeId, VipId};
@@ -51,7 +52,7 @@ pub enum Recorded {
     Check { check: CheckId, verdict: Verdict, detail: String },
     Settled { vip: VipId, outcome: Outcome },
     Restored { vip: VipId, address: IpAddr },
-    Peer { vip: VipId, node: NodeId, standing: Option<Standing> },
+    Peer { vip: VipId, node: NodeId, says: Option<Says> },
     TakeOver { vip: VipId, handover: Handover },
     Command(Command),
     Plan(Box<Plan>),
@@ -79,9 +80,7 @@ impl Recorded {
             }
             Input::Settled { vip, outcome } => Self::Settled { vip: *vip, outcome: *outcome },
             Input::Restored { vip, address } => Self::Restored { vip: *vip, address: *address },
-            Input::Peer { vip, node, standing } => {
-                Self::Peer { vip: *vip, node: *node, standing: *standing }
-            }
+            Input::Peer { vip, node, says } => Self::Peer { vip: *vip, node: *node, says: *says },
             Input::TakeOver { vip, handover } => Self::TakeOver { vip: *vip, handover: *handover },
             Input::Command(command) => Self::Command(*command),
             Input::Plan(plan) => Self::Plan(plan.clone()),
@@ -108,9 +107,7 @@ impl Recorded {
             }
             Self::Settled { vip, outcome } => Input::Settled { vip: *vip, outcome: *outcome },
             Self::Restored { vip, address } => Input::Restored { vip: *vip, address: *address },
-            Self::Peer { vip, node, standing } => {
-                Input::Peer { vip: *vip, node: *node, standing: *standing }
-            }
+            Self::Peer { vip, node, says } => Input::Peer { vip: *vip, node: *node, says: *says },
             Self::TakeOver { vip, handover } => Input::TakeOver { vip: *vip, handover: *handover },
             Self::Command(command) => Input::Command(*command),
             Self::Plan(plan) => Input::Plan(plan.clone()),
@@ -172,8 +169,8 @@ fn write_input(input: &Recorded, out: &mut String) {
             Outcome::Refused { errno } => write!(out, "settled {} refused {errno}", vip.0),
         },
         Recorded::Restored { vip, address } => write!(out, "restored {} {address}", vip.0),
-        Recorded::Peer { vip, node, standing } => {
-            write!(out, "peer {} {} {}", vip.0, node.0, standing_word(*standing))
+        Recorded::Peer { vip, node, says } => {
+            write!(out, "peer {} {} {}", vip.0, node.0, says_word(*says))
         }
         Recorded::TakeOver { vip, handover: Handover { from, epoch, released } } => {
             write!(out, "takeover {} {} {epoch} {}", vip.0, from.0, released.as_nanos())
@@ -211,18 +208,38 @@ const STANDINGS: [(&str, Standing); 4] = [
     ("ineligible", Standing::Ineligible),
 ];
 
-fn standing_word(standing: Option<Standing>) -> &'static str {
-    let known = STANDINGS.iter().find(|(_, known)| Some(*known) == standing);
-    known.map_or("-", |(word, _)| word)
+/// `eligible`, `eligible+active+deaf`; what isn't said is left out.
+fn says_word(says: Option<Says>) -> String {
+    let Some(Says { standing, active, hears_me }) = says else { return "-".to_owned() };
+    let known = STANDINGS.iter().find(|(_, known)| *known == standing);
+    let mut word = known.map_or("-", |(word, _)| word).to_owned();
+    word.push_str(if active { "+active" } else { "" });
+    word.push_str(match hears_me {
+        Some(true) => "+hears",
+        Some(false) => "+deaf",
+        None => "",
+    });
+    word
 }
 
-fn standing(word: &str) -> Result<Option<Standing>, String> {
-    let known = STANDINGS.iter().find(|(known, _)| *known == word);
-    match known {
-        Some((_, standing)) => Ok(Some(*standing)),
-        None if word == "-" => Ok(None),
-        None => Err(format!("{word} is no standing")),
+fn says(word: &str) -> Result<Option<Says>, String> {
+    if word == "-" {
+        return Ok(None);
     }
+    let mut parts = word.split('+');
+    let first = parts.next().unwrap_or_default();
+    let known = STANDINGS.iter().find(|(known, _)| *known == first);
+    let (_, standing) = known.ok_or_else(|| format!("{word} is no standing"))?;
+    let mut says = Says::standing(*standing);
+    for part in parts {
+        match part {
+            "active" => says.active = true,
+            "hears" => says.hears_me = Some(true),
+            "deaf" => says.hears_me = Some(false),
+            _ => return Err(format!("{word} is nothing that a peer says")),
+        }
+    }
+    Ok(Some(says))
 }
 
 fn write_interface(id: InterfaceId, state: &InterfaceState, out: &mut String) -> fmt::Result {
@@ -285,7 +302,7 @@ fn entry(line: &str) -> Result<Entry, String> {
         "peer" => Recorded::Peer {
             vip: VipId(words.number("a VIP")?),
             node: NodeId(words.number("a node")?),
-            standing: standing(words.next("a standing")?)?,
+            says: says(words.next("a standing")?)?,
         },
         "takeover" => Recorded::TakeOver {
             vip: VipId(words.number("a VIP")?),

@@ -46,10 +46,22 @@ pub struct VipView {
     /// Who holds it, as far as this node knows: a node's name or a foreign address.
     pub holder: Option<String>,
     pub holder_priority: Option<Priority>,
+    /// The nodes whose adverts come.
+    pub hears: Vec<String>,
+    /// Adverts that don't arrive, as the peer link tells.
+    pub lost: Vec<LostView>,
     pub foreign_owner: Option<Mac>,
     /// The addresses are waited for until nobody answers for them.
     pub awaited: Option<Awaited>,
     pub counters: Counters,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostView {
+    pub peer: String,
+    /// From the peer to this node; else the other way.
+    pub incoming: bool,
+    pub lasting: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

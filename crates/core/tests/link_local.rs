@@ -58,6 +58,7 @@ impl Rig {
                 hold_down: Duration::ZERO,
                 checks: vec![],
                 witness: Vec::new(),
+                heartbeat: Vec::new(),
                 all_ineligible: AllIneligible::Keep,
                 accept_unknown: false,
                 announce: Announce { repeat: 5, refresh: Duration::ZERO },

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use standin_core::election::handover::Handover;
+use standin_core::election::told::Says;
 use standin_core::event::Standing;
 use standin_core::plan::{
     AllIneligible, Announce, CheckPlan, ChecksumStyle, Failback, Member, Mode, NodePlan, Plan,
@@ -67,6 +68,7 @@ fn vip() -> impl Strategy<Value = VipPlan> {
                 failback: failback.map_or(Failback::Never, Failback::After),
                 hold_down,
                 witness: checks.iter().rev().copied().collect(),
+                heartbeat: checks.iter().map(|check| InterfaceId(check.0)).collect(),
                 checks,
                 all_ineligible: if keep { AllIneligible::Keep } else { AllIneligible::Drop },
                 accept_unknown,
@@ -124,6 +126,9 @@ fn recorded() -> impl Strategy<Value = Recorded> {
         Just(Standing::HeldDown),
         Just(Standing::Ineligible)
     ]);
+    let says = (standing, any::<bool>(), proptest::option::of(any::<bool>())).prop_map(
+        |(standing, active, hears_me)| standing.map(|standing| Says { standing, active, hears_me }),
+    );
     let payload = proptest::collection::vec(any::<u8>(), 0..64);
     prop_oneof![
         Just(Recorded::Tick),
@@ -148,10 +153,10 @@ fn recorded() -> impl Strategy<Value = Recorded> {
             .prop_map(|(vip, outcome)| Recorded::Settled { vip: VipId(vip), outcome }),
         (any::<u16>(), address())
             .prop_map(|(vip, address)| Recorded::Restored { vip: VipId(vip), address }),
-        (any::<u16>(), any::<u8>(), standing).prop_map(|(vip, node, standing)| Recorded::Peer {
+        (any::<u16>(), any::<u8>(), says).prop_map(|(vip, node, says)| Recorded::Peer {
             vip: VipId(vip),
             node: NodeId(node),
-            standing
+            says
         }),
         (any::<u16>(), any::<u8>(), any::<u64>(), any::<u64>()).prop_map(
             |(vip, from, epoch, released)| {

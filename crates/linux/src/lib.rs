@@ -16,6 +16,7 @@ pub mod group;
 pub mod inotify;
 pub mod neighbour;
 pub mod netlink;
+pub mod output;
 pub mod private;
 pub mod process;
 pub mod queue;

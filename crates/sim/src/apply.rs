@@ -58,6 +58,7 @@ impl Scene {
             }
             Fault::Sides { mask, witness, cut } => self.sides(mask, witness, cut),
             Fault::Mute { from, to, on } => self.network.mute(from.into(), to.into(), on),
+            Fault::Beside { cut } => self.beside_cut = cut,
             Fault::Loss { ppm } => self.network.burst_loss_ppm = u64::from(ppm),
             Fault::Duplication { ppm } => self.network.burst_duplicate_ppm = u64::from(ppm),
             Fault::Corruption { ppm } => self.network.burst_corrupt_ppm = u64::from(ppm),
@@ -243,6 +244,7 @@ impl Scene {
         host.arrived.iter_mut().for_each(BySender::clear);
         host.unsure.iter_mut().chain(&mut host.maybe).for_each(BySender::clear);
         host.answered.fill(None);
+        host.told_active.fill(None);
         host.foreign_answered.fill(None);
         host.saw_foreign.fill(false);
         host.identified = [[Nanos::MAX; 3]; MAX_MACHINES];

@@ -184,6 +184,7 @@ fn draw_vip(random: &mut Random, machines: usize, place: u8, checks: usize) -> O
             .map(standin_core::types::CheckId)
             .collect(),
         witness: Vec::new(),
+        heartbeat: Vec::new(),
         all_ineligible: if random.chance(700) { AllIneligible::Keep } else { AllIneligible::Drop },
         accept_unknown: false,
         announce: Announce {

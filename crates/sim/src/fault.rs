@@ -52,6 +52,10 @@ pub enum Fault {
         to: u8,
         on: bool,
     },
+    /// The second cable, of all machines.
+    Beside {
+        cut: bool,
+    },
     Loss {
         ppm: u32,
     },
@@ -218,6 +222,7 @@ impl Fault {
                 | Self::Pair { .. }
                 | Self::Sides { .. }
                 | Self::Mute { .. }
+                | Self::Beside { .. }
                 | Self::Family { .. }
                 | Self::Loss { .. }
                 | Self::Duplication { .. }

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+pub mod beside;
 pub mod campaign;
 pub mod check;
 pub mod clock;

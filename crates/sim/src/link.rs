@@ -5,7 +5,8 @@
 //! what the link does.
 
 use standin_core::election::handover::Handover;
-use standin_core::event::{Role, Standing};
+use standin_core::election::told::Says;
+use standin_core::event::Role;
 use standin_core::types::{Family, NodeId, VipId};
 use standin_core::{Command, Input};
 
@@ -22,6 +23,9 @@ const HELD_UP: (Nanos, Nanos) = (5 * MILLISECOND, 3 * SECOND);
 /// A peer that is gone is noticed at once, or after four pings.
 const SILENCE: (Nanos, Nanos) = (MILLISECOND / 10, 4 * SECOND);
 
+/// Between two summaries.
+const SUMMARIES: Nanos = SECOND;
+
 /// Between two lies or switchovers, on average half of this.
 const LIES: Nanos = 60 * SECOND;
 
@@ -31,9 +35,9 @@ const KNOWN_TO: Nanos = MILLISECOND;
 /// Said by one machine to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Word {
-    Standing {
+    Says {
         vip: u8,
-        standing: Option<Standing>,
+        says: Option<Says>,
     },
     /// `at`: when, in true time.
     Released {
@@ -62,6 +66,17 @@ impl Scene {
     pub fn link_up(&mut self, random: Random) {
         self.link = Some(Link::new(random));
         self.queue.push(LIES, Due::Lie);
+        self.queue.push(SUMMARIES, Due::Summaries);
+    }
+
+    /// Everybody tells everybody how things stand, also when nothing has changed.
+    pub fn summarize(&mut self) {
+        for machine in self.places() {
+            if self.machines[usize::from(machine)].running() {
+                self.vips().for_each(|vip| self.tell_standing(machine, vip));
+            }
+        }
+        self.queue.push(self.now + SUMMARIES, Due::Summaries);
     }
 
     /// Sends `word`; it may never come.
@@ -101,9 +116,14 @@ impl Scene {
 
     /// Tells everybody how this machine stands, as it does after each change.
     pub fn tell_standing(&mut self, machine: u8, vip: u8) {
-        let standing = self.router(machine, vip).map(|router| router.standing());
+        let now = self.machines[usize::from(machine)].clock.read(self.now);
         for to in self.places().filter(|to| *to != machine) {
-            self.say(machine, to, Word::Standing { vip, standing });
+            let says = self.router(machine, vip).map(|router| Says {
+                standing: router.standing(),
+                active: router.role() == Role::Active,
+                hears_me: Some(router.heard_nodes(now).any(|node| node == NodeId(to))),
+            });
+            self.say(machine, to, Word::Says { vip, says });
         }
     }
 
@@ -123,7 +143,7 @@ impl Scene {
             let after = link.random.scaled(SILENCE.0, SILENCE.1);
             let life = self.machines[usize::from(to)].life;
             for vip in self.vips() {
-                let word = Word::Standing { vip, standing: None };
+                let word = Word::Says { vip, says: None };
                 self.queue.push(self.now + after, Due::Word { to, from: machine, life, word });
             }
         }
@@ -185,12 +205,15 @@ impl Scene {
 
     pub fn listen(&mut self, to: u8, from: u8, word: Word) {
         let node = NodeId(from);
-        let (Word::Standing { vip, .. } | Word::Released { vip, .. }) = word;
+        let (Word::Says { vip, .. } | Word::Released { vip, .. }) = word;
         let host = &self.machines[usize::from(to)];
         let Some(id) = host.id_of(vip) else { return };
         match word {
-            Word::Standing { standing, .. } => {
-                self.step(to, Cause::Peer, Input::Peer { vip: id, node, standing });
+            Word::Says { says, .. } => {
+                if says.is_some_and(|says| says.active) {
+                    self.machines[usize::from(to)].told_active[usize::from(vip)] = Some(self.now);
+                }
+                self.step(to, Cause::Peer, Input::Peer { vip: id, node, says });
             }
             Word::Released { epoch, at, .. } => {
                 // What the shell can't know for sure it takes for the longer time.

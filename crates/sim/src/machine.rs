@@ -64,6 +64,8 @@ pub enum Sabotage {
     NeverAnnounces,
     /// Claims without waiting for the answers to its probes: drops sightings.
     LooksAway,
+    /// Tells an active nothing of others that have its address.
+    OverlooksRivals,
     /// Tells the core nothing of checks that fail.
     HidesFailures,
     /// Tells the core that the witness is seen.
@@ -247,6 +249,8 @@ pub struct Machine {
     pub heard: Vec<BySender<(Nanos, u8)>>,
     /// When anybody last answered for the VIP, by VIP.
     pub answered: Vec<Option<Nanos>>,
+    /// When a peer last said over the link that it is active, by VIP.
+    pub told_active: Vec<Option<Nanos>>,
     /// Adverts of whom the core couldn't know yet, by VIP and sender: when, and priority.
     pub unsure: Vec<BySender<(Nanos, u8)>>,
     /// Those of them that the core may have counted once it knew.
@@ -304,6 +308,7 @@ impl Machine {
             roles: vec![Role::Idle; vips],
             heard: vec![BySender::default(); vips],
             answered: vec![None; vips],
+            told_active: vec![None; vips],
             unsure: vec![BySender::default(); vips],
             maybe: vec![BySender::default(); vips],
             arrived: vec![BySender::default(); vips],
@@ -413,6 +418,7 @@ impl Machine {
         self.arrived.iter_mut().for_each(BySender::clear);
         self.unsure.iter_mut().chain(&mut self.maybe).for_each(BySender::clear);
         self.answered.fill(None);
+        self.told_active.fill(None);
         self.saw_foreign.fill(false);
         self.foreign_answered.fill(None);
         self.identified = [[Nanos::MAX; 3]; MAX_MACHINES];

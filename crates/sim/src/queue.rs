@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use crate::clock::Nanos;
@@ -22,6 +23,12 @@ pub enum Due {
         to: u8,
         from: u8,
         what: Seen,
+    },
+    /// The same over the second cable.
+    Beside {
+        to: u8,
+        from: u8,
+        address: IpAddr,
     },
     /// The timer of a machine.
     Wake {
@@ -55,6 +62,8 @@ pub enum Due {
     },
     /// Somebody says something untrue over the peer link.
     Lie,
+    /// Everybody tells everybody over the peer link how it stands.
+    Summaries,
     Fault(Fault),
     /// Draw the next fault.
     NextFault,

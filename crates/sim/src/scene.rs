@@ -14,6 +14,7 @@ use standin_core::types::{Family, Instant, InterfaceId, VipId};
 use standin_core::wire::vrrp::Envelope;
 use standin_core::{Effect, Effects, Input};
 
+use crate::beside::BESIDE;
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::cluster::ClusterFile;
 use crate::link::Link;
@@ -145,6 +146,8 @@ pub struct Scene {
     pub foreign_since: Vec<Nanos>,
     /// The check by which machines look for the witness, where there is one.
     pub witness: Option<u8>,
+    /// The second cable, by which heartbeats go, is cut.
+    pub beside_cut: bool,
     /// How long the address thread takes for one request: at least, at most.
     pub kernel_takes: (Nanos, Nanos),
     /// Between two drawn faults, on average.
@@ -180,6 +183,7 @@ impl Scene {
             foreign: vec![false; vips],
             foreign_since: vec![0; vips],
             witness,
+            beside_cut: false,
             kernel_takes: (MILLISECOND / 5, 2 * MILLISECOND),
             mean_gap: SECOND,
             seen: Vec::new(),
@@ -288,6 +292,7 @@ impl Scene {
             Due::Deliver { to, packet } => self.deliver(to, packet),
             Due::Wake { machine, token } => self.wake(machine, token),
             Due::Sighting { to, from, what } => self.sighted(to, from, what),
+            Due::Beside { to, from, address } => self.seen_beside(to, from, address),
             Due::Kernel { machine, life, request } => {
                 if self.machines[usize::from(machine)].life == life {
                     self.kernel_done(machine, request);
@@ -300,6 +305,7 @@ impl Scene {
             Due::NextFault => self.next_fault(),
             Due::Word { to, from, life, word } => self.word(to, from, life, word),
             Due::Lie => self.lie(),
+            Due::Summaries => self.summarize(),
             // Scenarios step their own lines.
             Due::Line(_) => {}
         }
@@ -462,6 +468,9 @@ impl Scene {
                     }
                 }
                 Effect::Handover { vip, to, epoch } => self.hand_over(machine, *vip, *to, *epoch),
+                Effect::Identify { interface: BESIDE, address } => {
+                    self.ask_beside(machine, *address);
+                }
                 Effect::Identify { address, .. } => self.identify(machine, *address),
                 Effect::Event(event) => {
                     let vip = event.vip.and_then(|vip| self.place_of(machine, vip));
@@ -556,6 +565,7 @@ pub const fn reason_name(reason: &Reason) -> &'static str {
         Reason::SwitchedTo { .. } => "switched over",
         Reason::Outranked { .. } => "outranked",
         Reason::RivalUnheard { .. } => "rival unheard",
+        Reason::RivalByLink { .. } => "rival by link",
         Reason::TakenWhileStalled { .. } => "taken while stalled",
         Reason::Obstacle(_) => "obstacle",
         Reason::InterfaceDown => "interface down",

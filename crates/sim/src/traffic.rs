@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use standin_core::Input;
+use standin_core::event::Role;
 use standin_core::plan::{Mode, VipPlan};
 use standin_core::types::{Family, InterfaceId, IntervalCs, Priority};
 use standin_core::wire::vrrp::{self, Envelope, HOP_LIMIT, MULTICAST_V4, MULTICAST_V6, Outgoing};
@@ -347,7 +348,11 @@ impl Scene {
                 self.now_known(to, from);
             }
         }
-        if self.machines[usize::from(to)].sabotage == Sabotage::LooksAway {
+        let sabotage = self.machines[usize::from(to)].sabotage;
+        let rival = |vip| self.router(to, vip).is_some_and(|it| it.role() == Role::Active);
+        if sabotage == Sabotage::LooksAway
+            || sabotage == Sabotage::OverlooksRivals && matches!(what, Seen::Vip(vip) if rival(vip))
+        {
             return;
         }
         let mac = mac(usize::from(from));

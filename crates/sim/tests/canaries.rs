@@ -127,3 +127,8 @@ fn a_vip_that_moves_back_although_it_never_should_is_seen() {
 fn a_holder_without_witness_in_a_cut_is_seen() {
     is_caught(Sabotage::InventsWitness, "witness: ");
 }
+
+#[test]
+fn promise_1_sees_two_holders_that_overlook_each_other() {
+    is_caught(Sabotage::OverlooksRivals, "see each other's address");
+}

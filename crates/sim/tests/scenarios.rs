@@ -78,3 +78,13 @@ fn a_line_that_cannot_be_read_is_named() {
     assert!(scenario::run("cluster = 1\n---\n").unwrap_err().what.contains("cluster"));
     assert!(scenario::run("cluster = \"edge\"").unwrap_err().what.contains("---"));
 }
+
+/// A second cable whose answers nobody looks at can't keep two from being active: the stories see it.
+#[test]
+fn a_heartbeat_that_is_not_looked_at_fails_its_story() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/scenarios/heartbeat.txt");
+    let text = fs::read_to_string(path).unwrap();
+    assert!(scenario::run(&text).is_ok());
+    let without = text.replace("heartbeat = [\"eth1\"]\n", "");
+    assert!(scenario::run(&without).is_err(), "the second cable is what keeps it to one");
+}

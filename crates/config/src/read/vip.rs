@@ -78,6 +78,7 @@ impl Walk {
             witness: self.check_names(fields, &keys::VIP_WITNESS, has_nginx),
             witness_span: fields.get(&keys::VIP_WITNESS).map(toml::Spanned::span),
             heartbeat,
+            heartbeat_span: fields.get(&keys::VIP_HEARTBEAT).map(toml::Spanned::span),
             announce: self.announce(fields),
             virtual_mac: self.boolean(fields, &keys::VIP_VIRTUAL_MAC),
             drain_timeout: self.duration(fields, &keys::VIP_DRAIN_TIMEOUT),

@@ -200,7 +200,7 @@ impl VirtualRouter {
         seen: (IpAddr, Mac),
         who: Option<Claimant>,
     ) {
-        self.rival_sighted(step, seen, who);
+        self.rival_sighted(step, seen, who, self.plan.interface);
         self.announce_anew(step);
     }
 

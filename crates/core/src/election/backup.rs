@@ -147,6 +147,37 @@ impl Backup {
         }
     }
 
+    /// Since when a silence lasts that may end in a claim.
+    pub(super) const fn silent_since(&self) -> Option<Instant> {
+        match self.cause {
+            Cause::Nobody | Cause::Following { .. } => Some(self.base),
+            Cause::Released { .. } | Cause::LastResort { .. } => None,
+        }
+    }
+
+    /// The active is known otherwise than by its adverts.
+    pub(super) fn follow(&mut self, who: Party, priority: Priority) {
+        if self.followed().is_none() {
+            self.cause = Cause::Following { who, priority };
+        }
+        self.foreign = None;
+    }
+
+    /// A sign of the active, other than an advert.
+    pub(super) const fn heard_at(&mut self, now: Instant) {
+        self.base = now;
+    }
+
+    pub(super) fn heard_after(&self, at: Instant) -> bool {
+        self.base > at
+    }
+
+    /// `who` has left, as is known otherwise than by its advert.
+    pub(super) const fn released(&mut self, who: Party, at: Instant) {
+        self.cause = Cause::Released { who };
+        self.base = at;
+    }
+
     const fn hurry(&self) -> bool {
         matches!(self.cause, Cause::Released { .. } | Cause::LastResort { .. })
     }
@@ -154,6 +185,10 @@ impl Backup {
 
 impl VirtualRouter {
     pub(super) fn backup_deadline(&self, backup: &Backup) -> Instant {
+        self.claim_deadline(backup).min(self.heartbeat_deadline())
+    }
+
+    fn claim_deadline(&self, backup: &Backup) -> Instant {
         if self.introduced {
             let due = |wait| (backup.base + wait).max(backup.not_before);
             let due = self.backup_wait(backup).map_or(Instant::FAR, due);
@@ -172,7 +207,8 @@ impl VirtualRouter {
     }
 
     fn backup_wait(&self, backup: &Backup) -> Option<Duration> {
-        self.wait(backup.hurry()).map(|wait| wait.max(self.shadow_patience()))
+        self.wait(backup.hurry())
+            .map(|wait| wait.max(self.shadow_patience()).max(self.link_patience()))
     }
 
     /// A claim is due that can't be made yet.
@@ -290,6 +326,9 @@ impl VirtualRouter {
         if self.follows_better(step.now, heard.who, priority) {
             return;
         }
+        if priority == Priority::RELEASE && self.doubts(heard.who, step.now) {
+            return;
+        }
         let eligible = self.standing == Standing::Eligible;
         if priority > Priority::LAST_RESORT
             && eligible
@@ -305,6 +344,7 @@ impl VirtualRouter {
         let able = matches!(self.standing, Standing::Eligible | Standing::HeldDown);
         // Adverts come: they tell more than answers.
         self.rival = None;
+        self.by_link = None;
         let State::Backup(backup) = &mut self.state else { return };
         let who = heard.who;
         let waits_already = able && matches!(backup.cause, Cause::LastResort { .. });

@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use super::backup::Backup;
+use super::told::Told;
 use super::{State, Step, VirtualRouter};
 use crate::Effect;
 use crate::event::{Party, Reason, Standing};
@@ -36,7 +37,7 @@ pub struct Handover {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Handovers {
     /// What each peer says of itself; without a link there is no entry.
-    peers: Vec<(NodeId, Standing)>,
+    peers: Vec<Told>,
     /// This node leaves, and its addresses aren't gone yet.
     leaving: Option<Heir>,
     /// The last message that was obeyed: from whom, and its epoch.
@@ -57,7 +58,24 @@ impl Handovers {
     }
 
     fn says(&self, node: NodeId) -> Option<Standing> {
-        self.peers.iter().find(|(peer, _)| *peer == node).map(|(_, standing)| *standing)
+        self.told(node).map(|told| told.says.standing)
+    }
+
+    pub(super) fn told(&self, node: NodeId) -> Option<Told> {
+        self.all().find(|told| told.node == node)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = Told> + '_ {
+        self.peers.iter().copied()
+    }
+
+    pub(super) fn take(&mut self, node: NodeId) -> Option<Told> {
+        let place = self.peers.iter().position(|told| told.node == node)?;
+        Some(self.peers.swap_remove(place))
+    }
+
+    pub(super) fn keep(&mut self, told: Told) {
+        self.peers.push(told);
     }
 
     pub(super) fn renumber(&mut self, moved: impl Fn(NodeId) -> Option<NodeId>) {
@@ -66,19 +84,16 @@ impl Handovers {
             other => other,
         };
         let peers = std::mem::take(&mut self.peers).into_iter();
-        self.peers = peers.filter_map(|(node, standing)| Some((moved(node)?, standing))).collect();
+        let anew = |mut told: Told| {
+            told.node = moved(told.node)?;
+            Some(told)
+        };
+        self.peers = peers.filter_map(anew).collect();
         self.obeyed = self.obeyed.and_then(|(node, epoch)| Some((moved(node)?, epoch)));
     }
 }
 
 impl VirtualRouter {
-    /// What a peer says of itself over the link; `None`: there is no link to it.
-    pub fn peer(&mut self, node: NodeId, standing: Option<Standing>) {
-        let peers = &mut self.handovers.peers;
-        peers.retain(|(known, _)| *known != node);
-        peers.extend(standing.map(|standing| (node, standing)));
-    }
-
     /// Whether every other node of the VIP says that it can't have it.
     pub(super) fn nobody_else(&self) -> bool {
         let unable = |node| self.handovers.says(node) == Some(Standing::Ineligible);

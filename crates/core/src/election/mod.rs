@@ -14,9 +14,11 @@
 mod active;
 mod backup;
 pub mod handover;
+mod heartbeat;
 mod lookout;
 pub mod rivals;
 pub mod timers;
+pub mod told;
 mod usable;
 pub mod vacancy;
 mod witness;
@@ -128,6 +130,15 @@ pub struct VirtualRouter {
     lookout: Option<Lookout>,
     /// While active: who goes on with a worse claim, since when, and when it was heard last.
     defiance: Option<(Party, Instant, Instant)>,
+    /// Whose adverts came, and when the last one.
+    hearing: Vec<(NodeId, Instant)>,
+    /// As backup: the active whose adverts don't come, and which is followed by what it says over the
+    /// peer link.
+    by_link: Option<NodeId>,
+    /// When the further paths are to be asked again.
+    ask_paths_at: Instant,
+    /// A priority 0 that the peer link contradicted, in whose name and when.
+    doubted: Option<(NodeId, Instant)>,
     /// Active_Adver_Interval (RFC 9568 §6.1).
     interval: Duration,
     /// An advert was heard or the VIP was held: the address needs no probing before a claim.
@@ -144,6 +155,7 @@ pub struct VirtualRouter {
     rival_said: Rated,
     one_way_said: Rated,
     conflict_said: Rated,
+    path_said: Rated,
     ignored_said: Rated,
     stranger_said: Rated,
     differs_said: Rated,
@@ -169,6 +181,10 @@ impl VirtualRouter {
             rival: None,
             defiance: None,
             lookout: None,
+            hearing: Vec::new(),
+            by_link: None,
+            doubted: None,
+            ask_paths_at: now,
             interval,
             introduced: false,
             stopping: false,
@@ -180,6 +196,7 @@ impl VirtualRouter {
             rival_said: Rated::default(),
             one_way_said: Rated::default(),
             conflict_said: Rated::default(),
+            path_said: Rated::default(),
             ignored_said: Rated::default(),
             stranger_said: Rated::default(),
             differs_said: Rated::default(),
@@ -283,7 +300,8 @@ impl VirtualRouter {
             }
             State::Active(active) => {
                 let vacancy = self.vacancy_deadline().unwrap_or(Instant::FAR);
-                active.next_deadline(self.rival_deadline()).min(vacancy)
+                let asks = self.rival_deadline().min(self.heartbeat_deadline());
+                active.next_deadline(asks).min(vacancy)
             }
         };
         let hold = self.hold_until.unwrap_or(Instant::FAR);
@@ -303,6 +321,9 @@ impl VirtualRouter {
         if self.hold_until.is_some_and(over) || self.refused.is_some_and(|(until, _)| over(until)) {
             self.judge(step, health, maintenance);
         }
+        if self.vacancy.is_none() {
+            self.heartbeat_tick(step);
+        }
         match self.state {
             State::Idle => {}
             State::Backup(_) if self.vacancy.is_some() => {}
@@ -316,6 +337,7 @@ impl VirtualRouter {
     pub fn heard(&mut self, step: &mut Step<'_>, heard: &Heard<'_>) {
         self.counters.adverts_heard += 1;
         self.introduced = true;
+        self.remember(heard.who, step.now);
         self.vacancy_rival(step.now);
         self.compare_addresses(step, heard);
         match self.state {
@@ -423,6 +445,10 @@ impl VirtualRouter {
     pub fn renumber(&mut self, moved: impl Fn(NodeId) -> Option<NodeId>) {
         self.handovers.renumber(&moved);
         self.renumber_rival(&moved);
+        self.by_link = self.by_link.and_then(&moved);
+        self.doubted = None;
+        let hearing = std::mem::take(&mut self.hearing).into_iter();
+        self.hearing = hearing.filter_map(|(node, at)| Some((moved(node)?, at))).collect();
         if let State::Backup(backup) = &mut self.state {
             backup.renumber(moved);
         }
@@ -585,6 +611,7 @@ impl VirtualRouter {
                 Reason::Outranked { .. }
                     | Reason::TakenWhileStalled { .. }
                     | Reason::RivalUnheard { .. }
+                    | Reason::RivalByLink { .. }
             ) {
                 self.send(step, Priority::RELEASE);
                 let to = match reason {
@@ -604,6 +631,7 @@ impl VirtualRouter {
         let from = self.role();
         self.state = to;
         self.rival = None;
+        self.by_link = None;
         self.defiance = None;
         self.lookout = None;
         self.since = step.now;

@@ -19,7 +19,7 @@ use super::backup::Backup;
 use super::{Heard, State, Step, VirtualRouter, timers};
 use crate::Effect;
 use crate::event::{Kind, Party, Reason, Standing};
-use crate::types::{Instant, Mac, NodeId};
+use crate::types::{Instant, InterfaceId, Mac, NodeId};
 
 /// Between two questions.
 const ASK_EVERY: Duration = Duration::from_millis(250);
@@ -52,6 +52,8 @@ pub struct Claimant {
 /// Another host that has the VIP's address.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rival {
+    /// Where it is seen.
+    interface: InterfaceId,
     address: IpAddr,
     mac: Mac,
     /// `None`: as far as the network has told, no node.
@@ -108,6 +110,7 @@ impl VirtualRouter {
         step: &mut Step<'_>,
         (address, mac): (IpAddr, Mac),
         who: Option<Claimant>,
+        interface: InterfaceId,
     ) {
         match &mut self.rival {
             Some(rival) if rival.mac == mac => {
@@ -120,7 +123,8 @@ impl VirtualRouter {
                     && (rival.who.is_some() || who.is_none()) => {}
             _ => {
                 let (since, next_at) = (step.now, step.now + ASK_EVERY);
-                self.rival = Some(Rival { address, mac, who, since, last: since, next_at });
+                let last = since;
+                self.rival = Some(Rival { interface, address, mac, who, since, last, next_at });
             }
         }
     }
@@ -164,6 +168,10 @@ impl VirtualRouter {
         let backup = Backup::following(step.now, by, theirs);
         self.leave(step, State::Backup(backup), Reason::RivalUnheard { by });
         self.rival = Some(Rival { since: step.now, ..rival });
+        // Where announcements pass and questions don't, its word over the link goes on when answers end.
+        if self.handovers.told(node).is_some_and(|told| told.says.active) {
+            self.by_link = Some(node);
+        }
     }
 
     /// As a person's `arping` would: in this node's own name, so that only this node is answered.
@@ -172,7 +180,7 @@ impl VirtualRouter {
         if let Some(rival) = &mut self.rival {
             rival.next_at = step.now + if rarely { ASK_RARELY } else { ASK_EVERY };
         }
-        let interface = self.plan.interface;
+        let Some(Rival { interface, .. }) = self.rival else { return };
         for prefix in &self.plan.addresses {
             step.effects.push(Effect::Identify { interface, address: prefix.address() });
         }
@@ -183,6 +191,19 @@ impl VirtualRouter {
         if self.rival.is_some_and(|rival| rival.next_at <= step.now) {
             self.ask_for_rival(step, Duration::ZERO);
         }
+    }
+
+    /// As a backup: what is seen at `mac` has the VIP, and its adverts aren't heard.
+    pub(super) fn shadow(
+        &mut self,
+        now: Instant,
+        (address, mac): (IpAddr, Mac),
+        who: Claimant,
+        interface: InterfaceId,
+    ) {
+        let (who, since, last) = (Some(who), now, now);
+        let next_at = now + ASK_EVERY;
+        self.rival = Some(Rival { interface, address, mac, who, since, last, next_at });
     }
 
     /// As a backup: whether the one that is seen is the unheard node that it yielded to.

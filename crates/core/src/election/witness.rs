@@ -128,7 +128,7 @@ impl VirtualRouter {
         }
     }
 
-    const fn holds(&self) -> bool {
+    pub(super) const fn holds(&self) -> bool {
         matches!(self.state, super::State::Active(_))
     }
 }

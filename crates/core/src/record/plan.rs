@@ -87,6 +87,10 @@ fn write_vip(vip: &VipPlan, out: &mut String) {
     for check in &vip.witness {
         let _ = write!(out, " {}", check.0);
     }
+    let _ = write!(out, " {}", vip.heartbeat.len());
+    for interface in &vip.heartbeat {
+        let _ = write!(out, " {}", interface.0);
+    }
 }
 
 /// Reads `length` and as many things.
@@ -174,5 +178,6 @@ fn read_vip(words: &mut Words<'_>) -> Result<VipPlan, String> {
         })?,
         checks: list(words, |words| Ok(CheckId(words.number("a check")?)))?,
         witness: list(words, |words| Ok(CheckId(words.number("a witness")?)))?,
+        heartbeat: list(words, |words| Ok(InterfaceId(words.number("a heartbeat")?)))?,
     })
 }

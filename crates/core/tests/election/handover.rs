@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use standin_core::election::handover::{Handover, VOID_AFTER};
+use standin_core::election::told::Says;
 use standin_core::event::{Reason, Role, Standing};
 use standin_core::plan::Failback;
 use standin_core::types::{Instant, NodeId, Priority};
@@ -15,7 +16,7 @@ const N2: NodeId = NodeId(1);
 const N3: NodeId = NodeId(2);
 
 fn says(rig: &mut Rig, node: NodeId, standing: Standing) {
-    rig.step(Input::Peer { vip: VIP, node, standing: Some(standing) });
+    rig.step(Input::Peer { vip: VIP, node, says: Some(Says::standing(standing)) });
 }
 
 fn told(rig: &mut Rig, from: NodeId, released: Instant) {
@@ -150,7 +151,7 @@ fn nobody_is_told_without_a_link_or_when_outranked() {
 
     let mut rig = Rig::holding();
     says(&mut rig, N3, Standing::Eligible);
-    rig.step(Input::Peer { vip: VIP, node: N3, standing: None });
+    rig.step(Input::Peer { vip: VIP, node: N3, says: None });
     rig.check(Verdict::Dead);
     assert_eq!(given_to(&mut rig), None, "the link has ended");
 

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
 
 mod handover;
+mod heartbeat;
 mod lookout;
 mod rig;
 mod rivals;
+mod told;
 mod vacancy;
 mod witness;
 
@@ -16,7 +18,7 @@ use standin_core::event::{Kind, Reason, Role};
 use standin_core::node::Node;
 use standin_core::plan::{AllIneligible, CheckPlan, Failback, NodePlan};
 use standin_core::resume::Resume;
-use standin_core::types::{CheckId, Family, Instant, NodeId, Priority};
+use standin_core::types::{CheckId, Family, Instant, NodeId, Priority, Vrid};
 use standin_core::{Command, Effect, Input, InterfaceState, Outcome, Verdict};
 
 use rig::{ETH0, FOREIGN_MAC, OWN_MAC, Rig, VIP, ms, plan};
@@ -508,4 +510,17 @@ fn announcements_come_in_a_burst_and_then_rarely() {
     assert_eq!(announced(&rig), 5);
     rig.run(Duration::from_secs(120));
     assert_eq!(announced(&rig), 7);
+}
+
+#[test]
+fn another_router_id_leaves_nothing_of_the_old_one_to_see() {
+    let mut rig = Rig::holding();
+    let mut changed = plan();
+    changed.vips[0].vrid = Vrid::new(42).unwrap();
+    rig.step(Input::Plan(Box::new(changed)));
+    rig.run(ms(10));
+    rig.check(Verdict::Pass);
+    let view = rig.node.view(rig.now);
+    let ids: Vec<u8> = view.vips.iter().map(|vip| vip.vrid.get()).collect();
+    assert_eq!(ids, [42]);
 }

@@ -53,6 +53,7 @@ pub(crate) fn plan() -> Plan {
             hold_down: Duration::from_secs(10),
             checks: vec![NGINX],
             witness: Vec::new(),
+            heartbeat: Vec::new(),
             all_ineligible: AllIneligible::Keep,
             accept_unknown: false,
             announce: Announce { repeat: 5, refresh: Duration::from_secs(60) },

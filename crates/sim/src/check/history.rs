@@ -100,6 +100,7 @@ impl Claim<'_> {
             | Reason::TakenWhileStalled { .. }
             | Reason::OwnerBack { .. }
             | Reason::RivalUnheard { .. }
+            | Reason::RivalByLink { .. }
             | Reason::Obstacle(_)
             | Reason::AddressRefused { .. } => (from, to) == (Role::Active, Role::Backup),
             Reason::InterfaceDown
@@ -152,6 +153,7 @@ impl Claim<'_> {
             }
             Reason::OwnerBack { .. } => (cause == Cause::Sighting, "nobody answered"),
             Reason::HandedOver { who } => return self.doubt_handover(*who),
+            Reason::RivalByLink { .. } => (cause == Cause::Peer, "no peer said so"),
             _ if cause != Cause::Tick => (false, "no wait was over"),
             Reason::Silence { who, lasted } => {
                 return self.doubt_silence(*who, super::nanos(*lasted));
@@ -224,9 +226,13 @@ impl Claim<'_> {
             Party::Node(node) => self.told.heard.get(node.0),
             Party::Unknown(_) => None,
         };
-        let Some((at, _)) = sure.or_else(|| self.last(who)) else {
+        let Some((at, said)) = sure.or_else(|| self.last(who)) else {
             return self.never_followed();
         };
+        // A goodbye that the peer link contradicts ends no silence.
+        if said == Priority::RELEASE.0 && self.scene.link.is_some() {
+            return None;
+        }
         if let Party::Node(node) = who
             && self.told.arrived.get(node.0).is_some_and(|arrived| arrived > at)
         {
@@ -237,11 +243,13 @@ impl Claim<'_> {
         (silent + silent / 40 + MILLISECOND < lasted).then_some("it was heard since")
     }
 
-    /// Who yielded to a node that answers for the address follows it without ever hearing an advert.
+    /// Who yielded to a node that answers for the address, or that says so over the peer link, follows
+    /// it without ever hearing an advert.
     fn never_followed(&self) -> Option<&'static str> {
         let host = &self.scene.machines[usize::from(self.told.machine)];
         let answered = host.answered[usize::from(self.told.vip)];
-        answered.is_none().then_some("it was never heard")
+        let told = host.told_active[usize::from(self.told.vip)];
+        (answered.is_none() && told.is_none()).then_some("it was never heard")
     }
 
     fn doubt_handover(&self, who: Party) -> Option<&'static str> {

@@ -11,7 +11,7 @@ use standin_core::plan::AllIneligible;
 use standin_core::types::CheckId;
 
 use super::{Quiet, RETRY};
-use crate::clock::{MILLISECOND, Nanos};
+use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::machine::Machine;
 use crate::scene::Scene;
 
@@ -66,8 +66,18 @@ pub(super) fn patience(scene: &Scene, vip: u8) -> Nanos {
     // Who never heard an advert asks three times first, 50 ms apart.
     let new = |host: &Machine| host.running() && host.heard[usize::from(vip)].is_empty();
     let probes = if scene.machines.iter().any(new) { 160 * MILLISECOND } else { 0 };
-    // Who follows a node by its answers alone takes a second of silence for its end.
-    let shadows = if scene.network.mutes() { 1_500 * MILLISECOND } else { 0 };
+    // Who follows a node by its answers alone takes a second of silence for its end; by what it says
+    // over the link, two and a half, and the last word may come late. A kernel answers on the second
+    // cable until the lifetime ends.
+    let shadows = if scene.link.is_some() && !scene.network.whole() {
+        8 * SECOND
+    } else if scene.file.vip(vip).is_some_and(|plan| !plan.heartbeat.is_empty()) {
+        3_500 * MILLISECOND
+    } else if scene.network.mutes() {
+        1_500 * MILLISECOND
+    } else {
+        0
+    };
     waits + kernel + probes + shadows + 3 * scene.network.longest() + MILLISECOND
 }
 

@@ -4,6 +4,7 @@
 //! cut n1 | cut n1 -> n2 [IPv4|IPv6] | cut n1 <-> n2       heal, with the same words
 //! mute n1 -> n2                                           adverts alone; unmute, with the same words
 //! cut n1 <-> witness                                      whom all nodes ping
+//! cut beside                                              the second cable of all, for `heartbeat = ["eth1"]`
 //! deaf n1 IPv6                                            hearing n1 IPv6
 //! loss 10% | duplicate 10% | damage 10% | delay 50ms      0 ends it
 //! freeze n1 | suspend n1 | upgrade n1                          continue n1
@@ -159,6 +160,7 @@ fn cut(names: &Names, words: &[&str], cut: bool) -> Result<Fault, String> {
         [node, "<->", "witness"] => {
             Fault::Pair { a: names.node(node)?, b: u8::try_from(WITNESS).unwrap_or(u8::MAX), cut }
         }
+        ["beside"] => Fault::Beside { cut },
         [node] => Fault::Isolate { machine: names.node(node)?, cut },
         [a, "<->", b] => Fault::Pair { a: names.node(a)?, b: names.node(b)?, cut },
         [from, "->", to] => {

@@ -1,0 +1,96 @@
+//! What a node shows of itself.
+
+use super::{Node, Stopping};
+use crate::election::VirtualRouter;
+use crate::event::Role;
+use crate::types::{CheckId, Instant, NodeId};
+use crate::view::{CheckView, LostView, Maintenance, PeerView, View, VipView};
+
+impl Node {
+    /// Everything that is worth showing.
+    #[must_use]
+    pub fn view(&self, now: Instant) -> View {
+        let name = |node: NodeId| {
+            self.plan.nodes.get(node.index()).map_or_else(String::new, |node| node.name.clone())
+        };
+        let remaining = |until: Instant| (until != Instant::FAR).then(|| until.since(now));
+        View {
+            cluster: self.plan.cluster.clone(),
+            node: name(self.plan.me),
+            stopping: self.stopping != Stopping::No,
+            maintenance: self.maintenance.map(|until| Maintenance { remaining: remaining(until) }),
+            vips: self.routers().map(|(_, router)| self.view_vip(now, router)).collect(),
+            checks: (0..)
+                .map(CheckId)
+                .zip(&self.plan.checks)
+                .map(|(id, check)| CheckView {
+                    name: check.name.clone(),
+                    state: self.health.state(id),
+                    detail: self.health.detail(id).to_owned(),
+                })
+                .collect(),
+            peers: (0..)
+                .map(NodeId)
+                .zip(&self.plan.nodes)
+                .filter(|(id, _)| *id != self.plan.me)
+                .map(|(id, node)| PeerView {
+                    name: node.name.clone(),
+                    addresses: node.addresses.clone(),
+                    vrrp_only: node.vrrp_only,
+                    last_advert: self
+                        .last_advert
+                        .get(id.index())
+                        .copied()
+                        .flatten()
+                        .map(|at| now.since(at)),
+                })
+                .collect(),
+        }
+    }
+
+    fn view_vip(&self, now: Instant, router: &VirtualRouter) -> VipView {
+        let plan = router.plan();
+        let me = self.plan.nodes.get(self.plan.me.index()).map(|node| node.name.clone());
+        let name = |node: NodeId| {
+            self.plan.nodes.get(node.index()).map_or_else(String::new, |node| node.name.clone())
+        };
+        let followed = router.followed();
+        let (holder, holder_priority) = match router.role() {
+            Role::Active => (me, Some(router.effective_priority())),
+            Role::Idle | Role::Backup => (
+                followed.map(|(who, _)| who.words(&self.plan)),
+                followed.map(|(_, priority)| priority),
+            ),
+        };
+        VipView {
+            name: plan.name.clone(),
+            vrid: plan.vrid,
+            interface: self
+                .interfaces
+                .get(plan.interface.index())
+                .map_or_else(String::new, |(name, _)| name.clone()),
+            addresses: plan.addresses.clone(),
+            role: router.role(),
+            since: now.since(router.since()),
+            reason: router.last_reason().map(|reason| reason.words(&self.plan)),
+            standing: router.standing(),
+            obstacle: router.obstacle().map(|obstacle| obstacle.words(&self.plan)),
+            priority: router.priority(),
+            effective_priority: router.effective_priority(),
+            holder,
+            holder_priority,
+            hears: router.heard_nodes(now).map(name).collect(),
+            lost: router
+                .lost()
+                .map(|lost| LostView {
+                    peer: name(lost.node),
+                    incoming: lost.incoming,
+                    lasting: now.since(lost.since),
+                })
+                .collect(),
+            foreign_owner: router.foreign_owner(),
+            awaited: router.awaited(),
+            counters: router.counters(),
+        }
+    }
+}

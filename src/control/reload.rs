@@ -1,0 +1,75 @@
+//! A reload: the file is read again, beside the control plane's thread, and taken whole or not at all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::log::{Log, Severity};
+use super::{Control, Refusal, startup};
+use crate::engine::messages::ToEngine;
+use crate::exit::Exit;
+
+/// A disk that takes longer to give the cluster file out hangs; the file in force stays.
+const FILE_READ_WITHIN: Duration = Duration::from_secs(3);
+
+impl Control {
+    /// Reads the file again: all of it is taken, or nothing changes.
+    pub(super) async fn reload(&mut self, by: &str) -> Result<String, String> {
+        let (chosen, log) = match self.read_again().await {
+            Ok(taken) => taken,
+            Err(refusal) => {
+                let head = format!(
+                    "the cluster file was not taken (asked by {by}); the old one stays in force"
+                );
+                for line in refusal.text.lines().filter(|line| !line.is_empty()) {
+                    let line = line.strip_prefix("error: ").unwrap_or(line);
+                    self.log.line(Severity::Error, None, line);
+                }
+                let first = refusal.text.lines().next().unwrap_or_default();
+                self.note(Severity::Error, "reload_refused", None, &format!("{head}: {first}"));
+                self.file_error = Some(refusal.text.clone());
+                return Err(format!("{head}:\n{}", refusal.text.trim_end()));
+            }
+        };
+        self.log = log;
+        self.file_error = None;
+        self.generation += 1;
+        self.notifier.replace(chosen.cluster.notify.clone());
+        self.cluster = Arc::new(chosen.cluster);
+        self.plan = chosen.plan;
+        let plan = Box::new(self.plan.clone());
+        if !self.engine.offer(ToEngine::Plan { generation: self.generation, plan }) {
+            return Err("the engine is stuck and didn't take the file".to_owned());
+        }
+        self.start_checks();
+        self.arrange_link();
+        let file = self.paths.file.display();
+        let text = format!("{file} was read again and taken (asked by {by})");
+        self.log.line(Severity::Notice, None, &text);
+        let warnings = chosen.warnings.unwrap_or_default();
+        Ok(format!("{warnings}{text}"))
+    }
+
+    /// The file and its log, without which it isn't taken; not on this thread, for disks hang.
+    async fn read_again(&self) -> Result<(startup::Chosen, Log), Refusal> {
+        let (paths, node, lost) = (self.paths.clone(), self.node.clone(), self.log.losses());
+        let reading = tokio::task::spawn_blocking(move || {
+            let chosen = startup::choose(&paths, Some(&node))?;
+            let log = Log::open(&chosen.cluster.log, &lost)
+                .map_err(|error| Refusal::because(Exit::BadFile, &error.to_string()))?;
+            Ok((chosen, log))
+        });
+        match tokio::time::timeout(FILE_READ_WITHIN, reading).await {
+            Ok(Ok(taken)) => taken,
+            Ok(Err(bug)) => Err(Refusal::because(Exit::Failed, &format!("reading failed: {bug}"))),
+            Err(_) => {
+                let text = format!(
+                    "the disk hasn't given out {}, or opened its log file, within {} s; look at \
+                     dmesg and mounts, then reload again",
+                    self.paths.file.display(),
+                    FILE_READ_WITHIN.as_secs()
+                );
+                Err(Refusal::because(Exit::Failed, &text))
+            }
+        }
+    }
+}
