@@ -138,13 +138,7 @@ pub(crate) struct Program {
 impl Program {
     /// The program and all of its descendants.
     pub(crate) fn processes(&self) -> Vec<u32> {
-        let mut all = vec![self.pid];
-        let mut next = 0;
-        while let Some(pid) = all.get(next).copied() {
-            all.extend(children_of(pid));
-            next += 1;
-        }
-        all
+        family_of(self.pid)
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
@@ -195,6 +189,17 @@ pub(crate) fn wait_for<T>(longest: Duration, mut what: impl FnMut() -> Option<T>
         }
         thread::sleep(PAUSE);
     }
+}
+
+/// A process and all of its descendants.
+pub(crate) fn family_of(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    let mut next = 0;
+    while let Some(pid) = all.get(next).copied() {
+        all.extend(children_of(pid));
+        next += 1;
+    }
+    all
 }
 
 fn child_of(pid: u32) -> Option<u32> {

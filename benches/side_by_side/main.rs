@@ -4,15 +4,21 @@
 //! figures mean.
 
 mod bare;
+#[allow(dead_code, reason = "the tests' nodes can do more")]
+#[path = "../../tests/sync/cluster.rs"]
+mod cluster;
 mod configs;
 mod cpu;
 mod drills;
 mod host;
+#[path = "../../tests/hosts/mod.rs"]
+mod hosts;
 mod memory;
 mod report;
 mod start;
 mod stress;
 mod switchover;
+mod sync;
 mod usage;
 
 use std::fs::{self, File};
@@ -26,12 +32,13 @@ use report::{Figure, Machine, Report};
 
 const HELP: &str = "\
 cargo xtask bench [--quick] [--json] [NAME…]      (--only NAME,… says the same)
+                  sync is all that begins with sync-
 
 ";
 
 type Measure = fn(&Path, &Options) -> Result<Vec<Figure>>;
 
-const MEASURES: [(&str, &str, Measure); 9] = [
+const MEASURES: [(&str, &str, Measure); 12] = [
     ("faults", "time without an answer, by fault", drills::measure),
     ("switchover", "a planned move there and back, with all kinds of clients", switchover::measure),
     ("cpu-100ms", "CPU per advert, 200 VIPs at 100 ms", cpu_100_ms),
@@ -41,6 +48,9 @@ const MEASURES: [(&str, &str, Measure); 9] = [
     ("memory", "resident memory", memory::measure),
     ("start", "start to first advert", start::first_advert),
     ("thousand", "1,000 VIPs on 4 interfaces", start::thousand),
+    ("sync-two", "one file saved, beside inotifywait and rsync, 2 nodes", sync::two),
+    ("sync-five", "one file saved, beside inotifywait and rsync, 5 nodes", sync::five),
+    ("sync-many", "10,000 files: first sync, one change, idle scan", sync::many),
 ];
 
 pub(crate) struct Options {
@@ -120,6 +130,10 @@ fn read(arguments: &[String]) -> Result<Option<Options>> {
             "--only" => {
                 let names = rest.next().context("--only wants names")?;
                 options.only = names.split(',').map(str::to_owned).collect();
+            }
+            "sync" => {
+                let names = MEASURES.iter().map(|(name, _, _)| (*name).to_owned());
+                options.only.extend(names.filter(|name| name.starts_with("sync-")));
             }
             // Cargo says so to every bench.
             "--bench" => {}

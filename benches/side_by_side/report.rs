@@ -11,17 +11,38 @@ pub(crate) struct Figure {
     pub(crate) keepalived: Option<f64>,
     /// The loop of [`crate::bare`], where it makes sense.
     pub(crate) bare: Option<f64>,
+    /// inotifywait and an rsync daemon, where files are shared.
+    pub(crate) rsync: Option<f64>,
     pub(crate) target: Option<String>,
     /// Whether the target is met; `None` where there is none.
     pub(crate) met: Option<bool>,
     pub(crate) notes: Vec<String>,
+    /// It is about shared files: a table of its own.
+    #[serde(skip)]
+    files: bool,
 }
 
 impl Figure {
+    /// About shared files.
+    pub(crate) fn of_files(what: impl Into<String>, unit: &'static str) -> Self {
+        Self { files: true, ..Self::new(what, unit) }
+    }
+
     pub(crate) fn new(what: impl Into<String>, unit: &'static str) -> Self {
         let (what, notes) = (what.into(), Vec::new());
-        let (standin, keepalived, bare, target, met) = (None, None, None, None, None);
-        Self { what, unit, standin, keepalived, bare, target, met, notes }
+        let (standin, keepalived, bare, rsync) = (None, None, None, None);
+        Self {
+            what,
+            unit,
+            standin,
+            keepalived,
+            bare,
+            rsync,
+            target: None,
+            met: None,
+            notes,
+            files: false,
+        }
     }
 
     pub(crate) fn aim(mut self, target: impl Into<String>, met: bool) -> Self {
@@ -50,28 +71,19 @@ pub(crate) struct Report {
 
 const HEAD: [&str; 8] = ["", "unit", "standin", "keepalived", "bare loop", "s/k", "s/b", "target"];
 
+const FILES: [&str; 6] = ["", "unit", "standin", "rsync", "s/r", "target"];
+
 impl Report {
     pub(crate) fn table(&self) -> String {
-        let mut rows = vec![HEAD.map(str::to_owned)];
-        rows.push(std::array::from_fn(|_| "---".to_owned()));
-        rows.extend(self.figures.iter().map(row));
-        let widths: [usize; HEAD.len()] = std::array::from_fn(|column| {
-            rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
-        });
         let machine = &self.machine;
         let mut text = format!(
-            "{}, {} cores, Linux {}, {}, load {} at the start\n\n",
+            "{}, {} cores, Linux {}, {}, load {} at the start\n",
             machine.processor, machine.cores, machine.kernel, machine.keepalived, machine.load
         );
-        for row in &rows {
-            let cells: Vec<_> = (row.iter().zip(widths))
-                .map(|(cell, width)| match cell.as_str() {
-                    "---" => "-".repeat(width.max(3)),
-                    cell => format!("{cell:<width$}"),
-                })
-                .collect();
-            text += &format!("| {} |\n", cells.join(" | "));
-        }
+        let (files, others): (Vec<_>, Vec<_>) =
+            self.figures.iter().partition(|figure| figure.files);
+        text += &grid(&HEAD, others.into_iter().map(|it| row(it).to_vec()).collect());
+        text += &grid(&FILES, files.into_iter().map(|it| files_row(it).to_vec()).collect());
         for figure in &self.figures {
             for note in &figure.notes {
                 text += &format!("\n{}: {note}\n", figure.what);
@@ -85,25 +97,66 @@ impl Report {
     }
 }
 
-fn row(figure: &Figure) -> [String; HEAD.len()] {
-    let ratio = |other: Option<f64>| match (figure.standin, other) {
+/// A table; nothing where there are no rows.
+fn grid(head: &[&str], body: Vec<Vec<String>>) -> String {
+    if body.is_empty() {
+        return String::new();
+    }
+    let mut rows = vec![head.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>()];
+    rows.push(vec!["---".to_owned(); head.len()]);
+    rows.extend(body);
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<usize> = (0..head.len()).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = "\n".to_owned();
+    for row in &rows {
+        let cells: Vec<_> = (row.iter().zip(&widths))
+            .map(|(cell, width)| match cell.as_str() {
+                "---" => "-".repeat((*width).max(3)),
+                cell => format!("{cell:<width$}"),
+            })
+            .collect();
+        text += &format!("| {} |\n", cells.join(" | "));
+    }
+    text
+}
+
+fn ratio(own: Option<f64>, other: Option<f64>) -> String {
+    match (own, other) {
         (Some(own), Some(other)) if other > 0.0 => format!("{:.2}", own / other),
         _ => String::new(),
-    };
+    }
+}
+
+fn target(figure: &Figure) -> String {
     let verdict = match figure.met {
         Some(true) => ": met",
         Some(false) => ": MISSED",
         None => "",
     };
+    format!("{}{verdict}", figure.target.clone().unwrap_or_default())
+}
+
+fn row(figure: &Figure) -> [String; HEAD.len()] {
     [
         figure.what.clone(),
         figure.unit.to_owned(),
         number(figure.standin),
         number(figure.keepalived),
         number(figure.bare),
-        ratio(figure.keepalived),
-        ratio(figure.bare),
-        format!("{}{verdict}", figure.target.clone().unwrap_or_default()),
+        ratio(figure.standin, figure.keepalived),
+        ratio(figure.standin, figure.bare),
+        target(figure),
+    ]
+}
+
+fn files_row(figure: &Figure) -> [String; FILES.len()] {
+    [
+        figure.what.clone(),
+        figure.unit.to_owned(),
+        number(figure.standin),
+        number(figure.rsync),
+        ratio(figure.standin, figure.rsync),
+        target(figure),
     ]
 }
 

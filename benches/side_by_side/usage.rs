@@ -35,3 +35,20 @@ pub(crate) fn memory_kb(program: &Program) -> Result<(u64, usize)> {
     }
     Ok((sum, processes.len()))
 }
+
+/// Time on a CPU so far of the threads of that name, of a process and all that it has started.
+pub(crate) fn thread_time(pid: u32, name: &str) -> Result<Duration> {
+    let mut nanos = None;
+    for pid in crate::host::family_of(pid) {
+        for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten() {
+            let task = task?.path();
+            if fs::read_to_string(task.join("comm"))?.trim() == name {
+                let text = fs::read_to_string(task.join("schedstat"))?;
+                let word = text.split_whitespace().next().unwrap_or_default();
+                let more = word.parse::<u64>().context("/proc/PID/task/TID/schedstat")?;
+                nanos = Some(nanos.unwrap_or(0) + more);
+            }
+        }
+    }
+    nanos.map(Duration::from_nanos).with_context(|| format!("there is no thread {name}"))
+}

@@ -1,11 +1,12 @@
 //! What a configuration could do beyond serving: load foreign modules, run code, show files of the host.
 //! Whoever may write the active's files would else become root on every node.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::path::Path;
 
 use standin_config::nginx::lexer::{Lexer, TokenKind};
+use standin_tree::hash::Hash;
 use standin_tree::manifest::{Kind, Manifest};
 use standin_tree::store::Store;
 
@@ -46,13 +47,14 @@ const CODE: [&str; 13] = [
 
 const APPROVED: &str = "approved";
 
-/// Everything of the kind in a generation's files, in words that an operator can judge.
-pub(super) fn of(store: &Store, manifest: &Manifest) -> BTreeSet<String> {
+/// Everything of the kind in a generation's files, in words that an operator can judge; contents in
+/// `known` aren't looked at.
+pub(super) fn of(store: &Store, manifest: &Manifest, known: &HashSet<Hash>) -> BTreeSet<String> {
     let roots: Vec<&Path> = manifest.roots().iter().map(|root| root.path.as_path()).collect();
     let mut found = BTreeSet::new();
     for (_, entry) in manifest.entries() {
         let Kind::File { size, hash, .. } = entry.kind else { continue };
-        if size > FILE {
+        if size > FILE || known.contains(&hash) {
             continue;
         }
         // A content that can't be read fails the test of the whole.

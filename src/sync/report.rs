@@ -1,6 +1,6 @@
 //! What operators see of the shared files, and what must not come from others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -231,15 +231,25 @@ pub(super) fn unapproved(
     dir: &Path,
 ) -> BTreeSet<String> {
     // Of the files as nginx would read them; those that can't be filled in are never live.
-    let powers = |manifest: &Manifest| {
-        let resolved = lens.resolved(store, manifest);
-        powers::of(store, resolved.as_ref().unwrap_or(manifest))
-    };
-    let mut known = powers::approved(dir);
-    if let Some(before) = before.and_then(|before| store.manifest(&own(before)).ok()) {
-        known.extend(powers(&before));
+    let filled = |manifest: Manifest| lens.resolved(store, &manifest).unwrap_or(manifest);
+    let manifest = filled(manifest.clone());
+    let before = before.and_then(|before| store.manifest(&own(before)).ok());
+    let before = before.map(filled).unwrap_or_default();
+    let roots = |of: &Manifest| of.roots().iter().map(|root| root.path.clone()).collect::<Vec<_>>();
+    // What was there already brings nothing new; of ten thousand files one has changed. With other
+    // roots the same words may mean something else.
+    let mut known = HashSet::new();
+    if roots(&before) == roots(&manifest) {
+        known.extend(before.contents().into_keys());
     }
-    powers(manifest).difference(&known).cloned().collect()
+    let mut new = powers::of(store, &manifest, &known);
+    if !new.is_empty() {
+        let known = powers::of(store, &before, &HashSet::new());
+        new.retain(|one| !known.contains(one));
+        let approved = powers::approved(dir);
+        new.retain(|one| !approved.contains(one));
+    }
+    new
 }
 
 /// Asks for an approval, where there is something to approve.

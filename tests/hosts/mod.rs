@@ -22,7 +22,11 @@ use standin_linux::spawn::{self, Birth};
 
 /// The binary under test, as every host sees it.
 pub(crate) const STANDIN: &str = "/run/bin/standin";
-const PROGRAM: &str = env!("CARGO_BIN_EXE_standin");
+
+/// The build that belongs to these tests, or the one that `STANDIN_BINARY` names.
+fn program() -> String {
+    std::env::var("STANDIN_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_standin").to_owned())
+}
 
 /// Where a host's daemons write their output.
 const LOGS: &str = "/run/logs";
@@ -202,7 +206,7 @@ impl Host {
         command
             .args(["--net", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"])
             .args(["--mount-proc", "sh", "-c", FURNISH])
-            .envs([("NAME", name), ("PROGRAM", PROGRAM), ("EMPTY", EMPTY)])
+            .envs([("NAME", name), ("PROGRAM", &program()), ("EMPTY", EMPTY)])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             // unshare grumbles when its child is killed, which is how every host ends.
@@ -462,6 +466,11 @@ impl Daemon {
         wait_until("the killed processes to be gone", Duration::from_secs(10), || {
             all.iter().all(dead)
         });
+    }
+
+    /// It and all that it has started, as this process numbers them.
+    pub(crate) fn family(&self) -> Vec<u32> {
+        descendants(self.pid)
     }
 
     /// SIGSTOP, or SIGCONT, to it and to all that it has started.

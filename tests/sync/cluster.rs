@@ -37,11 +37,17 @@ pub(crate) fn conf(answer: &str) -> String {
 impl Cluster {
     /// Nodes n1, n2, … that are joined; n1 is active. `extra` goes into `[sync]`.
     pub(crate) fn new(count: usize, conf: &str, extra: &str) -> Self {
+        Self::on(count, conf, extra, |_| ())
+    }
+
+    /// As [`Cluster::new`]; each host is furnished before anything is put there.
+    pub(crate) fn on(count: usize, conf: &str, extra: &str, furnish: impl Fn(&Host)) -> Self {
         let lan = Lan::new();
         let mut nodes: Vec<Node> = (1..=count)
             .map(|number| {
                 let address = format!("192.168.1.{}", 188 + number);
                 let host = lan.host(&format!("n{number}"), &[&format!("{address}/24")]);
+                furnish(&host);
                 let conf = conf.to_owned();
                 Node { host, address, conf, daemon: None }
             })

@@ -6,9 +6,14 @@
 mod cluster;
 #[path = "../hosts/mod.rs"]
 mod hosts;
+mod killed;
 mod outside;
+mod refused;
 mod rsync;
+mod storm;
 mod tickets;
+#[path = "../../crates/tree/tests/common/mod.rs"]
+mod tree;
 mod trust;
 mod values;
 

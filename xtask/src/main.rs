@@ -1,4 +1,4 @@
-//! The project's chores: `cargo xtask demo | test | sim | fuzz | bench`.
+//! The project's chores: `cargo xtask demo | test | sim | soak | fuzz | bench`.
 
 mod fuzz;
 mod packages;
@@ -17,8 +17,10 @@ cargo xtask COMMAND [ARGUMENTS]
                 (arguments go to `standin lab --drill`, e.g. --repeat 5)
   test          everything that CI runs
   sim [ARGS]    the simulator (arguments go to `standin-sim run`, e.g. --hours 100 --seed 7)
+  soak [SECS]   the storm of writers with dying nodes, SECS seconds long (default 60)
   fuzz [SECS]   every fuzz target, SECS seconds each (default 300)
-  bench [NAME…] standin and keepalived side by side (bench --help says which)
+  bench [NAME…] standin side by side with keepalived, and with inotifywait and rsync
+                (bench --help says which; bench sync: only the shared files)
 ";
 
 /// How long each fuzz target runs within `test`.
@@ -26,6 +28,9 @@ const FUZZ_IN_TEST_S: u32 = 15;
 
 /// How long each fuzz target runs by default.
 const FUZZ_S: u32 = 300;
+
+/// How long the writers write by default.
+const SOAK_S: &str = "60";
 
 /// Simulated hours within `test`, for fixed and fresh seeds each.
 const SIM_IN_TEST_HOURS: &str = "20";
@@ -42,6 +47,7 @@ fn main() -> ExitCode {
             .first()
             .map_or(Ok(FUZZ_S), |seconds| seconds.parse().context("seconds"))
             .and_then(fuzz_all),
+        "soak" => soak(rest.first().map_or(SOAK_S, String::as_str)),
         "bench" => bench(&rest),
         _ => {
             eprint!("{HELP}");
@@ -100,6 +106,15 @@ fn simulator(arguments: &[&str]) -> Command {
 fn fuzz_all(seconds: u32) -> Result<()> {
     packages::install()?;
     fuzz::run(&root(), seconds)
+}
+
+/// The suite has a short one.
+fn soak(seconds: &str) -> Result<()> {
+    seconds.parse::<u32>().context("seconds")?;
+    packages::install()?;
+    let mut test = cargo(&["test", "--quiet", "--test", "sync", "--", "--exact"]);
+    test.args(["storm::after_a_storm_with_dying_nodes_and_cut_cables_all_trees_are_equal"]);
+    run(test.env("STANDIN_STORM_S", seconds))
 }
 
 fn bench(arguments: &[String]) -> Result<()> {

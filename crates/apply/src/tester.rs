@@ -11,7 +11,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use standin_config::nginx::title::{Arguments, Title};
@@ -227,11 +227,14 @@ fn answer(request: &Request) -> Result<Answer, String> {
     let start = request.master.and_then(|pid| fs::read_link(format!("/proc/{pid}/cwd")).ok());
     let start = start.unwrap_or_else(|| PathBuf::from("/"));
     let bound = request.master.map(|master| system::listening_tcp(master).unwrap_or_default());
+    // What it says of itself is the same before and after, where it finds its libraries here.
+    let here = request.master.is_none_or(system::same_mount_namespace);
+    let begun = (here && program.user.is_none()).then(|| begin(&program, &["-V"]));
     let again = enter(request)?;
     let places: Vec<PathBuf> = again.iter().map(|(place, _)| place.clone()).collect();
 
-    let build = said_of(&program, &["-V"], end).1;
-    let build = Build::parse(&build);
+    let begun = begun.unwrap_or_else(|| begin(&program, &["-V"]));
+    let build = Build::parse(&end_of(begun, end).1);
     let compiled = |pick: fn(&Build) -> &PathBuf| build.as_ref().map(|build| pick(build).clone());
     let prefix = arguments.prefix.as_ref().map(|given| start.join(given));
     let prefix = prefix.or_else(|| compiled(|build| &build.prefix)).unwrap_or_else(|| "/".into());
@@ -256,7 +259,7 @@ fn answer(request: &Request) -> Result<Answer, String> {
     if let Some(globals) = &arguments.globals {
         line.extend(["-g".into(), globals.into()]);
     }
-    let (ended, said) = said_of(&program, &line, end);
+    let (ended, said) = end_of(begin(&program, &line), end);
     let verdict = match ended {
         Some(true) => Verdict::Good,
         Some(false) => Verdict::Bad,
@@ -330,12 +333,8 @@ fn open(file: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Runs nginx; `None` when it had to be killed.
-fn said_of<S: AsRef<std::ffi::OsStr>>(
-    runner: &Runner,
-    line: &[S],
-    end: Instant,
-) -> (Option<bool>, String) {
+/// Starts nginx.
+fn begin<S: AsRef<std::ffi::OsStr>>(runner: &Runner, line: &[S]) -> io::Result<Child> {
     let mut command = Command::new(&runner.program);
     command.arg0("nginx").args(line).env_clear().current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -343,7 +342,12 @@ fn said_of<S: AsRef<std::ffi::OsStr>>(
     if let Some(user) = &runner.user {
         user.applies_to(&mut command);
     }
-    let mut child = match command.spawn() {
+    command.spawn()
+}
+
+/// Waits for its end, and what it has said; `None` when it had to be killed.
+fn end_of(begun: io::Result<Child>, end: Instant) -> (Option<bool>, String) {
+    let mut child = match begun {
         Ok(child) => child,
         Err(error) => return (Some(false), format!("nginx can't be run: {error}")),
     };

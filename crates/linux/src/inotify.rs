@@ -26,7 +26,12 @@ const ASKED: WatchFlags = WatchFlags::MODIFY
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hint<'a> {
     /// Something happened to `name` in the directory of that watch, or to the directory itself.
-    Changed { watch: i32, name: Option<&'a [u8]> },
+    Changed {
+        watch: i32,
+        name: Option<&'a [u8]>,
+        /// `name` is a directory that was made there, or moved there.
+        folder: bool,
+    },
     /// The watch is gone, with its directory or by [`Inotify::forget`].
     Ended { watch: i32 },
     /// The queue was full: anything may have happened anywhere.
@@ -82,7 +87,9 @@ impl Inotify {
                         each(Hint::Ended { watch });
                     } else {
                         let name = event.file_name().map(std::ffi::CStr::to_bytes);
-                        each(Hint::Changed { watch, name });
+                        let here = ReadFlags::CREATE | ReadFlags::MOVED_TO;
+                        let folder = flags.contains(ReadFlags::ISDIR) && flags.intersects(here);
+                        each(Hint::Changed { watch, name, folder });
                     }
                 }
                 Err(Errno::AGAIN) => return Ok(any),

@@ -270,3 +270,30 @@ fn too_few_watches_are_said_once_and_the_tree_is_polled() {
     seen.next();
     assert!(begin.elapsed() < standin_tree::watch::POLL / 2, "there are watches again");
 }
+
+#[test]
+fn a_burst_in_directories_that_it_makes_is_one_change() {
+    let room = Room::new();
+    room.write("nginx.conf", "events {}");
+    let seen = Seen::of(&room, hints());
+    seen.next();
+    for round in 0..3 {
+        let mut longest = Duration::ZERO;
+        let mut last = Instant::now();
+        for file in 0..60 {
+            room.write(&format!("new{round}/d{}/e/f{file}", file % 5), "text");
+            std::thread::sleep(SETTLE / 10);
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+        }
+        let (scan, ..) = seen.next();
+        // A machine that stood still itself has seen quiet time.
+        if longest < SETTLE / 2 {
+            let folder = format!("new{round}/");
+            let paths = scan.manifest.roots()[0].entries.iter().map(|entry| &entry.path);
+            let files = paths.filter(|path| path.starts_with(folder.as_bytes()));
+            assert_eq!(files.count(), 60 + 10, "all of it, and nothing before");
+        }
+        while seen.reports.recv_timeout(SETTLE * 3).is_ok() {}
+    }
+}

@@ -296,6 +296,15 @@ impl Watcher {
 
     fn take(&mut self, scan: Scan, now: Instant) {
         self.moving = !scan.settled;
+        let fresh = self.places.as_ref().is_some_and(|places| places.fresh() > 0);
+        if fresh && self.last.is_some() && !self.asked {
+            // In these directories nobody has waited for quiet time yet.
+            let over = self.quiet.is_burst() && self.quiet.is_patience_over(now);
+            self.quiet.hint(now);
+            if !over {
+                return;
+            }
+        }
         if !scan.settled {
             // What moved gave a hint, if hints there are; else this reading is one.
             if !self.quiet.is_burst() {

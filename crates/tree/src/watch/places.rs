@@ -6,16 +6,18 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, openat};
 use standin_linux::inotify::{Hint, Inotify};
 
+use crate::manifest::MAX_DEPTH;
 use crate::read::{Directory, Spec};
+use crate::stamp::open_directory;
 
 /// One watched directory.
 #[derive(Debug, Default)]
 struct Watched {
     /// It is part of a root: the root, and the path in it.
-    within: Option<(PathBuf, Vec<u8>)>,
+    within: Option<Within>,
     /// Names in it that are roots.
     names: Vec<Vec<u8>>,
 }
@@ -27,9 +29,14 @@ pub(super) struct Places {
     watched: HashMap<i32, Watched>,
     /// Those that the walk under way has come to.
     seen: HashSet<i32>,
+    /// Directories that the walk under way has come to and nobody had watched.
+    fresh: usize,
     /// The first watch that was refused in this walk.
     refused: Option<io::Error>,
 }
+
+/// A directory of the tree: its root, and the path in it.
+type Within = (PathBuf, Vec<u8>);
 
 impl Places {
     pub(super) fn new() -> io::Result<Self> {
@@ -37,6 +44,7 @@ impl Places {
             inotify: Inotify::new()?,
             watched: HashMap::new(),
             seen: HashSet::new(),
+            fresh: 0,
             refused: None,
         })
     }
@@ -49,6 +57,7 @@ impl Places {
     /// exchanged is seen.
     pub(super) fn begin(&mut self, spec: &Spec) {
         self.seen.clear();
+        self.fresh = 0;
         self.refused = None;
         for root in spec.roots() {
             self.hold(root);
@@ -74,8 +83,36 @@ impl Places {
 
     /// In a walk: a directory that is about to be listed.
     pub(super) fn directory(&mut self, directory: Directory<'_>) {
+        let known = self.watched.len();
         if let Some(watched) = self.add(directory.fd) {
             watched.within = Some((directory.root.to_owned(), directory.relative.to_vec()));
+            self.fresh += usize::from(self.watched.len() > known);
+        }
+    }
+
+    /// How many directories the last walk has found that nobody had watched: whether it was quiet in
+    /// them before isn't known.
+    pub(super) const fn fresh(&self) -> usize {
+        self.fresh
+    }
+
+    /// A directory that has just come, and all below it: watched from now on, not only from the next
+    /// walk on. Else a burst in it would look like quiet time.
+    fn enter(&mut self, (root, relative): &Within, spec: &Spec, depth: usize) {
+        let path = root.join(Path::new(std::ffi::OsStr::from_bytes(relative)));
+        // What has gone again, or can't be read, is the next walk's business.
+        let Ok(fd) = open_directory(CWD, path.as_os_str().as_bytes()) else { return };
+        let Some(watched) = self.add(fd.as_fd()) else { return };
+        watched.within = Some((root.clone(), relative.clone()));
+        let Ok(listed) = Dir::read_from(&fd) else { return };
+        for entry in listed.flatten().filter(|entry| entry.file_type() == FileType::Directory) {
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." && depth < MAX_DEPTH {
+                let below = joined(relative, name);
+                if !spec.exclude().exclude(root, &below) {
+                    self.enter(&(root.clone(), below), spec, depth + 1);
+                }
+            }
         }
     }
 
@@ -117,19 +154,40 @@ impl Places {
     pub(super) fn take(&mut self, spec: &Spec) -> io::Result<bool> {
         let (inotify, watched) = (&mut self.inotify, &mut self.watched);
         let mut concerned = false;
+        let mut come: HashSet<Within> = HashSet::new();
         inotify.take(|hint| {
             concerned |= match hint {
                 Hint::Overflow => true,
                 Hint::Ended { watch } => {
                     watched.remove(&watch).is_some_and(|it| it.within.is_some())
                 }
-                Hint::Changed { watch, name } => {
-                    watched.get(&watch).is_some_and(|place| concerns(place, name, spec))
+                Hint::Changed { watch, name, folder } => {
+                    let place = watched.get(&watch);
+                    let concerns = place.is_some_and(|place| concerns(place, name, spec));
+                    let within = place.and_then(|place| place.within.as_ref());
+                    if let (true, true, Some((root, relative)), Some(name)) =
+                        (folder, concerns, within, name)
+                    {
+                        come.insert((root.clone(), joined(relative, name)));
+                    }
+                    concerns
                 }
             };
         })?;
+        for within in come {
+            self.enter(&within, spec, 0);
+        }
         Ok(concerned)
     }
+}
+
+fn joined(relative: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = relative.to_vec();
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend(name);
+    path
 }
 
 fn concerns(place: &Watched, name: Option<&[u8]>, spec: &Spec) -> bool {
@@ -138,10 +196,5 @@ fn concerns(place: &Watched, name: Option<&[u8]>, spec: &Spec) -> bool {
         return true;
     }
     let Some((root, relative)) = &place.within else { return false };
-    let mut path = relative.clone();
-    if !path.is_empty() {
-        path.push(b'/');
-    }
-    path.extend(name);
-    !spec.exclude().exclude(root, &path)
+    !spec.exclude().exclude(root, &joined(relative, name))
 }
