@@ -4,7 +4,7 @@
 //! figures mean.
 
 mod bare;
-#[allow(dead_code, reason = "the tests' nodes can do more")]
+#[allow(dead_code, clippy::unwrap_used, reason = "the tests' nodes can do more, and panic")]
 #[path = "../../tests/sync/cluster.rs"]
 mod cluster;
 mod configs;
