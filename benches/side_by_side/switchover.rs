@@ -5,8 +5,6 @@
 #[allow(dead_code, reason = "the tests need more of it")]
 #[path = "../../tests/switchover/cluster.rs"]
 mod cluster;
-#[path = "../../tests/hosts/mod.rs"]
-mod hosts;
 #[path = "../../tests/switchover/http2.rs"]
 mod http2;
 #[allow(clippy::unwrap_used, reason = "a bench that can't be set up has failed")]
@@ -23,9 +21,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use cluster::{Cluster, SOON, VIP, VIP_V6};
-use hosts::{Host, STANDIN};
 use load::{CROWD, Habit, Load, Seen};
 
+use crate::hosts::{self, Host, STANDIN};
 use crate::report::Figure;
 use crate::{Options, median};
 
