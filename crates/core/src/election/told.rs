@@ -197,7 +197,9 @@ impl VirtualRouter {
     pub(super) fn doubts(&mut self, who: Party, now: Instant) -> bool {
         let Party::Node(node) = who else { return false };
         let well = |told: Told| told.says.active && told.says.standing == Standing::Eligible;
-        let doubted = self.handovers.told(node).is_some_and(well);
+        // Who wasn't heard before is known by this advert alone.
+        let follows = self.followed().is_some_and(|(known, _)| known == who);
+        let doubted = follows && self.handovers.told(node).is_some_and(well);
         if doubted {
             self.doubted = Some((node, now));
         }

@@ -135,3 +135,13 @@ fn what_an_older_version_says_names_no_loss() {
     assert_eq!(rig.role(), Role::Active);
     rig.run(Duration::from_secs(5));
 }
+
+#[test]
+fn a_first_word_that_is_a_goodbye_is_believed() {
+    let mut rig = Rig::new(super::rig::plan());
+    rig.says(N1, WELL);
+    rig.hear("10.0.0.1", 0);
+    rig.run(ms(100));
+    assert_eq!(rig.role(), Role::Active);
+    assert!(matches!(rig.last_reason(), Reason::Released { .. }), "{:?}", rig.last_reason());
+}
