@@ -56,7 +56,9 @@ impl Driver {
                     return Err(format!("it is held: {}", view.state.held.unwrap_or_default()));
                 }
                 if accept_deletion {
-                    self.accepted = running.disk.as_ref().map(|disk| disk.tree);
+                    let lies = running.disk.as_ref().map(|disk| disk.tree);
+                    let served = running.replica.proven().map(|id| id.tree);
+                    self.accepted = lies.into_iter().chain(served).collect();
                 }
                 (Command::Resume { accept_deletion }, "it goes on".to_owned())
             }

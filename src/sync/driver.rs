@@ -126,8 +126,8 @@ pub(super) struct Driver {
     pub(super) found: mpsc::UnboundedSender<Found>,
     brief: watch::Sender<Option<said::Sync>>,
     pub(super) pusher: Pusher,
-    /// The tree whose deletions an operator has accepted last.
-    pub(super) accepted: Option<TreeHash>,
+    /// The trees whose deletions an operator has accepted last: what lies there and what is served.
+    pub(super) accepted: Vec<TreeHash>,
 }
 
 /// Until the daemon ends.
@@ -158,7 +158,7 @@ pub(super) async fn run(
         found,
         brief,
         pusher,
-        accepted: None,
+        accepted: Vec::new(),
     };
     let pushed = driver.pusher.moved();
     let mut tick = tokio::time::interval(LOOK);
@@ -374,8 +374,12 @@ impl Driver {
         });
     }
 
-    async fn saw(&mut self, sight: Sight) {
+    async fn saw(&mut self, mut sight: Sight) {
         self.looking = false;
+        // While another cluster file is taken up nginx is looked for anew, and runs all the same.
+        if sight.nginx.master.is_none() && self.sight.nginx.master.is_some_and(ground::is_master) {
+            sight.nginx = self.sight.nginx.clone();
+        }
         let appeared = self.sight.nginx.master.is_none() && sight.nginx.master.is_some();
         let holder = sight.holder.clone();
         // One that is being restarted keeps its place.
@@ -568,7 +572,7 @@ impl Driver {
             exclude: settings.exclude.clone(),
             store: Arc::clone(&running.store),
             dir: self.around.state_dir.join("sync").join(RSYNC),
-            accepted: self.accepted,
+            accepted: self.accepted.clone(),
         })
     }
 

@@ -387,6 +387,12 @@ fn remove(path: &Path) -> io::Result<()> {
     })
 }
 
+/// Whether an nginx still has this process for its master.
+pub(crate) fn is_master(pid: u32) -> bool {
+    let title = process::title(pid).and_then(|title| Title::parse(&title));
+    matches!(title, Some(Title::Master(_)))
+}
+
 /// The workers of a master that aren't leaving.
 fn workers(master: u32) -> Vec<u32> {
     let serves = |pid: &u32| {

@@ -59,14 +59,14 @@ pub(super) struct Goal {
     pub(super) store: Arc<Store>,
     /// Private, for trees that are sent.
     pub(super) dir: PathBuf,
-    /// A tree whose deletions an operator has said yes to.
-    pub(super) accepted: Option<TreeHash>,
+    /// Trees whose deletions an operator has said yes to.
+    pub(super) accepted: Vec<TreeHash>,
 }
 
 impl PartialEq for Goal {
     fn eq(&self, other: &Self) -> bool {
-        (self.id, &self.targets, &self.password_file, &self.exclude, self.accepted)
-            == (other.id, &other.targets, &other.password_file, &other.exclude, other.accepted)
+        (self.id, &self.targets, &self.password_file, &self.exclude, &self.accepted)
+            == (other.id, &other.targets, &other.password_file, &other.exclude, &other.accepted)
     }
 }
 
@@ -300,7 +300,7 @@ async fn one(load: &Load, goal: &Goal, to: &str) -> Result<Pushed, String> {
         return Ok(Pushed::Well);
     }
     let deletions = changes.deleted;
-    if goal.accepted != Some(goal.id.tree)
+    if !goal.accepted.contains(&goal.id.tree)
         && let Some(why) = suspicion(load, goal, changes).await
     {
         return Ok(Pushed::Held(why));

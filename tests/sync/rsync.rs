@@ -52,7 +52,7 @@ fn wait_target(node: &Node, state: &str) -> String {
 
 /// Has nginx load what was saved, which proves it.
 fn load(node: &Node) {
-    node.host.run(&format!("nginx -c {}/nginx.conf -s reload", node.conf));
+    node.order("apply nginx");
 }
 
 fn list(host: &Host, dir: &str) -> Vec<String> {
@@ -106,17 +106,25 @@ fn a_host_with_only_an_rsync_daemon_gets_what_is_proven() {
     n1.host.run("chmod 600 /etc/nginx/conf/conf.d/key.conf");
     load(n1);
     password(n1, n2);
-    // What never came from here isn't deleted without a yes.
+    // What never came from here isn't deleted without a yes, which counts for what is served although
+    // something else is saved.
     n1.save("conf.d/more.conf", "# more\n");
     load(n1);
+    n1.save("conf.d/later.conf", "# later\n");
+    n1.wait_own("saved, not loaded", |own| own["current"] == false);
     let why = wait_target(n1, "held");
     assert!(why.contains("10 of 10 files there never came from this cluster"), "{why}");
     assert_eq!(host.read("/run/conf/photo3"), "of the children\n");
     n1.order("sync resume --accept-deletion");
     wait_target(n1, "current");
     n1.host.wait_said("rsync_well", TARGET, SOON);
-    assert_eq!(list(&host, "/run/conf"), list(&n1.host, "/etc/nginx/conf"));
+    assert!(host.read("/run/conf/conf.d/later.conf").is_empty(), "it isn't served yet");
+    load(n1);
+    wait_until("the trees to be equal", SOON, || {
+        list(&host, "/run/conf") == list(&n1.host, "/etc/nginx/conf")
+    });
     assert_eq!(host.run("stat -c %a:%u /run/conf/conf.d/key.conf").trim(), "600:33");
+    wait_target(n1, "current");
     assert!(n1.order("status").contains(&format!("rsync {TARGET}  has")), "{}", n1.order("status"));
     // Saved is not proven; deleted is deleted; what is excluded is left alone.
     host.write("/run/conf/conf.d/notes.swp", "mine\n");

@@ -36,7 +36,7 @@ fn wait_site(node: &Node, answer: &str) {
 }
 
 fn load(node: &Node) {
-    node.host.run(&format!("nginx -c {}/nginx.conf -s reload", node.conf));
+    node.order("apply nginx");
 }
 
 /// The made file of the active is there.
