@@ -5,6 +5,7 @@
 //!                                 ├── machine, kernel   the shell's rules around a real core
 //!                                 └── network, traffic  real bytes on one bad segment
 //! ```
+//! The election's world; the shared files have one of their own, [`sync`].
 
 #![forbid(unsafe_code)]
 
@@ -25,6 +26,7 @@ pub mod random;
 pub mod replay;
 pub mod scenario;
 pub mod scene;
+pub mod sync;
 pub mod trace;
 mod traffic;
 pub mod witness;

@@ -1,5 +1,7 @@
 //! `standin-sim`: long runs over fresh seeds, scenarios, and the replay of what went wrong.
 
+mod shared_files;
+
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::process::ExitCode;
@@ -22,6 +24,10 @@ standin-sim run --seed N [--nodes A..B] --case K [--trace] [--packets]
     Runs one case again; --trace shows what happened, --packets each advert too.
 standin-sim run --seed N [--nodes A..B] --case K --record NODE
     Writes what the NODEth node of that case was told, in the form that replay reads.
+standin-sim sync [--seed N] [--hours H] [--threads T]
+    The same for the shared files: their replicas, disks and nginx. Without a seed, a fresh one.
+standin-sim sync --seed N --case K
+    Runs one case of it again; what happened is shown if a promise was broken.
 standin-sim scenario FILE...
     Runs stories and their expectations.
 standin-sim replay FILE
@@ -42,6 +48,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match words.split_first() {
         Some((&"run", rest)) => Options::read(rest).and_then(|options| options.run()),
+        Some((&"sync", rest)) => shared_files::command(rest),
         Some((&"scenario", files)) if !files.is_empty() => scenarios(files),
         Some((&"replay", [file])) => {
             fs::read_to_string(file).map_err(|why| format!("{file}: {why}")).and_then(|text| {

@@ -82,41 +82,48 @@ pub enum Seen {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Entry<D> {
     at: Nanos,
     number: u64,
-    due: Due,
+    due: D,
 }
 
-impl PartialEq for Entry {
+impl<D> PartialEq for Entry<D> {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Entry {}
+impl<D> Eq for Entry<D> {}
 
-impl PartialOrd for Entry {
+impl<D> PartialOrd for Entry<D> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Entry {
+impl<D> Ord for Entry<D> {
     /// The heap gives the greatest first, so the earliest is the greatest.
     fn cmp(&self, other: &Self) -> Ordering {
         (other.at, other.number).cmp(&(self.at, self.number))
     }
 }
 
-#[derive(Debug, Default)]
-pub struct Queue {
-    heap: BinaryHeap<Entry>,
+/// Of what is due in a [`crate::scene::Scene`], unless another world says what is due in it.
+#[derive(Debug)]
+pub struct Queue<D = Due> {
+    heap: BinaryHeap<Entry<D>>,
     number: u64,
 }
 
-impl Queue {
-    pub fn push(&mut self, at: Nanos, due: Due) {
+impl<D> Default for Queue<D> {
+    fn default() -> Self {
+        Self { heap: BinaryHeap::new(), number: 0 }
+    }
+}
+
+impl<D> Queue<D> {
+    pub fn push(&mut self, at: Nanos, due: D) {
         self.number += 1;
         self.heap.push(Entry { at, number: self.number, due });
     }
@@ -126,7 +133,7 @@ impl Queue {
         self.heap.peek().map_or(Nanos::MAX, |entry| entry.at)
     }
 
-    pub fn pop(&mut self) -> Option<(Nanos, Due)> {
+    pub fn pop(&mut self) -> Option<(Nanos, D)> {
         self.heap.pop().map(|entry| (entry.at, entry.due))
     }
 }

@@ -29,7 +29,7 @@ pub fn stamp(at: Nanos) -> String {
 }
 
 impl Trace {
-    fn push(&mut self, at: Nanos, what: &str) {
+    pub fn push(&mut self, at: Nanos, what: &str) {
         if self.lines.len() == LINES {
             self.lines.pop_front();
         }

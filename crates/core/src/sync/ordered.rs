@@ -18,6 +18,8 @@ pub struct Ordered {
     pub nodes: Vec<String>,
     /// Nodes without a link: they catch up later.
     pub skipped: Vec<String>,
+    /// Those that had applied it were told to go back.
+    pub undone: bool,
     pub(super) scanned: bool,
     deadline: Instant,
 }
@@ -53,6 +55,7 @@ impl Ordered {
             step: Step::Looking,
             nodes: Vec::new(),
             skipped: Vec::new(),
+            undone: false,
             scanned: false,
             deadline: now + STEP,
         }
@@ -94,6 +97,7 @@ impl Replica {
         if let Some(why) = self.order_trouble(ordered, now) {
             let applied = matches!(ordered.step, Step::Followers | Step::Own);
             if let (true, Some(id)) = (applied, ordered.id) {
+                ordered.undone = true;
                 self.order_all(ordered, &Order::Undo { id, why: why.clone() }, effects);
             }
             effects.push(Effect::Event(Event::OrderFailed { why: why.clone() }));
