@@ -64,6 +64,9 @@ impl Driver {
             }
             Order::Rollback { generation } => {
                 here()?;
+                if !view.writing {
+                    return Err("nobody is known to hold the VIP".to_owned());
+                }
                 let tree = self.tree_of(generation.as_deref())?;
                 (Command::Rollback(tree), format!("going back to the files of {tree}"))
             }

@@ -67,9 +67,13 @@ pub(super) struct Sight {
 pub(super) struct Ready {
     store: Arc<Store>,
     saved: Saved,
+    had: Option<Had>,
     watch: Watch,
     recovered: Option<String>,
 }
+
+/// A tree, and when it was known to lie here.
+type Had = (TreeHash, SystemTime);
 
 /// The tree on disk, as it was read last.
 pub(super) struct Disk {
@@ -77,6 +81,8 @@ pub(super) struct Disk {
     pub(super) scan: Box<Scan>,
     /// It has been so since this time, or for longer.
     pub(super) since: SystemTime,
+    /// When it was read last.
+    pub(super) read: SystemTime,
     /// This node's files aren't what its values make of their patterns.
     pub(super) unready: bool,
 }
@@ -102,6 +108,10 @@ pub(super) struct Running {
     pub(super) making: Option<Hash>,
     /// After an apply, readings that began before it are no drift.
     pub(super) unsure: bool,
+    /// What lay here when that was written down, before this daemon began.
+    pub(super) had: Option<Had>,
+    /// When standin has put files here, which may be older than that.
+    pub(super) placed: Option<SystemTime>,
     pub(super) records: u32,
     pub(super) limit: Option<String>,
     pub(super) unreadable: Option<String>,
@@ -260,11 +270,11 @@ impl Driver {
                 let _ = Place::of_this_host().prepare(master);
             }
             let reports = found.clone();
-            let ready = open(&dir, &journals).and_then(|(store, saved, recovered)| {
+            let ready = open(&dir, &journals).and_then(|(store, saved, had, recovered)| {
                 let tell = move |report| drop(reports.send(Found::Report(report)));
                 let watch = Watch::start(spec, options, Arc::clone(&store), tell)
                     .map_err(|error| format!("the files can't be watched: {error}"))?;
-                Ok(Ready { store, saved, watch, recovered })
+                Ok(Ready { store, saved, had, watch, recovered })
             });
             // The driver may have ended.
             let _ = found.send(Found::Ready(ready));
@@ -277,7 +287,7 @@ impl Driver {
 
     async fn ready(&mut self, ready: Result<Ready, String>) {
         self.starting = false;
-        let Ready { store, saved, watch, recovered } = match ready {
+        let Ready { store, saved, had, watch, recovered } = match ready {
             Ok(ready) => ready,
             Err(why) => {
                 if self.problem.as_ref() != Some(&why) {
@@ -311,6 +321,8 @@ impl Driver {
             fault: None,
             making: None,
             unsure: false,
+            had,
+            placed: recovered.is_some().then(SystemTime::now),
             records: 0,
             limit: None,
             unreadable: None,
@@ -415,8 +427,11 @@ impl Driver {
         let (Some(disk), Some(master)) = (&running.disk, self.sight.nginx.master) else { return };
         let tip = view.state.applied.filter(|id| id.tree == disk.tree);
         if view.writing && tip.is_some() && view.state.proven != tip {
-            let (tree, since) = (disk.tree, disk.since);
-            if ground::runs_since(master, since) {
+            let (tree, since, read) = (disk.tree, disk.since, disk.read);
+            if ground::runs_since(master, read) {
+                // Not known: it may have loaded what was changed since the last reading.
+                running.watch.look();
+            } else if ground::runs_since(master, since) {
                 self.feed(Input::Loaded(tree)).await;
             }
         }
@@ -504,6 +519,7 @@ impl Driver {
                 running.translation = translation;
             }
             running.unsure = true;
+            running.placed = Some(SystemTime::now());
             if let Some(translation) = translation.filter(|_| placed) {
                 let saved = tokio::task::spawn_blocking(move || {
                     memory::save_translation(&dir, translation)
@@ -620,7 +636,7 @@ pub(super) fn own(id: Id) -> store::Id {
     store::Id { number: id.number, hash: Hash::from_bytes(id.tree.0) }
 }
 
-type Opened = (Arc<Store>, Saved, Option<String>);
+type Opened = (Arc<Store>, Saved, Option<Had>, Option<String>);
 
 fn open(dir: &std::path::Path, journals: &std::path::Path) -> Result<Opened, String> {
     let at = |what: &str, error: std::io::Error| format!("{what}: {error}");
@@ -637,8 +653,13 @@ fn open(dir: &std::path::Path, journals: &std::path::Path) -> Result<Opened, Str
         )),
     };
     let store = Store::open(dir).map_err(|error| at("the history", error))?;
-    let saved = memory::load(dir).map_err(|error| at("what this node had", error))?;
-    Ok((Arc::new(store), saved, recovered))
+    let mut saved = memory::load(dir).map_err(|error| at("what this node had", error))?;
+    if recovered.is_some() {
+        // nginx may have been reloaded before it was undone.
+        saved.proven = None;
+    }
+    let had = saved.line.tip().and_then(|tip| Some((tip.tree, memory::written(dir)?)));
+    Ok((Arc::new(store), saved, had, recovered))
 }
 
 impl Drop for Fetching {

@@ -14,7 +14,7 @@ use standin_linux::process;
 use standin_tree::build::Builder;
 use standin_tree::manifest::{Manifest, Root};
 use standin_tree::read::{Reader, Scan, Spec};
-use standin_tree::store::Store;
+use standin_tree::store::{Generation, Origin, Store};
 
 use super::made::Lens;
 
@@ -98,10 +98,22 @@ impl Ground {
         self.store
             .manifest(&own)
             .or_else(|error| {
-                // A rollback's tree is kept under another number.
+                // A rollback's tree is kept under another number. From now on it has this one too:
+                // what is lost of it is judged by its list, and the history doesn't forget it.
                 let generations = self.store.generations();
                 let known = generations.iter().rev().find(|one| one.id.hash == own.hash);
-                known.map_or(Err(error), |one| self.store.manifest(&one.id))
+                let Some(known) = known else { return Err(error) };
+                let manifest = self.store.manifest(&known.id)?;
+                let again = Generation {
+                    id: own,
+                    origin: Origin::Generation,
+                    parents: vec![known.id],
+                    node: known.node.clone(),
+                    when_ms: super::fetch::unix_ms(),
+                    why: format!("the files of {} again", known.id),
+                };
+                self.store.record(&again, &manifest)?;
+                Ok(manifest)
             })
             .map_err(|error| passing(format!("generation {id} isn't in the history: {error}")))
     }
@@ -296,8 +308,8 @@ impl Ground {
         Ok(Outcome::Unproven("nginx doesn't run on this node".to_owned()))
     }
 
-    /// Has nginx load what lies there, and proves that.
-    pub(crate) fn load(&self) -> Outcome {
+    /// Has nginx load the generation that lies there, and proves that.
+    pub(crate) fn load(&self, id: Id, known: Option<Translation>) -> Outcome {
         if self.nginx.master.is_none() {
             let why = "nginx doesn't run on this node".to_owned();
             return Outcome::Failed { trouble: Trouble::Refused, why };
@@ -309,10 +321,21 @@ impl Ground {
             Ok(tested) => tested,
             Err(error) => return failed(refusal(&error)),
         };
+        match self.lies_there(id, known) {
+            Ok(true) => {}
+            Ok(false) => return Outcome::Moved,
+            Err(failure) => return failed(failure),
+        }
         match standin_apply::reload(&self.nginx, &tested, PATIENCE) {
+            // What somebody wrote just then may be what it has loaded.
+            Ok(_) if self.lies_there(id, known).is_ok_and(|there| !there) => Outcome::Moved,
             Ok(_) => Outcome::Done,
             Err(why) => failed((Trouble::Refused, why.to_string())),
         }
+    }
+
+    fn lies_there(&self, id: Id, known: Option<Translation>) -> Result<bool, Failure> {
+        Ok(Translation::of(known, self.live()?.hash) == id.tree)
     }
 
     /// Ends the old trees of earlier swaps; what was edited in them meanwhile, and where it is now.

@@ -46,7 +46,10 @@ impl Driver {
             }
             Job::Fetch { id, from } => self.fetch(id, from, done),
             Job::Test(id) => drop(tokio::task::spawn_blocking(move || done(ground.test(id)))),
-            Job::Load(_) => drop(tokio::task::spawn_blocking(move || done(ground.load()))),
+            Job::Load(id) => {
+                let known = running.translation;
+                drop(tokio::task::spawn_blocking(move || done(ground.load(id, known))));
+            }
             Job::Apply { id, over } => {
                 let (known, found) = (running.translation, self.found.clone());
                 tokio::task::spawn_blocking(move || {

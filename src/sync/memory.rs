@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use standin_core::sync::{Saved, TreeHash};
@@ -49,6 +50,11 @@ pub(crate) fn load(dir: &Path) -> io::Result<Saved> {
         held: on_disk.held,
         problem: on_disk.problem.as_ref().and_then(ProblemSaid::problem),
     })
+}
+
+/// When that was.
+pub(crate) fn written(dir: &Path) -> Option<SystemTime> {
+    std::fs::metadata(dir.join(NAME)).and_then(|meta| meta.modified()).ok()
 }
 
 /// # Errors

@@ -56,7 +56,13 @@ impl Sessions {
     pub(super) fn remember(&mut self, peer: &str, message: &Message) {
         let Some(session) = self.0.get_mut(peer) else { return };
         match message {
-            Message::State(_) => session.state = Some(message.clone()),
+            Message::State(state) => {
+                if state.writer.as_deref() != Some(peer) {
+                    // What it offered once is not what it has when it writes again.
+                    session.offer = None;
+                }
+                session.state = Some(message.clone());
+            }
             Message::Offer { .. } => session.offer = Some(message.clone()),
             Message::Order(_) => {}
         }

@@ -56,26 +56,36 @@ impl Driver {
             return;
         }
         running.unsure = false;
-        let since = self.since(newest, tree, cause);
+        let now = SystemTime::now();
+        let since = self.since(newest, tree, (cause, now));
         let loss = self.loss(&scan.manifest).await;
         if let Some(running) = &mut self.running {
-            running.disk = Some(Disk { tree, scan, since, unready });
+            running.disk = Some(Disk { tree, scan, since, read: now, unready });
         }
         self.feed(Input::Disk { tree, loss }).await;
         self.served().await;
     }
 
-    /// Since when the tree is as it is.
-    fn since(&self, newest: SystemTime, tree: TreeHash, cause: Cause) -> SystemTime {
-        let before = self.running.as_ref().and_then(|running| running.disk.as_ref());
+    /// Since when the tree is as it is, that was read at `read`.
+    fn since(
+        &self,
+        newest: SystemTime,
+        tree: TreeHash,
+        (cause, read): (Cause, SystemTime),
+    ) -> SystemTime {
+        let Some(running) = &self.running else { return read };
+        let before = running.disk.as_ref();
         if let Some(disk) = before.filter(|disk| disk.tree == tree) {
             return disk.since;
         }
+        let since = running.placed.map_or(newest, |placed| newest.max(placed));
         let settle = self.settings.as_ref().map_or(Duration::ZERO, |it| it.settle);
-        match cause {
-            Cause::Hint => SystemTime::now() - settle,
-            // Nobody has seen it happen.
-            Cause::Start | Cause::FullScan | Cause::Asked => newest,
+        match before.map(|disk| (disk.tree, disk.read)).or(running.had) {
+            _ if cause == Cause::Hint => since.max(read - settle),
+            Some((had, at)) if had == tree => since.max(at),
+            // An old tree was put back, and nobody has seen when.
+            Some((_, at)) if newest <= at => read,
+            Some(_) | None => since,
         }
     }
 

@@ -2,8 +2,8 @@
 
 use super::replica::{Held, Replica};
 use super::{
-    Effect, Effects, Event, Id, Job, Line, Order, Outcome, Problem, Relation, TreeHash, Trigger,
-    Trouble,
+    Effect, Effects, Event, Id, Job, Line, Order, Outcome, Problem, Relation, Step, TreeHash,
+    Trigger, Trouble,
 };
 use crate::types::Instant;
 
@@ -24,12 +24,13 @@ impl Replica {
         }
         let Some((disk, loss)) = self.disk.clone() else { return };
         let next = self.highest.saturating_add(1);
-        if let Some(tree) = self.rollback.take()
-            && tree != disk
-        {
-            let id = Id { number: next, tree };
-            self.applying = self.line.then(id);
-            self.start(Job::Apply { id, over: disk }, effects);
+        self.rollback = self.rollback.filter(|tree| *tree != disk);
+        if let Some(tree) = self.rollback {
+            if self.kept_first(disk, effects) {
+                let id = Id { number: next, tree };
+                self.applying = self.line.then(id);
+                self.start(Job::Apply { id, over: disk }, effects);
+            }
             return;
         }
         if self.line.tip().is_some_and(|tip| tip.tree == disk) {
@@ -64,6 +65,10 @@ impl Replica {
     fn served(&mut self, effects: &mut Effects) {
         if matches!(self.held, Some(Held::Deletion { .. } | Held::Newborn { .. })) {
             self.held = None;
+        }
+        // The last step of an `apply` is a reload that goes well now, not one that went well once.
+        if self.ordered.as_ref().is_some_and(|ordered| ordered.step == Step::Own) {
+            return;
         }
         let Some(tip) = self.line.tip() else { return };
         if self.proven == Some(tip) || self.loaded != Some(tip.tree) {
@@ -101,6 +106,13 @@ impl Replica {
         if self.problem.as_ref().is_some_and(|problem| problem.id != goal) && self.undo.is_none() {
             self.problem = None;
         }
+        if released && self.undo.as_ref().is_some_and(|(id, _)| *id != goal) {
+            // What takes its place is there already.
+            self.undo = None;
+        }
+        if self.busy.is_none() && self.undone(effects) {
+            return;
+        }
         if self.staged != Some(goal) {
             let fetching = match &self.busy {
                 None => false,
@@ -112,7 +124,7 @@ impl Replica {
             }
             return;
         }
-        if self.busy.is_some() || self.undone(effects) || self.stuck_at(goal) {
+        if self.busy.is_some() || self.stuck_at(goal) {
             return;
         }
         if self.test_asked == Some(goal) && self.tested != Some(goal) {
@@ -128,19 +140,25 @@ impl Replica {
     }
 
     /// What somebody else changed here goes into the history before anything is overwritten. Whether
-    /// that is under way.
+    /// that is under way, or has to wait.
     fn keep_drift(&mut self, goal: Option<Id>, effects: &mut Effects) -> bool {
         let Some((disk, _)) = self.disk else { return false };
-        let known = |id: Option<Id>| id.is_some_and(|id| id.tree == disk);
-        if known(self.line.tip()) || known(goal) || self.kept == Some(disk) {
-            return false;
-        }
         // Before its first generation a node's files are only kept if they are to be overwritten.
-        if self.line.tip().is_none() && goal.is_none() || self.again.is_some() {
+        if goal.is_some_and(|id| id.tree == disk) || self.line.tip().is_none() && goal.is_none() {
             return false;
         }
-        self.start(Job::Keep(disk), effects);
-        true
+        !self.kept_first(disk, effects)
+    }
+
+    /// Whether what lies on disk is in the history; else it gets there, or waits for another try.
+    fn kept_first(&mut self, disk: TreeHash, effects: &mut Effects) -> bool {
+        if self.line.tip().is_some_and(|tip| tip.tree == disk) || self.kept == Some(disk) {
+            return true;
+        }
+        if self.unkept != Some(disk) {
+            self.start(Job::Keep(disk), effects);
+        }
+        false
     }
 
     /// Says what becomes of this node's own changes, if the writer doesn't have them.
@@ -181,24 +199,35 @@ impl Replica {
         }
     }
 
-    /// Goes back, as the writer ordered. Whether that is under way.
+    /// Goes back, as the writer ordered. Whether that is under way, or has to wait.
     fn undone(&mut self, effects: &mut Effects) -> bool {
         let Some((id, why)) = self.undo.clone() else { return false };
-        let back = (self.line.tip() == Some(id)).then(|| self.line.parent()).flatten();
-        self.problem = Some(Problem { id, trouble: Trouble::Undone, why: why.clone() });
-        match (back, &self.disk) {
-            (Some(back), Some((disk, _))) => {
-                let over = *disk;
-                self.applying = self.line.back_to(back);
-                self.start(Job::Apply { id: back, over }, effects);
-                true
-            }
-            (Some(_), None) => true,
-            (None, _) => {
-                self.undo = None;
-                false
-            }
+        let Some(back) = (self.line.tip() == Some(id)).then(|| self.back()).flatten() else {
+            self.problem = Some(Problem { id, trouble: Trouble::Undone, why });
+            self.undo = None;
+            return false;
+        };
+        let Some((disk, _)) = self.disk.clone().filter(|_| self.again.is_none()) else {
+            return true;
+        };
+        self.problem = Some(Problem { id, trouble: Trouble::Undone, why });
+        if self.staged != Some(back)
+            && let Some(writer) = self.writer().map(str::to_owned)
+        {
+            // What it came of may never have been here.
+            self.start(Job::Fetch { id: back, from: writer }, effects);
+        } else if self.kept_first(disk, effects) {
+            self.undoing = true;
+            self.applying = self.line.back_to(back);
+            self.start(Job::Apply { id: back, over: disk }, effects);
         }
+        true
+    }
+
+    /// What this node had before its last generation; it may have been away for those between.
+    fn back(&self) -> Option<Id> {
+        let had = self.before.tip().filter(|id| self.line.has(*id) && self.line.tip() != Some(*id));
+        had.or_else(|| self.line.parent())
     }
 
     pub(super) fn ordered_by(&mut self, _now: Instant, from: &str, order: Order) {
@@ -216,28 +245,64 @@ impl Replica {
                     peer.released = true;
                 }
             }
-            Order::Undo { id, why } => self.undo = Some((id, why)),
+            Order::Undo { id, why } => {
+                self.undo = Some((id, why));
+                // Another test of it is no leave to apply it.
+                if let Some(peer) = self.peers.get_mut(from)
+                    && peer.offer.as_ref().and_then(Line::tip) == Some(id)
+                {
+                    peer.released = false;
+                }
+            }
         }
     }
 
     fn retry_now(&mut self) {
         self.problem = None;
-        self.again = None;
+        (self.again, self.unkept) = (None, None);
     }
 
     pub(super) fn done(&mut self, now: Instant, outcome: Outcome, effects: &mut Effects) {
         let Some(job) = self.busy.take() else { return };
+        if let Job::Apply { id, .. } = &job
+            && self.rollback == Some(id.tree)
+            && outcome != Outcome::Moved
+        {
+            self.rollback = None;
+        }
+        let undoing = std::mem::take(&mut self.undoing);
         match outcome {
             Outcome::Moved => self.disk = None,
+            Outcome::Failed { trouble, why } if undoing => {
+                self.not_undone(now, (trouble, why), effects);
+            }
             Outcome::Failed { trouble, why } => self.failed(now, job, (trouble, why), effects),
             Outcome::Unproven(why) => {
                 if let Job::Apply { id, .. } = job {
-                    self.in_place(id, effects);
-                    self.trouble(now, id, (Trouble::Unproven, why), effects);
+                    self.in_place(id, undoing, effects);
+                    // That it was undone must not be forgotten for this.
+                    if !undoing {
+                        self.trouble(now, id, (Trouble::Unproven, why), effects);
+                    }
                 }
             }
-            Outcome::Done => self.did(job, effects),
+            Outcome::Done => self.did(job, undoing, effects),
         }
+    }
+
+    fn not_undone(
+        &mut self,
+        now: Instant,
+        (trouble, why): (Trouble, String),
+        effects: &mut Effects,
+    ) {
+        let Some((id, _)) = self.undo.clone() else { return };
+        if trouble != Trouble::Passing {
+            self.undo = None;
+        }
+        let why =
+            format!("it was to be undone, but what was there before can't be put back: {why}");
+        self.trouble(now, id, (trouble, why), effects);
     }
 
     fn failed(
@@ -250,20 +315,15 @@ impl Replica {
         let id = match job {
             Job::Take(id) | Job::Test(id) | Job::Load(id) => id,
             Job::Fetch { id, .. } | Job::Apply { id, .. } => id,
-            Job::Keep(tree) => self.desired().unwrap_or(Id { number: 0, tree }),
+            Job::Keep(tree) => {
+                self.unkept = Some(tree);
+                self.desired().unwrap_or(Id { number: 0, tree })
+            }
         };
-        if let Some((undone, _)) = self.undo.take() {
-            let why = format!(
-                "it was to be undone, but generation {id} couldn't be put back: {}",
-                trouble.1
-            );
-            self.trouble(now, undone, (Trouble::Refused, why), effects);
-            return;
-        }
         self.trouble(now, id, trouble, effects);
     }
 
-    fn did(&mut self, job: Job, effects: &mut Effects) {
+    fn did(&mut self, job: Job, undoing: bool, effects: &mut Effects) {
         match job {
             Job::Take(id) => {
                 self.line = self.line.then(id);
@@ -271,6 +331,11 @@ impl Replica {
                 self.staged = Some(id);
                 self.problem = None;
                 self.accepted = None;
+                if self.disk() != Some(id.tree) {
+                    // What was lost was judged by the generation before.
+                    self.disk = None;
+                    effects.push(Effect::Scan);
+                }
                 effects.push(Effect::Event(Event::Taken(id)));
                 self.offer_all(effects);
                 self.served(effects);
@@ -278,7 +343,10 @@ impl Replica {
             Job::Keep(tree) => {
                 self.kept = Some(tree);
                 let event = match self.line.tip() {
-                    Some(_) => Event::Drift { kept: tree, id: self.desired() },
+                    Some(_) => {
+                        let id = self.desired().filter(|_| self.rollback.is_none());
+                        Event::Drift { kept: tree, id }
+                    }
                     None => Event::Before { kept: tree },
                 };
                 effects.push(Effect::Event(event));
@@ -286,7 +354,7 @@ impl Replica {
             Job::Fetch { id, .. } => self.staged = Some(id),
             Job::Test(id) => self.tested = Some(id),
             Job::Apply { id, .. } => {
-                self.in_place(id, effects);
+                self.in_place(id, undoing, effects);
                 self.proved(id, effects);
             }
             Job::Load(id) => {
@@ -296,14 +364,17 @@ impl Replica {
         }
     }
 
-    fn in_place(&mut self, id: Id, effects: &mut Effects) {
+    fn in_place(&mut self, id: Id, undoing: bool, effects: &mut Effects) {
         let news = self.line.tip() != Some(id);
-        self.line = std::mem::take(&mut self.applying);
+        let before = std::mem::replace(&mut self.line, std::mem::take(&mut self.applying));
+        if news {
+            self.before = before;
+        }
         self.highest = self.highest.max(id.number);
         self.disk = Some((id.tree, None));
         (self.staged, self.tested) = (Some(id), Some(id));
         self.accepted = None;
-        if let Some((undone, why)) = self.undo.take() {
+        if let Some((undone, why)) = self.undo.take_if(|_| undoing) {
             effects.push(Effect::Event(Event::Undone { id: undone, why }));
         } else if news {
             effects.push(Effect::Event(Event::Applied(id)));

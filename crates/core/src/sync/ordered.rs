@@ -18,8 +18,6 @@ pub struct Ordered {
     pub nodes: Vec<String>,
     /// Nodes without a link: they catch up later.
     pub skipped: Vec<String>,
-    /// Those that had applied it were told to go back.
-    pub undone: bool,
     pub(super) scanned: bool,
     deadline: Instant,
 }
@@ -55,7 +53,6 @@ impl Ordered {
             step: Step::Looking,
             nodes: Vec::new(),
             skipped: Vec::new(),
-            undone: false,
             scanned: false,
             deadline: now + STEP,
         }
@@ -97,8 +94,10 @@ impl Replica {
         if let Some(why) = self.order_trouble(ordered, now) {
             let applied = matches!(ordered.step, Step::Followers | Step::Own);
             if let (true, Some(id)) = (applied, ordered.id) {
-                ordered.undone = true;
-                self.order_all(ordered, &Order::Undo { id, why: why.clone() }, effects);
+                self.stopped = Some((id, why.clone()));
+                // To those too that came after it had begun.
+                let undo = Message::Order(Order::Undo { id, why: why.clone() });
+                self.send_all(&undo, effects);
             }
             effects.push(Effect::Event(Event::OrderFailed { why: why.clone() }));
             ordered.turn(now, Step::Failed(why));
@@ -150,10 +149,31 @@ impl Replica {
                     let skipped = ordered.skipped.clone();
                     effects.push(Effect::Event(Event::Ordered { id: tip, skipped }));
                     ordered.turn(now, Step::Done);
+                    self.stopped = None;
+                    // Who came meanwhile may have it too.
+                    self.offer_all(effects);
+                } else if self.busy.is_none() && self.disk() == Some(tip.tree) {
+                    self.start(Job::Load(tip), effects);
                 }
             }
             Step::Done | Step::Failed(_) => {}
         }
+    }
+
+    /// The generation at which an `apply` stopped, while it is the last one of this node.
+    #[must_use]
+    pub fn stopped(&self) -> Option<Id> {
+        let (id, _) = self.stopped.as_ref()?;
+        (self.line.tip() == Some(*id)).then_some(*id)
+    }
+
+    /// The same, and what a node is told that still has it.
+    pub(super) fn undo_order(&self) -> Option<(Id, Order)> {
+        // One that is under way may bring it again.
+        let rests = self.ordered.as_ref().is_none_or(Ordered::over);
+        let id = self.stopped().filter(|_| rests && self.writes())?;
+        let (_, why) = self.stopped.clone()?;
+        Some((id, Order::Undo { id, why }))
     }
 
     /// What ends it.

@@ -111,11 +111,19 @@ pub struct Replica {
     /// The fork that was told.
     pub(super) told_fork: Option<Id>,
     pub(super) test_asked: Option<Id>,
+    /// The tree that couldn't be kept; it is tried again with everything else.
+    pub(super) unkept: Option<TreeHash>,
     pub(super) undo: Option<(Id, String)>,
+    /// The apply that is under way goes back.
+    pub(super) undoing: bool,
+    /// The line before the last apply: this node has had its end, and can go back to it.
+    pub(super) before: Line,
     pub(super) rollback: Option<TreeHash>,
     /// The line that the generation being applied ends.
     pub(super) applying: Line,
     pub(super) ordered: Option<Ordered>,
+    /// The generation at which an `apply` stopped, and why; it was undone.
+    pub(super) stopped: Option<(Id, String)>,
     pub(super) busy: Option<Job>,
     pub(super) peers: BTreeMap<String, Peer>,
     said: State,
@@ -146,10 +154,14 @@ impl Replica {
             kept: None,
             told_fork: None,
             test_asked: None,
+            unkept: None,
             undo: None,
+            undoing: false,
+            before: Line::default(),
             rollback: None,
             applying: Line::default(),
             ordered: None,
+            stopped: None,
             busy: None,
             peers: BTreeMap::new(),
             said: State::default(),
@@ -215,16 +227,23 @@ impl Replica {
         match input {
             Input::Tick => {
                 if self.again.is_some_and(|at| at <= now) {
-                    self.again = None;
+                    (self.again, self.unkept) = (None, None);
                     self.forget_problem(&[Trouble::Passing, Trouble::Unproven]);
                 }
             }
-            Input::Config(config) => self.config = config,
+            Input::Config(config) => {
+                let before = self.writer().map(str::to_owned);
+                self.config = config;
+                if !self.written_by(before, effects) {
+                    // Another trigger releases what was held back.
+                    self.offer_all(effects);
+                }
+            }
             Input::Holder(holder) => self.held_by(holder, effects),
             Input::Disk { tree, loss } => self.looked(tree, loss),
             Input::Loaded(tree) => self.loaded = Some(tree),
             Input::Link { peer, up } => self.linked(peer, up, effects),
-            Input::Heard { from, message } => self.heard(now, from, message),
+            Input::Heard { from, message } => self.heard(now, from, message, effects),
             Input::Done(outcome) => self.done(now, outcome, effects),
             Input::Command(command) => self.command(now, command, effects),
         }
@@ -238,9 +257,14 @@ impl Replica {
         }
         let before = self.writer().map(str::to_owned);
         self.holder = holder;
+        self.written_by(before, effects);
+    }
+
+    /// What follows from another writer than `before`. Whether there is one.
+    fn written_by(&mut self, before: Option<String>, effects: &mut Effects) -> bool {
         let after = self.writer().map(str::to_owned);
         if before == after {
-            return;
+            return false;
         }
         effects.push(Effect::Event(Event::Writer(after)));
         // What was held, held towards the writer of that time.
@@ -248,19 +272,25 @@ impl Replica {
             self.held = None;
         }
         self.reborn = false;
+        // Both were ordered in the name of the writer of that time.
+        (self.rollback, self.undo) = (None, None);
         if self.writes() {
             self.offer_all(effects);
             // What a follower refused may be what the writer has to live with.
             self.problem = None;
-            self.undo = None;
-        } else if self.ordered.take().is_some() {
+        } else if self.ordered.take().is_some_and(|ordered| !ordered.over()) {
             let why = "this node doesn't hold the VIP any more".to_owned();
             effects.push(Effect::Event(Event::OrderFailed { why }));
         }
+        true
     }
 
     fn looked(&mut self, tree: TreeHash, loss: Option<String>) {
         let moved = self.disk.as_ref().is_none_or(|(before, _)| *before != tree);
+        if moved {
+            // What nginx runs with is not what lies there now, or it has to be seen again.
+            self.loaded = None;
+        }
         if moved && matches!(self.held, Some(Held::Deletion { .. })) && !self.hold {
             self.held = None;
         }
@@ -288,10 +318,11 @@ impl Replica {
         }
         // A fetch that failed with the link may go well now.
         self.forget_problem(&[Trouble::Passing]);
-        self.again = None;
+        (self.again, self.unkept) = (None, None);
     }
 
-    fn heard(&mut self, now: Instant, from: String, message: Message) {
+    fn heard(&mut self, now: Instant, from: String, message: Message, effects: &mut Effects) {
+        let undo = self.undo_order();
         let by_writer = self.writer() == Some(from.as_str());
         let Some(peer) = self.peers.get_mut(&from) else { return };
         match message {
@@ -299,6 +330,16 @@ impl Replica {
                 let numbers = [state.desired, state.applied];
                 let highest = numbers.into_iter().flatten().map(|id| id.number).max();
                 self.highest = self.highest.max(highest.unwrap_or(0));
+                if state.writer.as_deref() != Some(from.as_str()) {
+                    // What it offered once is not what it has when it writes again.
+                    (peer.offer, peer.released) = (None, false);
+                }
+                // It was away when that was undone, died meanwhile, or didn't know yet who writes.
+                if let Some((_, order)) = undo.filter(|(id, _)| state.applied == Some(*id))
+                    && state.writer.as_deref() == Some(self.config.node.as_str())
+                {
+                    effects.push(Effect::Send { to: from, message: Message::Order(order) });
+                }
                 peer.state = Some(*state);
             }
             Message::Offer { line, apply } => {
@@ -335,8 +376,15 @@ impl Replica {
                 effects.push(Effect::Event(Event::Resumed));
                 effects.push(Effect::Scan);
             }
+            // Elsewhere it would wait for a day on which nobody wants it any more.
+            Command::Rollback(_) | Command::Apply if !self.writes() => {}
             Command::Rollback(tree) => self.rollback = Some(tree),
-            Command::Retry => self.retry(),
+            Command::Retry => {
+                // What was undone wasn't this node's fault: nothing here has mended it.
+                let problem = self.problem.take();
+                self.retry();
+                self.problem = problem.filter(|it| it.trouble == Trouble::Undone);
+            }
             Command::Apply => {
                 self.ordered = Some(Ordered::new(now));
                 self.problem = None;
@@ -347,7 +395,7 @@ impl Replica {
 
     fn retry(&mut self) {
         self.problem = None;
-        self.again = None;
+        (self.again, self.unkept) = (None, None);
         self.patience = AGAIN;
     }
 
@@ -404,6 +452,7 @@ impl Replica {
         }
         let tip = self.line.tip()?;
         let apply = match self.config.trigger {
+            _ if self.stopped() == Some(tip) => false,
             Trigger::Save => true,
             Trigger::Reload => self.proven == Some(tip),
         };

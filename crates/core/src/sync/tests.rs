@@ -12,6 +12,8 @@ const fn tree(n: u8) -> TreeHash {
     TreeHash([n; 32])
 }
 
+mod faults;
+
 /// A machine: its replica, its disk, what its nginx runs, and what is in its history.
 struct Machine {
     replica: Replica,
@@ -33,6 +35,10 @@ struct Rig {
     /// Refused by the reload only, and only there.
     bad_load: BTreeSet<(String, TreeHash)>,
     config: Config,
+    /// Whose jobs take their time, and what they are at.
+    slow: BTreeMap<String, Vec<Job>>,
+    /// Whose nginx doesn't run.
+    down: BTreeSet<String>,
 }
 
 impl Rig {
@@ -46,6 +52,8 @@ impl Rig {
             bad: BTreeSet::new(),
             bad_load: BTreeSet::new(),
             config,
+            slow: BTreeMap::new(),
+            down: BTreeSet::new(),
         };
         for name in names {
             rig.start(name, Saved::default(), tree(0));
@@ -132,6 +140,9 @@ impl Rig {
                         let tree = self.machines[name].disk;
                         inputs.push_back(Input::Disk { tree, loss: None });
                     }
+                    Effect::Start(job) if self.slow.contains_key(name) => {
+                        self.slow.get_mut(name).unwrap().push(job);
+                    }
                     Effect::Start(job) => {
                         let outcome = self.job(name, &job);
                         inputs.push_back(Input::Done(outcome));
@@ -173,7 +184,11 @@ impl Rig {
                     return refused();
                 }
                 let machine = self.machines.get_mut(name).unwrap();
-                (machine.disk, machine.loaded) = (id.tree, id.tree);
+                machine.disk = id.tree;
+                if self.down.contains(name) {
+                    return Outcome::Unproven("nginx doesn't run".to_owned());
+                }
+                machine.loaded = id.tree;
                 return Outcome::Done;
             }
         }

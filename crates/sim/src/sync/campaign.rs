@@ -3,9 +3,9 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::job::Step;
 use super::world::World;
 use super::{Sabotage, story};
-use super::job::Step;
 use crate::campaign::Failure;
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::random::Random;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use standin_core::sync::{Event, Id, Job, Message, State, Step, TreeHash, Trouble};
+use standin_core::sync::{Event, Id, Job, Message, State, TreeHash, Trouble};
 
 use super::tree::bit;
 use super::world::World;
@@ -79,8 +79,7 @@ impl World {
     pub(super) fn overwrites(&mut self, host: u8, old: TreeHash, new: TreeHash) {
         let it = self.of(host);
         if old != new && !it.history.contains(&old) {
-            let what =
-                format!("P5: {}: {old} is overwritten, and isn't in the history", it.name);
+            let what = format!("P5: {}: {old} is overwritten, and isn't in the history", it.name);
             self.fail(what);
         }
         let facts = self.trees.facts(new);
@@ -128,7 +127,9 @@ impl World {
         let undone = replica.view().state.problem.is_some_and(|it| it.trouble == Trouble::Undone);
         let Some(writer) = writer.filter(|_| !undone) else { return };
         let (tip, since) = self.check.tips[usize::from(writer)];
-        let known = self.linked_since(host, writer).is_some_and(|at| at.max(since) + KNOWN_AFTER < self.now);
+        let known = self
+            .linked_since(host, writer)
+            .is_some_and(|at| at.max(since) + KNOWN_AFTER < self.now);
         let behind = self.of(writer).saved.line.has(id) && tip != Some(id);
         if known && behind {
             let (name, of) = (&self.of(host).name, &self.of(writer).name);
@@ -150,8 +151,12 @@ impl World {
         *self.events.entry(event.kind().to_owned()).or_default() += 1;
         self.note(host, || event.to_string());
         let it = self.of(host);
+        // An edit that the shell hasn't read yet may have been loaded by hand already.
+        let by_hand = it.nginx.is_some_and(|nginx| nginx.by_hand);
+        let read = it.disk.map(|disk| disk.tree) == it.whole();
         if let (Event::Proven(id), Some(nginx)) = (event, it.nginx)
             && nginx.tree != id.tree
+            && (read || !by_hand)
         {
             let what = format!(
                 "proof: {} says that nginx serves {id}, and it serves {}",
@@ -174,9 +179,7 @@ impl World {
             let what = format!("convergence: {name} writes, and has no generation");
             return self.fail(what);
         };
-        let stopped = view.ordered.as_ref().is_some_and(|order| {
-            order.id == Some(tip) && order.undone && matches!(order.step, Step::Failed(_))
-        });
+        let stopped = self.of(writer).replica.as_ref().and_then(|it| it.stopped()).is_some();
         let mut faults: Vec<String> = Vec::new();
         faults.extend(self.serves(writer, &view.state, tip));
         for host in self.numbers().filter(|host| *host != writer) {
@@ -217,12 +220,12 @@ impl World {
         if stopped || undone {
             // There was nothing to go back to.
             let first = self.of(host).saved.line.parent().is_none();
-            let there = state.applied == Some(tip) && !first;
+            // Or nobody has it any more; it says so.
+            let told = state.problem.as_ref().is_some_and(|it| it.trouble == Trouble::Passing);
+            let there = state.applied == Some(tip) && !first && !told;
             return there.then(|| format!("{name} has {tip}, which was undone: {state:?}"));
         }
-        let asks = self.trees.facts(tip.tree).asks & bit(host) != 0
-            && !self.of(host).approved.contains(&tip.tree);
-        if self.trees.good(tip.tree, host) && !asks {
+        if self.trees.good(tip.tree, host) && !self.asks(host, tip.tree) {
             return self.serves(host, state, tip);
         }
         let told = state.problem.as_ref().is_some_and(|problem| problem.id == tip);

@@ -31,6 +31,8 @@ pub(super) struct Journal {
 pub(super) struct Loaded {
     pub(super) tree: TreeHash,
     pub(super) at: Nanos,
+    /// By an operator, or at nginx's start.
+    pub(super) by_hand: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +58,8 @@ pub(super) struct Disk {
     pub(super) tree: TreeHash,
     /// It has been so since this time, or for longer.
     pub(super) since: Nanos,
+    /// When it was read last.
+    pub(super) read: Nanos,
 }
 
 /// How the next crash finds it.
@@ -73,9 +77,12 @@ pub(super) struct Host {
     pub(super) live: Live,
     /// Rises with each change of the live tree.
     pub(super) version: u64,
+    /// When somebody wrote to it last.
+    pub(super) changed: Nanos,
     pub(super) journal: Option<Journal>,
     pub(super) history: BTreeSet<TreeHash>,
     pub(super) saved: Saved,
+    pub(super) saved_at: Nanos,
     pub(super) approved: BTreeSet<TreeHash>,
     /// Its nginx; `None` while it doesn't run.
     pub(super) nginx: Option<Loaded>,
@@ -92,6 +99,10 @@ pub(super) struct Host {
     pub(super) replica: Option<Replica>,
     pub(super) disk: Option<Disk>,
     pub(super) unsure: bool,
+    /// What it had, and when that was written down, before this life.
+    pub(super) had: Option<(TreeHash, Nanos)>,
+    /// When a tree was put there, or put back, whose times are older.
+    pub(super) placed: Nanos,
     pub(super) sessions: BTreeMap<u8, Session>,
     /// What the shell knows of the holder and of nginx.
     pub(super) holder: Option<u8>,
@@ -111,11 +122,13 @@ impl Host {
             name,
             live: Live::Whole(tree),
             version: 0,
+            changed: 0,
             journal: None,
             history: BTreeSet::new(),
             saved: Saved::default(),
+            saved_at: 0,
             approved: BTreeSet::new(),
-            nginx: Some(Loaded { tree, at: 0 }),
+            nginx: Some(Loaded { tree, at: 0, by_hand: true }),
             exchanges,
             full: false,
             clock,
@@ -125,6 +138,8 @@ impl Host {
             replica: None,
             disk: None,
             unsure: false,
+            had: None,
+            placed: 0,
             sessions: BTreeMap::new(),
             holder: None,
             nginx_seen: false,
@@ -197,7 +212,7 @@ impl Host {
     /// nginx starts, if it can.
     pub(super) fn start_nginx(&mut self, now: Nanos, number: u8, trees: &Trees) {
         if let Some(tree) = self.whole().filter(|tree| trees.good(*tree, number)) {
-            self.nginx = Some(Loaded { tree, at: now });
+            self.nginx = Some(Loaded { tree, at: now, by_hand: true });
         }
     }
 }

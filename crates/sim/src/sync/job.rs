@@ -102,8 +102,7 @@ fn failed(trouble: Trouble, why: &str) -> Outcome {
 impl World {
     /// Whether the host dies just now.
     pub(super) fn trapped(&mut self, host: u8, step: Step) -> bool {
-        let Some(Trap { machine, .. }) = self.of(host).trap.filter(|trap| trap.step == step)
-        else {
+        let Some(Trap { machine, .. }) = self.of(host).trap.filter(|trap| trap.step == step) else {
             return false;
         };
         self.fault(step.words());
@@ -159,9 +158,11 @@ impl World {
     /// The link over which a host fetches is gone.
     pub(super) fn fetch_lost(&mut self, host: u8, peer: u8) {
         let name = self.of(peer).name.clone();
-        let fetches = self.of(host).underway.as_ref().is_some_and(
-            |it| matches!(&it.job, Job::Fetch { from, .. } if *from == name),
-        );
+        let fetches = self
+            .of(host)
+            .underway
+            .as_ref()
+            .is_some_and(|it| matches!(&it.job, Job::Fetch { from, .. } if *from == name));
         if fetches {
             self.host(host).job += 1;
             self.done(host, failed(Trouble::Passing, "the peer link was lost"));
@@ -179,9 +180,9 @@ impl World {
                 self.fetched(host, *id, from, underway.session);
             }
             (Step::Test, Job::Test(id)) => {
-                let outcome = self.tried(host, id.tree).map_or(Outcome::Done, |(trouble, why)| {
-                    failed(trouble, why)
-                });
+                let outcome = self
+                    .tried(host, id.tree)
+                    .map_or(Outcome::Done, |(trouble, why)| failed(trouble, why));
                 self.done(host, outcome);
             }
             (Step::Load, Job::Load(id)) => self.load(host, *id),
@@ -202,6 +203,9 @@ impl World {
 
     fn fetched(&mut self, host: u8, id: Id, from: &str, session: u64) {
         let Some(peer) = self.number(from) else { return };
+        if self.of(host).history.contains(&id.tree) && !self.asks(host, id.tree) {
+            return self.done(host, Outcome::Done);
+        }
         let known = self.of(host).sessions.get(&peer).is_some_and(|known| known.id == session);
         if !known {
             return self.done(host, failed(Trouble::Passing, "the peer link was lost"));
@@ -217,14 +221,19 @@ impl World {
             failed(Trouble::Passing, "it doesn't have it any more")
         } else {
             self.host(host).history.insert(id.tree);
-            let asks = self.trees.facts(id.tree).asks & bit(host) != 0;
-            if asks && !self.of(host).approved.contains(&id.tree) {
+            if self.asks(host, id.tree) {
                 failed(Trouble::Approval, "it could do more than serve")
             } else {
                 Outcome::Done
             }
         };
         self.done(host, outcome);
+    }
+
+    /// Whether a host's operator has to approve a tree.
+    pub(super) fn asks(&self, host: u8, tree: TreeHash) -> bool {
+        let asks = self.trees.facts(tree).asks & bit(host) != 0;
+        asks && !self.of(host).approved.contains(&tree)
     }
 
     /// What nginx's test says of a tree, as if it stood in its place.
@@ -262,7 +271,7 @@ impl World {
         let now = self.now;
         let it = self.host(host);
         match it.whole() {
-            Some(tree) => it.nginx = Some(Loaded { tree, at: now }),
+            Some(tree) => it.nginx = Some(Loaded { tree, at: now, by_hand: false }),
             None => {
                 let what = format!("P4: {}: nginx is told to load half of a change", it.name);
                 self.fail(what);

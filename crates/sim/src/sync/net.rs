@@ -148,8 +148,12 @@ impl World {
         let session = self.net.numbered;
         let (one, other) = (self.random.below(DELAY.1), self.random.below(DELAY.1));
         let now = self.now;
-        *self.net.wire(a, b) =
-            Wire { id: session, alive: true, since: now, arrives: [now + other + 1, now + one + 1] };
+        *self.net.wire(a, b) = Wire {
+            id: session,
+            alive: true,
+            since: now,
+            arrives: [now + other + 1, now + one + 1],
+        };
         self.queue.push(now + one, Due::Up { host: a, peer: b, session });
         self.queue.push(now + other, Due::Up { host: b, peer: a, session });
     }
@@ -316,9 +320,7 @@ impl World {
     pub(super) fn rightful(&self) -> Option<u8> {
         match &self.source {
             Source::Node(name) => self.number(name),
-            Source::Active => {
-                self.numbers().find(|host| self.net.claims[usize::from(*host)])
-            }
+            Source::Active => self.numbers().find(|host| self.net.claims[usize::from(*host)]),
         }
     }
 

@@ -33,6 +33,8 @@ impl World {
         self.restarted(host);
         let it = self.host(host);
         it.up = Up::Running;
+        let saved_at = it.saved_at;
+        it.had = it.saved.line.tip().map(|tip| (tip.tree, saved_at));
         it.replica = Some(Replica::new(config, it.saved.clone()));
         let (life, holder) = (it.life, it.holder);
         let sessions: Vec<_> = it.sessions.iter().map(|(k, v)| (*k, v.clone())).collect();
@@ -76,7 +78,9 @@ impl World {
                         return;
                     }
                     if self.sabotage != Sabotage::SavesNothing {
-                        self.host(host).saved = saved;
+                        let now = self.now;
+                        let it = self.host(host);
+                        (it.saved, it.saved_at) = (saved, now);
                     }
                     if self.trapped(host, Step::Saved) {
                         return;
@@ -141,7 +145,13 @@ impl World {
         }
         let state = replica.view().state;
         let tip = state.applied.filter(|id| id.tree == disk.tree);
-        if tip.is_some() && state.proven != tip && nginx.at > disk.since {
+        if tip.is_none() || state.proven == tip || nginx.at <= disk.since {
+            return;
+        }
+        // What was changed since the last reading may be what nginx has loaded.
+        if nginx.at > disk.read {
+            self.look_at_disk(host, Cause::Asked);
+        } else {
             self.feed(host, Input::Loaded(disk.tree));
         }
     }
@@ -153,16 +163,17 @@ impl World {
     }
 
     pub(super) fn read(&mut self, host: u8, cause: Cause) {
+        let quiet = self.now.saturating_sub(self.of(host).changed);
+        if cause == Cause::Hint && quiet < SETTLE {
+            return self.look_at_disk(host, cause);
+        }
         let tree = self.of(host).read();
         let newest = self.trees.facts(tree).newest;
         let life = self.of(host).life;
-        self.later((MILLISECOND / 10, 20 * MILLISECOND), Due::Report {
-            host,
-            life,
-            tree,
-            newest,
-            cause,
-        });
+        self.later(
+            (MILLISECOND / 10, 20 * MILLISECOND),
+            Due::Report { host, life, tree, newest, cause },
+        );
     }
 
     pub(super) fn reported(&mut self, host: u8, tree: TreeHash, newest: Nanos, cause: Cause) {
@@ -177,17 +188,21 @@ impl World {
         if it.unsure && tip.is_none_or(|id| id.tree != tree) && cause != Cause::Asked {
             return;
         }
-        let since = match (it.disk.filter(|disk| disk.tree == tree), cause) {
-            (Some(disk), _) => disk.since,
-            (None, Cause::Hint) => now.saturating_sub(SETTLE),
-            (None, _) => newest,
-        };
+        let since = if cause == Cause::Hint { now.saturating_sub(SETTLE) } else { newest };
+        let before = it.disk.map(|disk| (disk.tree, disk.read)).or(it.had);
+        let since = since.max(newest).max(it.placed).max(match before {
+            // Another one than before, and no younger: an old tree was put back, some time.
+            Some((known, read)) if known != tree && newest <= read && cause != Cause::Hint => now,
+            Some((known, read)) if known == tree => read,
+            _ => 0,
+        });
+        let since = it.disk.filter(|disk| disk.tree == tree).map_or(since, |disk| disk.since);
         let lost = tip.is_some_and(|tip| self.trees.lost(tip.tree, tree));
         let loss = (lost && self.sabotage != Sabotage::HidesLosses)
             .then(|| "too many files are gone".to_owned());
         let it = self.host(host);
         it.unsure = false;
-        it.disk = Some(Disk { tree, since });
+        it.disk = Some(Disk { tree, since, read: now });
         self.feed(host, Input::Disk { tree, loss });
         self.served(host);
     }
@@ -196,11 +211,15 @@ impl World {
         if self.trapped(host, Step::Told) {
             return;
         }
+        let now = self.now;
         let it = self.host(host);
         it.job += 1;
         let underway = it.underway.take();
         let applied = is_apply(underway.as_ref());
         it.unsure |= applied;
+        if applied {
+            it.placed = now;
+        }
         let moved = outcome == Outcome::Moved;
         self.note(host, || format!("{:?}: {outcome:?}", underway.map(|it| it.job)));
         self.feed(host, Input::Done(outcome));

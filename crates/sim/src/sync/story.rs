@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use standin_core::sync::{Command, Input, Source, Trigger, TreeHash, Trouble};
+use standin_core::sync::{Command, Input, Source, TreeHash, Trigger, Trouble};
 
 use super::Sabotage;
 use super::host::{Live, Loaded, Trap, Up};
@@ -169,7 +169,9 @@ impl World {
             return;
         }
         self.note(host, || format!("EDIT {tree}"));
+        let now = self.now;
         self.host(host).put(Live::Whole(tree));
+        self.host(host).changed = now;
         if self.story.seen.insert(tree) {
             self.story.written.push(tree);
         }
@@ -231,7 +233,7 @@ impl World {
         self.fault("nginx is reloaded by hand");
         self.note(host, || format!("RELOAD {tree}"));
         let now = self.now;
-        self.host(host).nginx = Some(Loaded { tree, at: now });
+        self.host(host).nginx = Some(Loaded { tree, at: now, by_hand: true });
         self.nudge(host);
     }
 
@@ -433,7 +435,8 @@ impl World {
             let state = replica.view().state;
             state.proven.is_some() && state.proven == state.applied
         });
-        if !proven {
+        let serves = self.of(writer).nginx.map(|nginx| nginx.tree) == self.of(writer).whole();
+        if !proven || !serves {
             self.reload_by_hand(writer);
         }
     }

@@ -26,31 +26,96 @@ const FILES: u64 = 100;
 #[derive(Clone, Debug)]
 pub(super) enum Due {
     /// The store is open.
-    Ready { host: u8, life: u32 },
+    Ready {
+        host: u8,
+        life: u32,
+    },
     /// The shell asks who holds the VIP, and for nginx.
-    Look { host: u8, life: u32 },
+    Look {
+        host: u8,
+        life: u32,
+    },
     /// The files are read.
-    Read { host: u8, life: u32, cause: Cause },
-    Report { host: u8, life: u32, tree: TreeHash, newest: Nanos, cause: Cause },
+    Read {
+        host: u8,
+        life: u32,
+        cause: Cause,
+    },
+    Report {
+        host: u8,
+        life: u32,
+        tree: TreeHash,
+        newest: Nanos,
+        cause: Cause,
+    },
     /// All files are read, without a reason.
-    FullScan { host: u8, life: u32 },
-    Tick { host: u8, token: u32 },
-    Job { host: u8, job: u64, step: Step },
+    FullScan {
+        host: u8,
+        life: u32,
+    },
+    Tick {
+        host: u8,
+        token: u32,
+    },
+    Job {
+        host: u8,
+        job: u64,
+        step: Step,
+    },
     /// What became of a job reaches the replica.
-    Done { host: u8, job: u64, outcome: Outcome },
-    Connect { a: u8, b: u8 },
-    Up { host: u8, peer: u8, session: u64 },
-    Down { host: u8, peer: u8, session: u64 },
-    Message { to: u8, from: u8, session: u64, message: Rc<Message> },
+    Done {
+        host: u8,
+        job: u64,
+        outcome: Outcome,
+    },
+    Connect {
+        a: u8,
+        b: u8,
+    },
+    Up {
+        host: u8,
+        peer: u8,
+        session: u64,
+    },
+    Down {
+        host: u8,
+        peer: u8,
+        session: u64,
+    },
+    Message {
+        to: u8,
+        from: u8,
+        session: u64,
+        message: Rc<Message>,
+    },
     /// The election shows a host another holder.
-    Belief { host: u8, holder: Option<u8>, election: u64 },
-    Config { host: u8, config: Config },
+    Belief {
+        host: u8,
+        holder: Option<u8>,
+        election: u64,
+    },
+    Config {
+        host: u8,
+        config: Config,
+    },
     /// A host, or its daemon, starts again.
-    Start { host: u8 },
-    StartNginx { host: u8 },
-    Room { host: u8 },
-    Mend { cut: u64 },
-    Operator { host: u8, life: u32, what: Operator },
+    Start {
+        host: u8,
+    },
+    StartNginx {
+        host: u8,
+    },
+    Room {
+        host: u8,
+    },
+    Mend {
+        cut: u64,
+    },
+    Operator {
+        host: u8,
+        life: u32,
+        what: Operator,
+    },
     /// The next fault, or the next thing that an operator does.
     Act,
     /// The weather ends, and operators see to what waits for them.
@@ -231,6 +296,10 @@ impl World {
             Due::Belief { host, holder, election } => self.believes(host, holder, election),
             Due::Config { host, config } => self.configured(host, config),
             Due::Start { host } => self.start(host),
+            Due::StartNginx { host } if self.of(host).whole().is_none() => {
+                // What an operator starts in the middle of a swap isn't standin's doing.
+                self.later((MILLISECOND, SECOND), Due::StartNginx { host });
+            }
             Due::StartNginx { host } => self.start_nginx(host),
             Due::Room { host } => self.host(host).full = false,
             Due::Mend { cut } => self.mend(cut),
@@ -268,7 +337,10 @@ impl World {
             self.fault("a swap is undone at the start");
             self.note(host, || "undoes a swap that was cut off".to_owned());
             // As the shell does: which tree nginx runs with isn't known.
-            self.host(host).saved.proven = None;
+            let now = self.now;
+            let it = self.host(host);
+            it.saved.proven = None;
+            it.placed = now;
         }
     }
 
