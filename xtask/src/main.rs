@@ -16,8 +16,13 @@ cargo xtask COMMAND [ARGUMENTS]
   demo [ARGS]   install what is missing, build, rehearse every fault on this machine
                 (arguments go to `standin lab --drill`, e.g. --repeat 5)
   test          everything that CI runs
+<<<<<<< HEAD
   sim [ARGS]    the simulator (arguments go to `standin-sim run`, e.g. --hours 100 --seed 7)
   soak [SECS]   the storm of writers with dying nodes, SECS seconds long (default 60)
+=======
+  sim [ARGS]    the simulator (arguments go to `standin-sim run`, e.g. --hours 100 --seed 7), and a
+                share of the shared files' world (all of it: sim sync --hours 10000)
+>>>>>>> 8e2e40d (The simulator of the shared files has canaries, seeds, and a share in cargo xtask)
   fuzz [SECS]   every fuzz target, SECS seconds each (default 300)
   bench [NAME…] standin side by side with keepalived, and with inotifywait and rsync
                 (bench --help says which; bench sync: only the shared files)
@@ -34,6 +39,9 @@ const SOAK_S: &str = "60";
 
 /// Simulated hours within `test`, for fixed and fresh seeds each.
 const SIM_IN_TEST_HOURS: &str = "20";
+
+/// The same of the shared files' world, which is faster.
+const SYNC_IN_TEST_HOURS: &str = "200";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -87,6 +95,10 @@ fn test() -> Result<()> {
     steps.step("tests", cargo(&["test", "--workspace", "--quiet", "--no-fail-fast"]));
     steps.step("simulator, fixed seeds", simulator(&["--seed", "1", "--hours", SIM_IN_TEST_HOURS]));
     steps.step("simulator, a fresh seed", simulator(&["--hours", SIM_IN_TEST_HOURS]));
+    let shared = ["--hours", SYNC_IN_TEST_HOURS];
+    steps
+        .step("shared files, a fixed seed", sync_simulator(&["--seed", "1", shared[0], shared[1]]));
+    steps.step("shared files, a fresh seed", sync_simulator(&shared));
     steps.also("fuzzers", || fuzz_all(FUZZ_IN_TEST_S));
     steps.finish()
 }
@@ -94,7 +106,17 @@ fn test() -> Result<()> {
 fn sim(arguments: &[String]) -> Result<()> {
     build_release()?;
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    run(&mut simulator(&arguments))
+    if let Some((&"sync", rest)) = arguments.split_first() {
+        return run(&mut sync_simulator(rest));
+    }
+    run(&mut simulator(&arguments))?;
+    run(&mut sync_simulator(&["--hours", SYNC_IN_TEST_HOURS]))
+}
+
+fn sync_simulator(arguments: &[&str]) -> Command {
+    let mut command = Command::new(built("standin-sim"));
+    command.arg("sync").args(arguments);
+    command
 }
 
 fn simulator(arguments: &[&str]) -> Command {

@@ -26,6 +26,10 @@ pub enum Sabotage {
     None,
     /// Says that a tree is in the history, and it isn't.
     ForgetsTrees,
+    /// Takes every tree for a good one.
+    SkipsTests,
+    /// Asks nobody for leave.
+    SkipsApproval,
     /// Swaps without a look at what lies there.
     SwapsBlindly,
     /// Has nginx load while the files are being replaced.
