@@ -225,12 +225,14 @@ impl Driver {
         if self.tickets.reload_at > now || !self.nothing_else_to_load() {
             return;
         }
-        let Some(ground) = self.ground() else { return };
+        let (Some(ground), Some(running)) = (self.ground(), &self.running) else { return };
+        let Some(applied) = running.replica.view().state.applied else { return };
+        let known = running.translation;
         self.tickets.busy = true;
         self.tickets.reload_at = now + RELOADS_APART;
         let found = self.found.clone();
         tokio::task::spawn_blocking(move || {
-            let _ = found.send(Found::TicketsLoaded(ground.load()));
+            let _ = found.send(Found::TicketsLoaded(ground.load(applied, known)));
         });
     }
 
@@ -250,6 +252,10 @@ impl Driver {
     pub(super) fn tickets_loaded(&mut self, outcome: &Outcome) {
         self.tickets.busy = false;
         self.tickets.look_at = Instant::now();
+        if *outcome == Outcome::Moved {
+            // Somebody wrote to the files just then: what nginx runs with is seen to first.
+            return;
+        }
         if let Outcome::Failed { why, .. } = outcome {
             self.tickets.reload_at = Instant::now() + AFTER_FAILURE;
             self.tickets_trouble(format!("{NOT_LOADED}: {why}; it is tried again"));
