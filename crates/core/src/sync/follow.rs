@@ -237,6 +237,7 @@ impl Replica {
                     self.retry_now();
                 }
                 self.test_asked = Some(id);
+                self.stays = None;
             }
             Order::Apply(id) => {
                 if let Some(peer) = self.peers.get_mut(from)
@@ -245,6 +246,8 @@ impl Replica {
                     peer.released = true;
                 }
             }
+            // It was tried, and the writer has been told that it can't be.
+            Order::Undo { id, .. } if self.stays == Some(id) => {}
             Order::Undo { id, why } => {
                 self.undo = Some((id, why));
                 // Another test of it is no leave to apply it.
@@ -298,7 +301,7 @@ impl Replica {
     ) {
         let Some((id, _)) = self.undo.clone() else { return };
         if trouble != Trouble::Passing {
-            self.undo = None;
+            (self.undo, self.stays) = (None, Some(id));
         }
         let why =
             format!("it was to be undone, but what was there before can't be put back: {why}");

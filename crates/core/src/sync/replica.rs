@@ -114,6 +114,8 @@ pub struct Replica {
     /// The tree that couldn't be kept; it is tried again with everything else.
     pub(super) unkept: Option<TreeHash>,
     pub(super) undo: Option<(Id, String)>,
+    /// The generation that was to be undone and couldn't be.
+    pub(super) stays: Option<Id>,
     /// The apply that is under way goes back.
     pub(super) undoing: bool,
     /// The line before the last apply: this node has had its end, and can go back to it.
@@ -156,6 +158,7 @@ impl Replica {
             test_asked: None,
             unkept: None,
             undo: None,
+            stays: None,
             undoing: false,
             before: Line::default(),
             rollback: None,
@@ -397,6 +400,7 @@ impl Replica {
         self.problem = None;
         (self.again, self.unkept) = (None, None);
         self.patience = AGAIN;
+        self.stays = None;
     }
 
     pub(super) fn hold_for(&mut self, why: Held, effects: &mut Effects) {

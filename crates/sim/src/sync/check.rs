@@ -154,9 +154,12 @@ impl World {
         // An edit that the shell hasn't read yet may have been loaded by hand already.
         let by_hand = it.nginx.is_some_and(|nginx| nginx.by_hand);
         let read = it.disk.map(|disk| disk.tree) == it.whole();
+        // It died between putting the old tree back and having it loaded; nothing tells of that.
+        let unknown = it.nginx.is_some_and(|nginx| nginx.unknown);
         if let (Event::Proven(id), Some(nginx)) = (event, it.nginx)
             && nginx.tree != id.tree
             && (read || !by_hand)
+            && !unknown
         {
             let what = format!(
                 "proof: {} says that nginx serves {id}, and it serves {}",
@@ -202,7 +205,7 @@ impl World {
         let right = state.applied == Some(tip)
             && state.proven == Some(tip)
             && it.whole() == Some(tip.tree)
-            && nginx == Some(tip.tree);
+            && (nginx == Some(tip.tree) || it.nginx.is_some_and(|nginx| nginx.unknown));
         (!right).then(|| {
             format!(
                 "{} should serve {tip}; it has {:?}, nginx {nginx:?}, and says {state:?}",
@@ -221,7 +224,7 @@ impl World {
             // There was nothing to go back to.
             let first = self.of(host).saved.line.parent().is_none();
             // Or nobody has it any more; it says so.
-            let told = state.problem.as_ref().is_some_and(|it| it.trouble == Trouble::Passing);
+            let told = state.problem.as_ref().is_some_and(|it| it.trouble != Trouble::Undone);
             let there = state.applied == Some(tip) && !first && !told;
             return there.then(|| format!("{name} has {tip}, which was undone: {state:?}"));
         }

@@ -33,6 +33,8 @@ pub(super) struct Loaded {
     pub(super) at: Nanos,
     /// By an operator, or at nginx's start.
     pub(super) by_hand: bool,
+    /// The daemon died before it was told of the tree that is back.
+    pub(super) unknown: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +130,7 @@ impl Host {
             saved: Saved::default(),
             saved_at: 0,
             approved: BTreeSet::new(),
-            nginx: Some(Loaded { tree, at: 0, by_hand: true }),
+            nginx: Some(Loaded { tree, at: 0, by_hand: true, unknown: false }),
             exchanges,
             full: false,
             clock,
@@ -183,6 +185,10 @@ impl Host {
 
     /// The daemon is gone, with all that it had in memory.
     pub(super) fn die(&mut self) {
+        let told = self.underway.as_ref().is_some_and(super::job::Underway::told);
+        if let Some(nginx) = self.nginx.as_mut().filter(|_| told) {
+            nginx.unknown = true;
+        }
         self.up = Up::Off;
         self.life += 1;
         self.replica = None;
@@ -212,7 +218,7 @@ impl Host {
     /// nginx starts, if it can.
     pub(super) fn start_nginx(&mut self, now: Nanos, number: u8, trees: &Trees) {
         if let Some(tree) = self.whole().filter(|tree| trees.good(*tree, number)) {
-            self.nginx = Some(Loaded { tree, at: now, by_hand: true });
+            self.nginx = Some(Loaded { tree, at: now, by_hand: true, unknown: false });
         }
     }
 }

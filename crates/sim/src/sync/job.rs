@@ -91,6 +91,13 @@ pub(super) struct Underway {
     why: Option<(Trouble, &'static str)>,
 }
 
+impl Underway {
+    /// nginx was told of a tree that is to be put back.
+    pub(super) const fn told(&self) -> bool {
+        self.told && self.why.is_some()
+    }
+}
+
 pub(super) fn is_apply(underway: Option<&Underway>) -> bool {
     underway.is_some_and(|it| matches!(it.job, Job::Apply { .. }))
 }
@@ -272,7 +279,7 @@ impl World {
         let now = self.now;
         let it = self.host(host);
         match it.whole() {
-            Some(tree) => it.nginx = Some(Loaded { tree, at: now, by_hand: false }),
+            Some(tree) => it.nginx = Some(Loaded { tree, at: now, by_hand: false, unknown: false }),
             None => {
                 let what = format!("P4: {}: nginx is told to load half of a change", it.name);
                 self.fail(what);

@@ -238,7 +238,7 @@ impl World {
         self.fault("nginx is reloaded by hand");
         self.note(host, || format!("RELOAD {tree}"));
         let now = self.now;
-        self.host(host).nginx = Some(Loaded { tree, at: now, by_hand: true });
+        self.host(host).nginx = Some(Loaded { tree, at: now, by_hand: true, unknown: false });
         self.nudge(host);
     }
 

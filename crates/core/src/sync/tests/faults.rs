@@ -289,3 +289,15 @@ fn an_order_to_a_node_that_does_not_write_leaves_no_deadline() {
     rig.command("n2", Command::Apply);
     assert_eq!(rig.machines["n2"].replica.next_deadline(), None);
 }
+
+#[test]
+fn an_undo_that_is_refused_is_not_ordered_over_and_over() {
+    let mut rig = three();
+    rig.edit("n1", tree(2));
+    rig.bad.insert(tree(1));
+    rig.bad_load.insert(("n1".to_owned(), tree(2)));
+    // It would never come to rest.
+    rig.command("n1", Command::Apply);
+    assert_eq!(rig.told("n1", "apply_failed"), 1);
+    assert_eq!((rig.disk("n2"), rig.problem("n2")), (tree(2), Some(Trouble::Refused)));
+}
