@@ -185,7 +185,7 @@ impl Host {
 
     /// The daemon is gone, with all that it had in memory.
     pub(super) fn die(&mut self) {
-        let told = self.underway.as_ref().is_some_and(super::job::Underway::told);
+        let told = self.underway.as_ref().is_some_and(Underway::told);
         if let Some(nginx) = self.nginx.as_mut().filter(|_| told) {
             nginx.unknown = true;
         }
