@@ -16,13 +16,9 @@ cargo xtask COMMAND [ARGUMENTS]
   demo [ARGS]   install what is missing, build, rehearse every fault on this machine
                 (arguments go to `standin lab --drill`, e.g. --repeat 5)
   test          everything that CI runs
-<<<<<<< HEAD
-  sim [ARGS]    the simulator (arguments go to `standin-sim run`, e.g. --hours 100 --seed 7)
-  soak [SECS]   the storm of writers with dying nodes, SECS seconds long (default 60)
-=======
   sim [ARGS]    the simulator (arguments go to `standin-sim run`, e.g. --hours 100 --seed 7), and a
                 share of the shared files' world (all of it: sim sync --hours 10000)
->>>>>>> 8e2e40d (The simulator of the shared files has canaries, seeds, and a share in cargo xtask)
+  soak [SECS]   the storm of writers with dying nodes, SECS seconds long (default 60)
   fuzz [SECS]   every fuzz target, SECS seconds each (default 300)
   bench [NAME…] standin side by side with keepalived, and with inotifywait and rsync
                 (bench --help says which; bench sync: only the shared files)
