@@ -232,6 +232,9 @@ impl World {
             return self.serves(host, state, tip);
         }
         let told = state.problem.as_ref().is_some_and(|problem| problem.id == tip);
-        (!told).then(|| format!("{name} can't have {tip} and doesn't say why: {state:?}"))
+        // Or it wrote it itself, and had it approved by that.
+        let serves = self.serves(host, state, tip).is_none();
+        (!told && !serves)
+            .then(|| format!("{name} can't have {tip} and doesn't say why: {state:?}"))
     }
 }
