@@ -128,7 +128,7 @@ enum Command {
                             running\n  standin lab --drill      every fault once, measured\n  \
                             standin lab status\n  standin lab kill n1\n  standin lab down")]
     Lab(lab::LabArgs),
-    /// Measure how long nobody answers: every fault in turn in a lab, or a switchover of the real cluster
+    /// Measure how long nobody answers, in a lab or on this cluster
     #[command(
         after_help = "Examples:\n  standin drill\n  standin drill /etc/standin/standin.toml \
                             --repeat 5\n  standin drill --only nginx-killed,host-cut --json\n  \
@@ -156,7 +156,7 @@ impl Places {
         let lock = self.run_dir.join("lock");
         match File::options().write(true).open(&lock) {
             Ok(file) => {
-                if let Err(std::fs::TryLockError::WouldBlock) = file.try_lock() {
+                if let Err(std::fs::TryLockError::WouldBlock) = control::hold(&file) {
                     let words = format!("a standin runs here ({} is locked), {so}", lock.display());
                     return Err(Unanswered { exit: Exit::Running, words }.into());
                 }

@@ -53,7 +53,7 @@ pub(crate) use moves::Wish;
 pub(crate) use moves::status;
 use notify::{Call, Notifier, State};
 use slim::at;
-pub(crate) use startup::{Misfit, Refusal, fits, read_file};
+pub(crate) use startup::{Misfit, Refusal, fits, hold, read_file};
 use watched::Watched;
 
 /// Events that a slow follower of the API may be behind; more and it is told that it missed some.

@@ -293,15 +293,22 @@ fn interface_of(addresses: &[IpAddr]) -> Option<String> {
 /// A lock that ends with the process, unlike a pid file.
 fn lock(path: &Path) -> io::Result<File> {
     let file = File::options().create(true).truncate(false).write(true).open(path)?;
+    hold(&file)?;
+    Ok(file)
+}
+
+/// Locks `file`, and waits for a daemon that is dying.
+///
+/// # Errors
+/// [`fs::TryLockError::WouldBlock`] when a daemon lives.
+pub(crate) fn hold(file: &File) -> Result<(), fs::TryLockError> {
     let began = Instant::now();
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(file),
             Err(fs::TryLockError::WouldBlock) if began.elapsed() < DYING => {
                 std::thread::sleep(LOOK_AT_LOCK);
             }
-            Err(fs::TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
-            Err(fs::TryLockError::Error(error)) => return Err(error),
+            done => return done,
         }
     }
 }

@@ -223,13 +223,11 @@ impl Driver {
             running.watch.replace(spec.clone(), settings.options());
             running.lens.exclude = spec.exclude().clone();
             running.spec = spec;
-            let news = running.lens.values != settings.values;
             running.lens.values = Arc::clone(&settings.values);
             let config = settings.config.clone();
             self.feed(Input::Config(config)).await;
-            if news {
-                self.feed(Input::Command(Command::Retry)).await;
-            }
+            // What was refused for want of a path or a value here may be taken now.
+            self.feed(Input::Command(Command::Retry)).await;
             self.look_again();
         }
         self.look();

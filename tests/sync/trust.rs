@@ -1,14 +1,19 @@
 //! What nobody else may read, and what a member may not bring.
 
 use std::process::Output;
+use std::sync::LazyLock;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cluster::{Cluster, Node, SOON, conf};
 use crate::hosts::{STANDIN, skipped, wait_until};
 
 const FILE: &str = "/etc/standin/standin.toml";
 
-/// No key, but unmistakable.
-const SECRET: &str = "c7f1b0a94e5d4c1e8a36-not-for-others";
+/// No key, but unmistakable; made when the test runs, so that it stands in no source or program.
+static SECRET: LazyLock<String> = LazyLock::new(|| {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    format!("{:x}-{}-not-for-others", now.as_nanos(), std::process::id())
+});
 
 const PUBLIC: &str = "0d9d3c1f7f2b4f0e9d12-for-everybody";
 
@@ -60,7 +65,7 @@ fn a_secret_file_arrives_with_its_owner_and_shows_nowhere_else() {
     let (n1, n2) = (&cluster.nodes[0], &cluster.nodes[1]);
     for node in [n1, n2] {
         node.host.run("mkdir -m 0755 /run/patterns");
-        node.host.write("/run/patterns/secret", SECRET);
+        node.host.write("/run/patterns/secret", &SECRET);
         node.host.run("chmod 600 /run/patterns/secret");
         node.host.write("/run/patterns/public", PUBLIC);
     }
@@ -72,7 +77,7 @@ fn a_secret_file_arrives_with_its_owner_and_shows_nowhere_else() {
     cluster.wait_current();
     let stat = "stat -c %a:%u:%g /etc/nginx/conf/web.key";
     assert_eq!(n2.host.run(stat).trim(), "600:33:4");
-    assert_eq!(n2.read("web.key"), SECRET);
+    assert_eq!(n2.read("web.key"), *SECRET);
     // It is changed, refused with another file, overwritten as drift, and rolled back.
     n1.save("conf.d/bad.conf", "nonsense on;\n");
     n2.wait_own("refusing", |own| own["problem"].is_object());
@@ -114,7 +119,7 @@ fn a_secret_file_arrives_with_its_owner_and_shows_nowhere_else() {
         let found = proc.args(["-c", script]).output().unwrap().stdout;
         assert!(found.is_empty(), "{name}: {}", String::from_utf8_lossy(&found));
         let said = told(node);
-        assert!(said.contains("generation") && !said.contains(SECRET), "{name}: {said}");
+        assert!(said.contains("generation") && !said.contains(SECRET.as_str()), "{name}: {said}");
     }
 }
 
