@@ -116,6 +116,8 @@ impl Driver {
         let line = running.replica.offered_line(&from).unwrap_or_default();
         let roots = running.spec.roots().to_vec();
         let before = running.replica.view().line.tip();
+        // What nginx has run with here brings nothing new.
+        let had = running.replica.had(id);
         let (dir, lens) = (self.around.state_dir.join("sync"), running.lens.clone());
         let order = fetch::Order {
             id,
@@ -125,6 +127,9 @@ impl Driver {
             store: Arc::clone(&running.store),
             judge: Box::new(move |manifest| report::judge(manifest, &roots)),
             examine: Box::new(move |store, manifest| {
+                if had {
+                    return Ok(());
+                }
                 let new = report::unapproved(store, &lens, manifest, before, &dir);
                 report::ask_for(&new)
             }),

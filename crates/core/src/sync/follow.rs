@@ -273,7 +273,11 @@ impl Replica {
         {
             self.rollback = None;
         }
-        let undoing = std::mem::take(&mut self.undoing);
+        let applied_back = std::mem::take(&mut self.undoing);
+        // What can't be had can't be put back.
+        let undoing = applied_back
+            || self.undo.is_some()
+                && matches!(&job, Job::Fetch { id, .. } if self.back() == Some(*id));
         match outcome {
             Outcome::Moved => self.disk = None,
             Outcome::Failed { trouble, why } if undoing => {
@@ -404,6 +408,12 @@ impl Replica {
     #[must_use]
     pub fn offered_line(&self, peer: &str) -> Option<Line> {
         self.peers.get(peer)?.offer.clone()
+    }
+
+    /// Whether this node had it in place before its last apply: an undo goes back to it.
+    #[must_use]
+    pub fn had(&self, id: Id) -> bool {
+        self.before.tip() == Some(id)
     }
 
     /// What lies on disk, as far as is known.

@@ -39,6 +39,8 @@ struct Rig {
     slow: BTreeMap<String, Vec<Job>>,
     /// Whose nginx doesn't run.
     down: BTreeSet<String>,
+    /// What nobody may take from a peer, until an operator approves of it.
+    unapproved: BTreeSet<TreeHash>,
 }
 
 impl Rig {
@@ -54,6 +56,7 @@ impl Rig {
             config,
             slow: BTreeMap::new(),
             down: BTreeSet::new(),
+            unapproved: BTreeSet::new(),
         };
         for name in names {
             rig.start(name, Saved::default(), tree(0));
@@ -121,7 +124,9 @@ impl Rig {
 
     fn input(&mut self, name: &str, input: Input) {
         let mut inputs = VecDeque::from([input]);
-        while let Some(input) = inputs.pop_front() {
+        for round in 0.. {
+            assert!(round < 10_000, "{name} never comes to rest");
+            let Some(input) = inputs.pop_front() else { return };
             let machine = self.machines.get_mut(name).unwrap();
             let mut effects = Vec::new();
             machine.replica.step(self.now, input, &mut effects);
@@ -161,6 +166,10 @@ impl Rig {
             Job::Fetch { id, from } => {
                 assert!(!self.cut.contains(&(name.to_owned(), from.clone())));
                 assert!(self.machines[from].history.contains(&id.tree), "it has what it offers");
+                if self.unapproved.contains(&id.tree) {
+                    let why = "it brings what runs code".to_owned();
+                    return Outcome::Failed { trouble: Trouble::Approval, why };
+                }
             }
             Job::Test(id) => {
                 return if self.bad.contains(&id.tree) { refused() } else { Outcome::Done };

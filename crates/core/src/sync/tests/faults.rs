@@ -301,3 +301,30 @@ fn an_undo_that_is_refused_is_not_ordered_over_and_over() {
     assert_eq!(rig.told("n1", "apply_failed"), 1);
     assert_eq!((rig.disk("n2"), rig.problem("n2")), (tree(2), Some(Trouble::Refused)));
 }
+
+#[test]
+fn an_undo_to_what_waits_for_approval_waits_with_it() {
+    let mut rig = three();
+    rig.edit("n1", tree(2));
+    rig.unapproved.insert(tree(1));
+    rig.bad_load.insert(("n1".to_owned(), tree(2)));
+    // It would never come to rest.
+    rig.command("n1", Command::Apply);
+    assert_eq!(rig.told("n1", "apply_failed"), 1);
+    assert_eq!((rig.disk("n2"), rig.problem("n2")), (tree(2), Some(Trouble::Approval)));
+    rig.wait(Duration::from_secs(300));
+    assert_eq!((rig.disk("n2"), rig.problem("n2")), (tree(2), Some(Trouble::Approval)));
+    // It is approved of.
+    rig.unapproved.clear();
+    rig.command("n2", Command::Retry);
+    assert_eq!((rig.disk("n2"), rig.problem("n2")), (tree(1), Some(Trouble::Undone)));
+}
+
+#[test]
+fn a_node_knows_what_it_had_in_place() {
+    let mut rig = pair();
+    rig.edit("n1", tree(2));
+    rig.edit("n1", tree(3));
+    let had = |n: u8| rig.machines["n2"].replica.had(Id { number: n.into(), tree: tree(n) });
+    assert_eq!((had(1), had(2), had(3)), (false, true, false));
+}
