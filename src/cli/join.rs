@@ -12,6 +12,7 @@ use hyper::Method;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::init::{Kept, Named, must_be_local, node};
 use super::{Places, client};
@@ -26,6 +27,10 @@ use crate::link::tls;
 const PORT: u16 = 8412;
 
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// How often a connection that was cut at once is tried again, and after how long.
+const AGAIN: u32 = 3;
+const AGAIN_AFTER: Duration = Duration::from_millis(300);
 
 /// All nodes look at the file with this one in it, and take it, meanwhile.
 const ANSWER: Duration = Duration::from_secs(65);
@@ -142,29 +147,18 @@ fn resolve(host: &str) -> Result<SocketAddr> {
 }
 
 async fn ask(to: SocketAddr, token: &Token, join: Join) -> Result<Joined> {
-    let stream = tokio::time::timeout(CONNECT, TcpStream::connect(to))
-        .await
-        .map_err(|_| {
-            anyhow!("{to} doesn't answer; is its firewall open for TCP port {}?", to.port())
-        })?
-        .map_err(|error| match error.kind() {
-            ErrorKind::ConnectionRefused => anyhow!(
-                "nobody serves the token at {to}: it is used or expired, or its daemon has no peer \
-                 link. `standin token` there makes another one"
-            ),
-            _ => anyhow!("{to}: {error}"),
-        })?;
-    let config = Arc::new(tls::joiner(token.authority)?);
-    let connecting = TlsConnector::from(config).connect(ServerName::from(to.ip()), stream);
-    let mut stream = tokio::time::timeout(CONNECT, connecting)
-        .await
-        .map_err(|_| anyhow!("{to} doesn't finish the TLS handshake"))?
-        .map_err(|error| {
-            anyhow!(
-                "{to} isn't of the cluster that made the token; it was told nothing: {}",
-                tls::words(&error)
-            )
-        })?;
+    let mut again = AGAIN;
+    let mut stream = loop {
+        match connect(to, token).await {
+            // Who served an earlier token was just ending; the next one listens already.
+            Err(Unconnected::Cut(_)) if again > 0 => {
+                again -= 1;
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
+            Err(Unconnected::Cut(error) | Unconnected::Other(error)) => return Err(error),
+            Ok(stream) => break stream,
+        }
+    };
     frame::send(&mut stream, &Message::Join(join)).await?;
     let mut reader = Reader::new(&mut stream, JOINED_BYTES);
     let answer = tokio::time::timeout(ANSWER, reader.next())
@@ -175,6 +169,46 @@ async fn ask(to: SocketAddr, token: &Token, join: Join) -> Result<Joined> {
         Message::Refused { why } => bail!("{to} refuses: {}", plain(&why)),
         _ => bail!("{to} answered something else"),
     }
+}
+
+/// Why there is no connection; nothing of the token was said on it.
+enum Unconnected {
+    /// The other end closed it before it had shown who it is.
+    Cut(anyhow::Error),
+    Other(anyhow::Error),
+}
+
+async fn connect(to: SocketAddr, token: &Token) -> Result<TlsStream<TcpStream>, Unconnected> {
+    let other = Unconnected::Other;
+    let stream = tokio::time::timeout(CONNECT, TcpStream::connect(to))
+        .await
+        .map_err(|_| {
+            other(anyhow!("{to} doesn't answer; is its firewall open for TCP port {}?", to.port()))
+        })?
+        .map_err(|error| match error.kind() {
+            ErrorKind::ConnectionRefused => other(anyhow!(
+                "nobody serves the token at {to}: it is used or expired, or its daemon has no peer \
+                 link. `standin token` there makes another one"
+            )),
+            _ => other(anyhow!("{to}: {error}")),
+        })?;
+    let config = Arc::new(tls::joiner(token.authority).map_err(other)?);
+    let connecting = TlsConnector::from(config).connect(ServerName::from(to.ip()), stream);
+    tokio::time::timeout(CONNECT, connecting)
+        .await
+        .map_err(|_| other(anyhow!("{to} doesn't finish the TLS handshake")))?
+        .map_err(|error| match error.kind() {
+            ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe => {
+                Unconnected::Cut(anyhow!(
+                    "{to} closed the connection before it had shown who it is; it was told \
+                     nothing: {error}"
+                ))
+            }
+            _ => other(anyhow!(
+                "{to} isn't of the cluster that made the token; it was told nothing: {}",
+                tls::words(&error)
+            )),
+        })
 }
 
 /// What another machine says is shown without control characters.
@@ -216,5 +250,35 @@ fn keep_old(file: &Path, new: &str) -> Result<Option<String>> {
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("can't read {}", file.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_is_cut_at_once_is_tried_again_and_not_called_a_fraud() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let cuts = tokio::spawn(async move {
+            for _ in 0..=AGAIN {
+                drop(listener.accept().await.unwrap());
+            }
+        });
+        let authority = standin_config::fingerprint::Fingerprint([7; 32]);
+        let token = Token { id: [1; 4], secret: [2; 16], authority };
+        let join = Join {
+            protocol: PROTOCOL,
+            token_id: token.id,
+            token_secret: token.secret,
+            node: "n2".to_owned(),
+            addresses: Vec::new(),
+            priority: 100,
+            public_key: [3; 32],
+        };
+        let error = ask(to, &token, join).await.map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("closed the connection before"), "{error}");
+        cuts.await.unwrap();
     }
 }
