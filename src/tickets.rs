@@ -26,6 +26,13 @@ const INCLUDE: &str = "tickets.conf";
 
 const RING: &str = "ring";
 
+/// Changes of a ring in the life of a cluster: a higher one is none, and would leave no room to count
+/// on. JSON's readers agree on integers up to here.
+const MOST_CHANGES: u64 = 1 << 53;
+
+/// Some 35,000 years: a later time is none, and can't be reckoned with.
+const LATEST_S: u64 = 1 << 40;
+
 /// Three keys in hexadecimal, and two numbers.
 const RING_BYTES: u64 = 1024;
 
@@ -61,6 +68,9 @@ impl From<&Ring> for Said {
 impl Said {
     /// `None` for what is no ring.
     pub(crate) fn ring(&self) -> Option<Ring> {
+        if self.number > MOST_CHANGES || self.since_unix_s > LATEST_S {
+            return None;
+        }
         Some(Ring {
             number: self.number,
             since_unix_s: self.since_unix_s,
@@ -262,6 +272,21 @@ mod tests {
         let other = place.prepare(None).unwrap();
         assert_eq!(other.number, 0);
         assert_ne!(other, ring);
+    }
+
+    #[test]
+    fn a_number_or_a_time_that_none_can_be_is_no_ring() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place(dir.path().join("tickets"));
+        let ring = place.prepare(None).unwrap();
+        for (number, since_unix_s) in [(u64::MAX, 1), (1, u64::MAX), (MOST_CHANGES + 1, 1)] {
+            let absurd = Ring { number, since_unix_s, ..ring.clone() };
+            assert!(Said::from(&absurd).ring().is_none());
+            place.store(&absurd, None).unwrap();
+            assert!(place.load().is_none());
+        }
+        let last = Ring { number: MOST_CHANGES, since_unix_s: LATEST_S, ..ring };
+        assert_eq!(Said::from(&last).ring().as_ref(), Some(&last));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use standin_core::sync::tickets::Ring;
 use standin_core::sync::{Outcome, TreeHash, View};
@@ -294,9 +294,10 @@ impl Driver {
 
     pub(super) fn tickets_status(&self) -> Option<said::Tickets> {
         let ring = self.tickets.ring.as_ref()?;
+        let since = UNIX_EPOCH.checked_add(Duration::from_secs(ring.since_unix_s));
         Some(said::Tickets {
             number: ring.number,
-            since: rfc3339(std::time::UNIX_EPOCH + Duration::from_secs(ring.since_unix_s)),
+            since: since.map(rfc3339).unwrap_or_default(),
             used: self.tickets.used,
             loaded: self.tickets.loaded,
             problem: self.tickets.problem.clone(),

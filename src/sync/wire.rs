@@ -12,6 +12,10 @@ use crate::tickets;
 /// Contents that may be asked for at once.
 pub(crate) const WANTED: usize = 1024;
 
+/// Generations in the life of a cluster: a number beyond would leave no room to count on, and a line
+/// must rise. JSON's readers agree on integers up to here.
+const MOST_NUMBER: u64 = 1 << 53;
+
 /// Longer than nginx's own message about one line is.
 const WORDS: usize = 4000;
 
@@ -101,7 +105,11 @@ impl From<Id> for IdSaid {
 }
 
 impl IdSaid {
+    /// `None` for what is none.
     pub(crate) fn id(&self) -> Option<Id> {
+        if self.number > MOST_NUMBER {
+            return None;
+        }
         Some(Id { number: self.number, tree: TreeHash(unhex(&self.tree)?) })
     }
 }
@@ -256,6 +264,9 @@ mod tests {
         assert_eq!(said(r#"{"about":"test","id":{"number":1,"tree":"zz"}}"#), None);
         let rising = r#"[{"number":1,"tree":"00"},{"number":2,"tree":"00"}]"#;
         assert_eq!(said(&format!(r#"{{"about":"offer","apply":true,"line":{rising}}}"#)), None);
+        let far = IdSaid { number: u64::MAX, tree: hex(&[1; 32]) };
+        assert_eq!(far.id(), None, "the next one would have no number");
+        assert!(line(&[far]).is_none());
         assert_eq!(unhex(&"0g".repeat(32)), None);
         assert_eq!(unhex(&hex(&[7; 32])), Some([7; 32]));
     }
