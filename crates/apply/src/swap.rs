@@ -187,9 +187,15 @@ fn prepare(journal: &mut Journal, number: usize, state_dir: &Path) -> io::Result
     Ok(())
 }
 
-/// Puts the staged trees on the disk; says whether all are there.
-pub(crate) fn sync(staged: &Staged) -> bool {
-    staged.roots.iter().all(|root| sync_at(&root.staged).is_ok())
+/// Puts the staged trees on the disk.
+///
+/// # Errors
+/// As fsync(2). What failed must not be synced again, but be built anew.
+pub(crate) fn sync(staged: &Staged) -> io::Result<()> {
+    staged.roots.iter().try_for_each(|root| {
+        let at = |error| io::Error::other(format!("{}: {error}", root.staged.display()));
+        sync_at(&root.staged).map_err(at)
+    })
 }
 
 /// Everything that is about to become live, on the disk: after a power cut nothing may be empty.

@@ -1,5 +1,6 @@
 //! The whole way of one generation on one node: test, swap, reload, prove; or back, and prove that.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -70,13 +71,19 @@ pub fn apply(staged: &Staged, nginx: &Nginx, means: &Means, hook: Hook<'_>) -> O
     let (tested, synced) = std::thread::scope(|scope| {
         let synced = scope.spawn(|| sync(staged));
         let tested = test(staged, nginx, &means.tester, means.patience);
-        (tested, synced.join().unwrap_or(false))
+        let panicked = |_| Err(io::Error::other("a thread has panicked"));
+        (tested, synced.join().unwrap_or_else(panicked))
     });
     let tested = match tested {
         Ok(tested) => tested,
         Err(refusal) => return Outcome::Refused(refusal),
     };
-    let mut swapped = match swap_synced(staged, nginx, &means.state_dir, synced, hook) {
+    // The kernel tells a failed write once: another sync would go well, over bytes that are lost.
+    if let Err(error) = synced {
+        let why = format!("the new files can't be put on the disk: {error}");
+        return Outcome::NotSwapped(NotSwapped { why, undone: true });
+    }
+    let mut swapped = match swap_synced(staged, nginx, &means.state_dir, true, hook) {
         Ok(swapped) => swapped,
         Err(why) => return Outcome::NotSwapped(why),
     };
