@@ -116,7 +116,7 @@ pub(crate) fn fresh_three() -> io::Result<[Key; 3]> {
 
 /// The directory of the keys.
 #[derive(Clone, Debug)]
-pub(crate) struct Place(PathBuf);
+pub(crate) struct Place(pub(crate) PathBuf);
 
 impl Place {
     /// Where nginx's configuration names them.

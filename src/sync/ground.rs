@@ -427,11 +427,16 @@ fn workers(master: u32) -> Vec<u32> {
 
 /// Whether all workers began after `since`: then they run with what lay there at that time.
 pub(crate) fn runs_since(master: u32, since: SystemTime) -> bool {
-    let workers = workers(master);
     let Ok(age) = since.elapsed() else { return false };
     let now = standin_linux::clock::now().as_nanos();
     let at = now.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
-    let at_ticks = at / (1_000_000_000 / TICKS_PER_S);
+    began_after(master, at)
+}
+
+/// The same for nanoseconds since the boot, which no step of the clock moves.
+pub(crate) fn began_after(master: u32, at_ns: u64) -> bool {
+    let workers = workers(master);
+    let at_ticks = at_ns / (1_000_000_000 / TICKS_PER_S);
     let after = |pid: &u32| process::start_time_ticks(*pid).is_some_and(|ticks| ticks > at_ticks);
     !workers.is_empty() && workers.iter().all(after)
 }

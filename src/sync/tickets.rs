@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use standin_core::sync::tickets::Ring;
 use standin_core::sync::{Outcome, TreeHash, View};
+use standin_linux::clock;
 use tokio::time::Instant;
 
 use super::driver::{Driver, Found};
@@ -50,6 +51,9 @@ pub(super) struct Tickets {
     tell: bool,
     used: bool,
     loaded: bool,
+    /// nginx's workers that began after have loaded the files, in nanoseconds since the boot; `None`
+    /// until it is known.
+    since_ns: Option<u64>,
     problem: Option<String>,
 }
 
@@ -60,6 +64,7 @@ pub(super) struct Looked {
     /// `None`: the configuration wasn't read.
     used: Option<bool>,
     loaded: bool,
+    since_ns: Option<u64>,
     memory: bool,
 }
 
@@ -80,6 +85,7 @@ impl Tickets {
             tell: false,
             used: false,
             loaded: false,
+            since_ns: None,
             problem: None,
         }
     }
@@ -175,9 +181,10 @@ impl Driver {
         let (place, ring) = (self.tickets.place.clone(), self.tickets.ring.clone());
         let keys = Keys::of(&self.around.state_dir);
         let (master, found) = (self.sight.nginx.master, self.found.clone());
-        let changes = self.tickets.changes;
+        let (changes, since_ns) = (self.tickets.changes, self.tickets.since_ns);
         tokio::task::spawn_blocking(move || {
-            let looked = Looked { changes, ..look(&place, ring, &keys, (master, conf)) };
+            let looked = look(&place, ring, &keys, (master, conf), since_ns);
+            let looked = Looked { changes, ..looked };
             // The driver may have ended; the same below.
             let _ = found.send(Found::Tickets(looked));
         });
@@ -185,10 +192,11 @@ impl Driver {
 
     pub(super) fn tickets_looked(&mut self, looked: Looked) {
         self.tickets.busy = false;
-        let Looked { changes, ring, used, loaded, memory } = looked;
+        let Looked { changes, ring, used, loaded, since_ns, memory } = looked;
         if changes != self.tickets.changes {
             return;
         }
+        self.tickets.since_ns = since_ns;
         self.tickets.used = used.unwrap_or(self.tickets.used);
         match ring {
             Ok(None) => {
@@ -313,23 +321,112 @@ fn look(
     ring: Option<Ring>,
     keys: &Keys,
     (master, conf): (Option<u32>, Option<PathBuf>),
+    since_ns: Option<u64>,
 ) -> Looked {
     // Without a peer link there is nobody to share them with.
     if !keys.exist() {
-        return Looked { changes: 0, ring: Ok(None), used: None, loaded: false, memory: true };
+        let ring = Ok(None);
+        return Looked { changes: 0, ring, used: None, loaded: false, since_ns, memory: true };
     }
     let used = conf.map(|conf| tickets::are_used(&nginx::read_config(&conf)));
+    let mut since_ns = since_ns;
     let seen = match ring {
         Some(ring) if place.load().as_ref() == Some(&ring) && place.written(&ring).is_some() => {
             Ok(ring)
         }
-        Some(ring) => place.store(&ring, master).map(|()| ring),
+        Some(ring) => {
+            let stored = place.store(&ring, master);
+            since_ns = Some(clock::now().as_nanos());
+            stored.map(|()| ring)
+        }
         None => place.prepare(master),
     };
     let written = seen.as_ref().ok().and_then(|ring| place.written(ring));
-    let loaded = written.is_some_and(|written| {
+    let loaded = match (written, master) {
+        (None, _) => false,
         // One that starts later starts with them.
-        master.is_none_or(|master| ground::runs_since(master, written))
-    });
-    Looked { changes: 0, ring: seen.map(Some), used, loaded, memory: place.is_memory() }
+        (Some(_), None) => true,
+        (Some(written), Some(master)) => {
+            // An earlier daemon wrote them. Their time is the clock's, which may be put back or forth:
+            // it is asked once, and in doubt nginx reloads once.
+            let since_ns = since_ns.get_or_insert_with(|| {
+                if ground::runs_since(master, written) { 0 } else { clock::now().as_nanos() }
+            });
+            ground::began_after(master, *since_ns)
+        }
+    };
+    Looked { changes: 0, ring: seen.map(Some), used, loaded, since_ns, memory: place.is_memory() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command, Stdio};
+    use std::time::SystemTime;
+
+    use super::*;
+
+    /// By its title a worker of nginx's; this process is the master.
+    struct Worker(Child);
+
+    impl Worker {
+        fn start() -> Self {
+            // The kernel counts starts in hundredths of a second.
+            std::thread::sleep(Duration::from_millis(50));
+            let mut command = Command::new("cat");
+            command.arg0("nginx: worker process").stdin(Stdio::piped()).stdout(Stdio::null());
+            Self(command.spawn().unwrap())
+        }
+    }
+
+    impl Drop for Worker {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    #[test]
+    fn a_clock_that_steps_neither_forgets_a_reload_nor_makes_one_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = Keys::of(dir.path());
+        fs::create_dir_all(dir.path().join("keys")).unwrap();
+        fs::write(dir.path().join("keys/node.pem"), "").unwrap();
+        assert!(keys.exist());
+        let place = Place(dir.path().join("tickets"));
+        let master = Some(std::process::id());
+        let step = |to: SystemTime| {
+            for name in ["current", "next", "previous"] {
+                let file =
+                    fs::File::options().append(true).open(place.0.join(format!("{name}.key")));
+                file.unwrap().set_modified(to).unwrap();
+            }
+        };
+        let hour = Duration::from_secs(3600);
+
+        let old = Worker::start();
+        std::thread::sleep(Duration::from_millis(50));
+        let first = look(&place, None, &keys, (master, None), None);
+        let ring = first.ring.unwrap();
+        assert!(!first.loaded, "the worker is older than the files");
+        drop(old);
+        let worker = Worker::start();
+        // As if the clock had been put back since.
+        step(SystemTime::now() + hour);
+        let second = look(&place, ring.clone(), &keys, (master, None), first.since_ns);
+        assert!(second.loaded);
+
+        let next = ring.map(|ring| ring.rotated(9, tickets::fresh().unwrap()));
+        std::thread::sleep(Duration::from_millis(50));
+        let third = look(&place, next.clone(), &keys, (master, None), second.since_ns);
+        assert!(!third.loaded);
+        // As if it had been put forth.
+        step(SystemTime::now() - 2 * hour);
+        let fourth = look(&place, next.clone(), &keys, (master, None), third.since_ns);
+        assert!(!fourth.loaded, "nginx still has the old keys");
+        drop(worker);
+        let _worker = Worker::start();
+        assert!(look(&place, next, &keys, (master, None), fourth.since_ns).loaded);
+    }
 }
