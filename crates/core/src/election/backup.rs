@@ -376,7 +376,11 @@ impl VirtualRouter {
         let State::Backup(backup) = &self.state else { return false };
         let Cause::Following { who, priority: followed } = backup.cause else { return false };
         let fresh = now.since(backup.base) < self.interval * timers::MISSED_ADVERTS;
-        who != sender && followed >= priority && fresh
+        // It said goodbye since, which the link just hasn't confirmed yet: the sender follows it.
+        let leaves = self
+            .doubted
+            .is_some_and(|(node, at)| Party::Node(node) == who && !backup.heard_after(at));
+        who != sender && followed >= priority && fresh && !leaves
     }
 
     fn may_fail_back(&self, now: Instant) -> bool {

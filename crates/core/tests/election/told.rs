@@ -145,3 +145,14 @@ fn a_first_word_that_is_a_goodbye_is_believed() {
     assert_eq!(rig.role(), Role::Active);
     assert!(matches!(rig.last_reason(), Reason::Released { .. }), "{:?}", rig.last_reason());
 }
+
+#[test]
+fn whoever_takes_over_from_a_doubted_goodbye_is_followed() {
+    let mut rig = Rig::following();
+    rig.says(N1, WELL);
+    rig.hear("10.0.0.1", 0);
+    rig.hear("10.0.0.3", 120);
+    rig.says(N1, Says { active: false, ..WELL });
+    rig.run(ms(90));
+    assert_eq!(rig.role(), Role::Backup, "n3 has it by now");
+}
