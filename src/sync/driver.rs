@@ -20,6 +20,7 @@ use super::made::{self, Lens};
 use super::outside::{LookedOutside, OutsideFiles};
 use super::peers::Sessions;
 use super::push::{Goal, Pusher};
+use super::reading;
 use super::serve::Asked;
 use super::tickets::{Looked, Tickets};
 use super::wire::Said;
@@ -113,6 +114,9 @@ pub(super) struct Running {
     /// When standin has put files here, which may be older than that.
     pub(super) placed: Option<SystemTime>,
     pub(super) records: u32,
+    /// When the disk is looked at again after it has failed, and how long it is waited then.
+    pub(super) look_at: Option<tokio::time::Instant>,
+    pub(super) patience: Duration,
     pub(super) limit: Option<String>,
     pub(super) unreadable: Option<String>,
 }
@@ -322,6 +326,8 @@ impl Driver {
             had,
             placed: recovered.is_some().then(SystemTime::now),
             records: 0,
+            look_at: None,
+            patience: reading::AGAIN,
             limit: None,
             unreadable: None,
         });
@@ -344,6 +350,7 @@ impl Driver {
     /// What is seen comes back as [`Found::Sight`], and what follows from it then.
     async fn tick(&mut self) {
         self.look();
+        self.look_when_due();
         self.tickets_tick();
         self.outside_tick();
         if self.retire_at.is_some_and(|at| at <= tokio::time::Instant::now()) {

@@ -16,7 +16,7 @@ use standin_tree::manifest::{Manifest, Root};
 use standin_tree::read::{Reader, Scan, Spec};
 use standin_tree::store::{Generation, Origin, Store};
 
-use super::made::Lens;
+use super::made::{Lens, Standing, Wrong};
 
 /// For the test and again for the reload: 2,000 virtual hosts with TLS take 2 s and 5 s, a name that
 /// DNS doesn't answer 10 s.
@@ -126,7 +126,10 @@ impl Ground {
         drift: &mut Vec<String>,
     ) -> Result<Stage, Failure> {
         let manifest = self.lens.resolved(&self.store, &self.manifest(id)?);
-        let manifest = manifest.map_err(|why| (Trouble::Refused, why))?;
+        let manifest = manifest.map_err(|wrong| match wrong {
+            Wrong::Tree(why) => (Trouble::Refused, why),
+            Wrong::Disk(why) => passing(why),
+        })?;
         let mut stage = Stage::default();
         let mut builder = Builder::new(&self.store);
         for root in manifest.roots().iter().filter(|root| !root.entries.is_empty()) {
@@ -171,7 +174,11 @@ impl Ground {
         }
         let scan = Reader::new().snapshot(&self.spec, Some(&self.store), QUIET_WITHIN);
         let scan = scan.map_err(passing)?;
-        let hash = self.lens.look(&self.store, &scan.manifest).name();
+        let seen = self.lens.look(&self.store, &scan.manifest);
+        let hash = seen.name();
+        if let Standing::Unable(why) = seen.standing {
+            return Err(passing(why));
+        }
         Ok(Live { hash: TreeHash(*hash.as_bytes()), scan, before })
     }
 
@@ -192,7 +199,11 @@ impl Ground {
         }
         // What was made before lies elsewhere.
         let lens = Lens { made: Arc::default(), ..self.lens.clone() };
-        let own = lens.look(&self.store, &Manifest::new(roots).ok()?).name();
+        let seen = lens.look(&self.store, &Manifest::new(roots).ok()?);
+        let own = seen.name();
+        if matches!(seen.standing, Standing::Unable(_)) {
+            return None;
+        }
         Some(Translation { own: TreeHash(*own.as_bytes()), tree: id.tree })
     }
 

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::driver::{Driver, Fetching, Found, own};
 use super::ground::Ground;
+use super::made::Wrong;
 use super::{fetch, report};
 
 /// Records between two looks at what may be forgotten.
@@ -129,6 +130,10 @@ impl Driver {
             examine: Box::new(move |store, manifest| {
                 if had {
                     return Ok(());
+                }
+                // What nginx would read isn't known without the disk.
+                if let Err(Wrong::Disk(why)) = lens.resolved(store, manifest) {
+                    return Err((Trouble::Passing, why));
                 }
                 let new = report::unapproved(store, &lens, manifest, before, &dir);
                 report::ask_for(&new)

@@ -61,6 +61,33 @@ pub(super) enum Standing {
     Stale(Stale),
     /// Why this tree can't be shared, with file, line and mend.
     Faulty(String),
+    /// The disk failed; what lies there isn't known.
+    Unable(String),
+}
+
+/// Why nothing can be made of a tree.
+#[derive(Debug)]
+pub(super) enum Wrong {
+    /// It stays so until somebody mends it: file, line and mend.
+    Tree(String),
+    /// The disk is full, or fails: it may go well another time.
+    Disk(String),
+}
+
+impl Wrong {
+    /// Of a file.
+    fn at(self, at: &Path) -> Self {
+        match self {
+            Self::Tree(what) => Self::Tree(format!("{}{what}", at.display())),
+            Self::Disk(what) => Self::Disk(format!("{}{what}", at.display())),
+        }
+    }
+}
+
+impl From<String> for Wrong {
+    fn from(what: String) -> Self {
+        Self::Tree(what)
+    }
 }
 
 pub(super) struct Stale {
@@ -88,7 +115,10 @@ impl Lens {
         let faulty = |why| Seen { manifest: manifest.clone(), standing: Standing::Faulty(why) };
         let wanted = match self.wanted(store, manifest) {
             Ok(wanted) => wanted,
-            Err(why) => return faulty(why),
+            Err(Wrong::Tree(why)) => return faulty(why),
+            Err(Wrong::Disk(why)) => {
+                return Seen { manifest: manifest.clone(), standing: Standing::Unable(why) };
+            }
         };
         let mut stale = Stale { make: Vec::new(), edited: Vec::new() };
         let (mut done, mut clean) = (BTreeSet::new(), Made::new());
@@ -160,8 +190,8 @@ impl Lens {
     /// The generation with what this node makes of it.
     ///
     /// # Errors
-    /// In words, with file, line and mend.
-    pub(super) fn resolved(&self, store: &Store, manifest: &Manifest) -> Result<Manifest, String> {
+    /// In words, with file, line and mend; or what the disk says.
+    pub(super) fn resolved(&self, store: &Store, manifest: &Manifest) -> Result<Manifest, Wrong> {
         let wanted = self.wanted(store, manifest)?;
         if wanted.is_empty() {
             return Ok(manifest.clone());
@@ -171,15 +201,15 @@ impl Lens {
             let Some(root) = roots.iter_mut().find(|root| root.path == make.root) else { continue };
             let at = root.entries.binary_search_by(|entry| entry.path.cmp(&make.entry.path));
             match at {
-                Ok(_) => return Err(foreign(&make.root.join(make.entry.path()), &make)),
+                Ok(_) => return Err(foreign(&make.root.join(make.entry.path()), &make).into()),
                 Err(at) => root.entries.insert(at, make.entry),
             }
         }
-        Manifest::new(roots).map_err(|fault| fault.to_string())
+        Manifest::new(roots).map_err(|fault| Wrong::Tree(fault.to_string()))
     }
 
     /// Every file that the patterns ask for, sorted by root and path.
-    fn wanted(&self, store: &Store, manifest: &Manifest) -> Result<Vec<Make>, String> {
+    fn wanted(&self, store: &Store, manifest: &Manifest) -> Result<Vec<Make>, Wrong> {
         let mut all = Vec::new();
         for root in manifest.roots() {
             let begin = root.entries.partition_point(|entry| *entry.path < *PATTERNS);
@@ -188,14 +218,11 @@ impl Lens {
                 // The directory itself, and what only begins with its name.
                 let Some(below) = below.strip_prefix(b"/") else { continue };
                 let at = root.full(entry);
-                if let Some(make) = self
-                    .want(store, root, entry, below)
-                    .map_err(|what| format!("{}{what}", at.display()))?
-                {
-                    all.push(make);
-                }
+                let make = self.want(store, root, entry, below).map_err(|wrong| wrong.at(&at))?;
+                all.extend(make);
                 if all.len() > MOST {
-                    return Err(format!("{}: more than {MOST} patterns", root.path.display()));
+                    let most = format!("{}: more than {MOST} patterns", root.path.display());
+                    return Err(most.into());
                 }
             }
         }
@@ -209,7 +236,7 @@ impl Lens {
         root: &Root,
         entry: &Entry,
         below: &[u8],
-    ) -> Result<Option<Make>, String> {
+    ) -> Result<Option<Make>, Wrong> {
         let (size, hash) = match &entry.kind {
             Kind::Directory => return Ok(None),
             Kind::File { size, hash, .. } => (*size, hash),
@@ -217,7 +244,8 @@ impl Lens {
                 return Err(
                     ": only plain files can be patterns; put the link itself where it is to \
                             be, all nodes share it"
-                        .to_owned(),
+                        .to_owned()
+                        .into(),
                 );
             }
         };
@@ -232,20 +260,23 @@ impl Lens {
             return Err(format!(
                 ": its file would lie in {0}, which is no directory here; mend: mkdir {0}",
                 folder.display()
-            ));
+            )
+            .into());
         }
         let left_out = |path: &Path| self.exclude.exclude(&root.path, path.as_os_str().as_bytes());
         if left_out(target) || above.any(left_out) || below.starts_with(PATTERNS) {
             return Err(
                 ": a file of this name is not shared; choose another name, or change exclude \
                         under [sync]"
-                    .to_owned(),
+                    .to_owned()
+                    .into(),
             );
         }
         if size > LARGEST {
-            return Err(format!(": a pattern has at most {} KiB", LARGEST >> 10));
+            return Err(format!(": a pattern has at most {} KiB", LARGEST >> 10).into());
         }
-        let bytes = store.read(hash).map_err(|error| format!(": {error}"))?;
+        let disk = |error: io::Error| Wrong::Disk(format!(": {error}"));
+        let bytes = store.read(hash).map_err(disk)?;
         let filled = self.values.fill(&bytes);
         let filled = filled.map_err(|Fault { line, what }| format!(":{line}: {what}"))?;
         let neutral = Values::neutral(&bytes);
@@ -254,7 +285,8 @@ impl Lens {
         {
             return Err(": a value decides which code runs or which module is loaded; write that \
                         into the file itself"
-                .to_owned());
+                .to_owned()
+                .into());
         }
         let from = Path::new(OsStr::from_bytes(&entry.path));
         let mark = format!(
@@ -263,7 +295,7 @@ impl Lens {
             self.values.own
         );
         let whole = [mark.as_bytes(), &filled].concat();
-        let hash = store.put(&whole).map_err(|error| format!(": {error}"))?;
+        let hash = store.put(&whole).map_err(disk)?;
         let kind = Kind::File { size: whole.len() as u64, hash, link: 0 };
         let entry = Entry { path: below.into(), kind, attributes: Vec::new(), ..entry.clone() };
         Ok(Some(Make { root: root.path.clone(), entry }))
@@ -277,7 +309,7 @@ impl Seen {
         match &self.standing {
             Standing::Clean(_) => self.manifest.hash(),
             Standing::Stale(stale) => stale.name(&self.manifest),
-            Standing::Faulty(why) => {
+            Standing::Faulty(why) | Standing::Unable(why) => {
                 Hash::of(format!("standin: faulty\n{}{why}", self.manifest.hash()).as_bytes())
             }
         }
@@ -416,8 +448,21 @@ mod tests {
                 Standing::Faulty(why) => why,
                 Standing::Clean(_) => panic!("clean"),
                 Standing::Stale(_) => panic!("stale"),
+                Standing::Unable(why) => panic!("{why}"),
             }
         }
+    }
+
+    #[test]
+    fn a_disk_that_fails_says_nothing_of_the_tree() {
+        let tree = Tree::new();
+        tree.write("per-node/conf.d/a.conf", "a;\n");
+        let manifest = tree.read();
+        let lost = Store::open(&tree.dir.path().join("another")).unwrap();
+        let seen = tree.lens.look(&lost, &manifest);
+        assert!(matches!(seen.standing, Standing::Unable(why) if why.contains("a.conf: ")));
+        let resolved = tree.lens.resolved(&lost, &manifest);
+        assert!(matches!(resolved, Err(Wrong::Disk(_))));
     }
 
     #[test]

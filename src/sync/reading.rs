@@ -18,6 +18,10 @@ use super::made::{self, Made, Seen, Stale, Standing};
 use super::{fetch, report};
 use crate::control::log::Severity;
 
+/// After a disk that was full, or has failed, the files are looked at again, ever more rarely.
+pub(super) const AGAIN: Duration = Duration::from_secs(5);
+const AGAIN_AT_MOST: Duration = Duration::from_secs(120);
+
 impl Driver {
     pub(super) async fn reported(&mut self, report: Report) {
         let Some(running) = &mut self.running else { return };
@@ -107,8 +111,9 @@ impl Driver {
     async fn see(&mut self, scan: &mut Scan, sure: bool) -> Option<(TreeHash, bool)> {
         let running = self.running.as_mut()?;
         let name = |hash: standin_tree::hash::Hash| TreeHash(*hash.as_bytes());
+        running.look_at = None;
         if !running.lens.concerns(&scan.manifest) {
-            running.fault = None;
+            (running.fault, running.patience) = (None, AGAIN);
             return Some((name(scan.manifest.hash()), false));
         }
         let (lens, store) = (running.lens.clone(), Arc::clone(&running.store));
@@ -123,8 +128,13 @@ impl Driver {
         let running = self.running.as_mut()?;
         let writes = running.replica.writes();
         match standing {
+            Standing::Unable(why) => {
+                self.unable(&why);
+                None
+            }
             Standing::Clean(made) => {
                 (running.fault, running.making) = (None, None);
+                running.patience = AGAIN;
                 if *running.lens.made != made {
                     self.remember(made).await;
                 }
@@ -149,13 +159,39 @@ impl Driver {
                 None
             }
             // The generation takes its place.
-            Standing::Stale(_) | Standing::Faulty(_) => Some((name(hash), true)),
+            Standing::Stale(_) | Standing::Faulty(_) => {
+                (running.fault, running.patience) = (None, AGAIN);
+                Some((name(hash), true))
+            }
         }
     }
 
     fn refuse(&mut self, why: String) {
+        self.faulty(format!("{why}. Nothing is shipped until that is mended"));
+    }
+
+    /// The disk doesn't do what it should: nothing tells when it does again.
+    fn unable(&mut self, why: &str) {
+        if let Some(running) = &mut self.running {
+            running.look_at = Some(tokio::time::Instant::now() + running.patience);
+            running.patience = (running.patience * 2).min(AGAIN_AT_MOST);
+        }
+        self.faulty(format!(
+            "{why}. Until that goes well, no files go from here or are taken; it is tried again, at \
+             the latest every {} s",
+            AGAIN_AT_MOST.as_secs()
+        ));
+    }
+
+    pub(super) fn look_when_due(&mut self) {
         let Some(running) = &mut self.running else { return };
-        let text = format!("{why}. Nothing is shipped until that is mended");
+        if running.look_at.take_if(|at| *at <= tokio::time::Instant::now()).is_some() {
+            running.watch.look();
+        }
+    }
+
+    fn faulty(&mut self, text: String) {
+        let Some(running) = &mut self.running else { return };
         if running.fault.as_ref() != Some(&text) {
             running.fault = Some(text.clone());
             self.tell(Severity::Error, "sync_values", None, text);
@@ -202,7 +238,7 @@ impl Driver {
                 if let Some(running) = &mut self.running {
                     running.making = None;
                 }
-                self.refuse(format!("a file can't be made from its pattern: {error}"));
+                self.unable(&format!("a file can't be made from its pattern: {error}"));
             }
         }
     }
