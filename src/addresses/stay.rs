@@ -36,22 +36,25 @@ impl Stays {
         self.addresses.contains_key(&vip)
     }
 
-    /// Notes that the VIP stays, and keeps `interface` from answering for it over ARP. (For IPv6 no
-    /// interface answers for the address of another one.)
-    pub(super) fn begin(
+    /// Notes that the VIP stays, and keeps `interfaces` from answering for it over ARP: that of the VIP,
+    /// and those over which peers ask who has it. (For IPv6 no interface answers for the address of
+    /// another one.)
+    pub(super) fn begin<'a>(
         &mut self,
         vip: VipId,
-        interface: &str,
+        interfaces: impl Iterator<Item = &'a str>,
         prefixes: &[Prefix],
     ) -> io::Result<()> {
         self.addresses.insert(vip, prefixes.iter().map(|prefix| prefix.address()).collect());
-        // Asked for an address of another interface it says nothing, and asks in its own name.
-        for (name, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
-            let path = format!("net/ipv4/conf/{interface}/{name}");
-            // More may be set already, and the kernel goes by the greater of this and `all`.
-            let now = sysctl::read(&path)?.parse::<u8>().unwrap_or(0);
-            if now < 1 || (name == "arp_announce" && now < 2) {
-                self.settings.set(&path, value)?;
+        for interface in interfaces {
+            // Asked for an address of another interface it says nothing, and asks in its own name.
+            for (name, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
+                let path = format!("net/ipv4/conf/{interface}/{name}");
+                // More may be set already, and the kernel goes by the greater of this and `all`.
+                let now = sysctl::read(&path)?.parse::<u8>().unwrap_or(0);
+                if now < 1 || (name == "arp_announce" && now < 2) {
+                    self.settings.set(&path, value)?;
+                }
             }
         }
         Ok(())
@@ -103,10 +106,9 @@ pub(super) const fn change(address: IpAddr) -> Change {
 impl Addresses {
     /// Puts a VIP that is about to go where only this host's sockets find it.
     pub(super) fn stay(&mut self, vip: VipId, held: &Held) -> io::Result<()> {
-        let of =
-            |watched: &&Watched| watched.link.as_ref().is_some_and(|link| link.index == held.index);
-        let name = self.watched.iter().find(of).map(|watched| watched.name.clone());
-        if let Err(error) = self.stays.begin(vip, &name.unwrap_or_default(), &held.prefixes) {
+        let there = |watched: &&Watched| watched.link.is_some();
+        let names = self.watched.iter().filter(there).map(|watched| watched.name.as_str());
+        if let Err(error) = self.stays.begin(vip, names, &held.prefixes) {
             // It would answer in the other node's place.
             self.complain(format!("connections to the VIP are cut: {error}"));
             self.stays.end(vip);

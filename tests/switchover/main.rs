@@ -330,6 +330,7 @@ fn several_vips_and_several_nodes() {
             ("a chain".into(), Box::new(several::nodes_form_a_chain)),
             ("a late client".into(), Box::new(several::a_client_may_learn_late)),
             ("udp".into(), Box::new(several::udp_of_others_moves_at_once)),
+            ("a second cable".into(), Box::new(several::a_second_cable_is_no_rival)),
         ]);
     });
 }

@@ -6,8 +6,8 @@ use std::thread::{JoinHandle, sleep, spawn};
 
 use standin_linux::spawn::{enter_network, network_of};
 
-use super::cluster::{Cluster, SOON, UnderWay, VIP, VIP_V6, is_active, steps};
-use super::hosts::{Host, STANDIN, ms, wait_until};
+use super::cluster::{Cluster, FILE, SOON, UnderWay, VIP, VIP_V6, is_active, steps};
+use super::hosts::{Host, Lan, STANDIN, ms, wait_until};
 use super::load::{Habit, Load};
 use super::unharmed;
 
@@ -201,4 +201,34 @@ fn udp_send(from: &Host, to: &str, bytes: &[u8]) -> String {
         String::from_utf8_lossy(&answer[..read]).into_owned()
     });
     client.join().unwrap()
+}
+
+/// The old node, which keeps the VIP for its clients, doesn't answer for it over the second cable either.
+pub(crate) fn a_second_cable_is_no_rival() {
+    let cluster = Cluster::new(2, 1, "60s");
+    let [n1, n2] = &cluster.nodes[..] else { unreachable!() };
+    let beside = Lan::new();
+    for node in &cluster.nodes {
+        beside.plug(node, "eth1");
+        node.sysctl("net/ipv6/conf/eth1/accept_dad", "0");
+        node.ip("link set eth1 up");
+        let file = node.read(FILE);
+        let more = file.replace("drain_timeout", "heartbeat = [\"eth1\"]\ndrain_timeout");
+        assert_ne!(file, more);
+        node.write(FILE, &more);
+    }
+    let _daemons = cluster.start();
+    let before = cluster.states();
+    let keeps = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::KeepAlive, 2);
+    sleep(ms(300));
+    let moving = UnderWay::begin(n1, "web n2");
+    n2.wait_role("active", SOON);
+    // It asks after two seconds, and who answered for three more would be a rival.
+    sleep(ms(7_500));
+    assert_eq!(n2.role(), "active", "{}", n2.run(&format!("{STANDIN} events -n 9")));
+    assert!(!n2.said("rival", "n1"), "{}", n2.run(&format!("{STANDIN} events -n 9")));
+    unharmed("keep-alive", &keeps.end());
+    let (code, story, error) = moving.end();
+    assert_eq!(code, Some(0), "{story:?}{error}");
+    cluster.wait_states(&before);
 }

@@ -147,7 +147,9 @@ impl VirtualRouter {
             || self.vacancy.is_some()
             || self.standing != Standing::Eligible;
         let State::Backup(backup) = &self.state else { return };
-        if void || !backup.awaits(Party::Node(from), released) {
+        // Its priority 0 has come as well, and nothing since.
+        let said = self.doubted.is_some_and(|(node, at)| node == from && !backup.heard_after(at));
+        if void || !(said || backup.awaits(Party::Node(from), released)) {
             return;
         }
         self.handovers.obeyed = Some((from, epoch));

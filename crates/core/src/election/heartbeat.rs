@@ -28,7 +28,8 @@ const ACTIVE_ASKS_EVERY: Duration = Duration::from_secs(2);
 impl VirtualRouter {
     /// From when on the further paths are asked.
     fn asks_from(&self) -> Option<Instant> {
-        if self.plan.heartbeat.is_empty() {
+        // Nobody of the cluster is asked for while the address is waited for.
+        if self.plan.heartbeat.is_empty() || self.vacancy.is_some() {
             return None;
         }
         match &self.state {

@@ -321,9 +321,7 @@ impl VirtualRouter {
         if self.hold_until.is_some_and(over) || self.refused.is_some_and(|(until, _)| over(until)) {
             self.judge(step, health, maintenance);
         }
-        if self.vacancy.is_none() {
-            self.heartbeat_tick(step);
-        }
+        self.heartbeat_tick(step);
         match self.state {
             State::Idle => {}
             State::Backup(_) if self.vacancy.is_some() => {}

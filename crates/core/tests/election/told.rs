@@ -156,3 +156,17 @@ fn whoever_takes_over_from_a_doubted_goodbye_is_followed() {
     rig.run(ms(90));
     assert_eq!(rig.role(), Role::Backup, "n3 has it by now");
 }
+
+#[test]
+fn a_handover_counts_although_its_time_is_only_guessed() {
+    let mut rig = Rig::following();
+    rig.says(N1, WELL);
+    rig.run(ms(20));
+    let released = rig.now;
+    rig.run(ms(1));
+    rig.hear("10.0.0.1", 150);
+    rig.hear("10.0.0.1", 0);
+    let handover = Handover { from: N1, epoch: 1, released };
+    rig.step(Input::TakeOver { vip: VIP, handover });
+    assert_eq!(rig.role(), Role::Active);
+}
