@@ -101,6 +101,8 @@ pub(super) struct Stale {
 pub(super) struct Make {
     pub(super) root: PathBuf,
     pub(super) entry: Entry,
+    /// What lies there and is to be replaced.
+    pub(super) over: Option<Entry>,
 }
 
 impl Lens {
@@ -141,7 +143,7 @@ impl Lens {
                 Some(true) => {}
                 Some(false) => stale.edited.push(path),
             }
-            stale.make.push(make);
+            stale.make.push(Make { over: Some(there.clone()), ..make });
         }
         if let Some(why) = self.orphan(manifest, &clean, &stale) {
             return faulty(why);
@@ -298,7 +300,7 @@ impl Lens {
         let hash = store.put(&whole).map_err(disk)?;
         let kind = Kind::File { size: whole.len() as u64, hash, link: 0 };
         let entry = Entry { path: below.into(), kind, attributes: Vec::new(), ..entry.clone() };
-        Ok(Some(Make { root: root.path.clone(), entry }))
+        Ok(Some(Make { root: root.path.clone(), entry, over: None }))
     }
 }
 
@@ -439,7 +441,8 @@ mod tests {
             let Standing::Stale(stale) = self.look().standing else { panic!("nothing to make") };
             let mut builder = standin_tree::build::Builder::new(&self.store);
             for make in &stale.make {
-                builder.replace(&make.root, &make.entry).unwrap();
+                let over = make.over.as_ref();
+                assert!(builder.replace(&make.root, &make.entry, over).unwrap());
             }
         }
 

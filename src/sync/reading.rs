@@ -217,13 +217,19 @@ impl Driver {
                 keep(&store, &manifest, tip, node)?;
             }
             let mut builder = Builder::new(&store);
+            let mut all = true;
             for make in &stale.make {
-                builder.replace(&ground::real(&make.root), &make.entry)?;
+                let over = make.over.as_ref();
+                all &= builder.replace(&ground::real(&make.root), &make.entry, over)?;
             }
-            Ok::<_, std::io::Error>(stale)
+            Ok::<_, std::io::Error>((stale, all))
         });
         match written.await.map_err(std::io::Error::other).and_then(|written| written) {
-            Ok(stale) => {
+            Ok((stale, all)) => {
+                if !all && let Some(running) = &mut self.running {
+                    // Somebody wrote there meanwhile: what it is now is looked at first.
+                    running.making = None;
+                }
                 if let Some(path) = stale.edited.first() {
                     let text = format!(
                         "{} is made from a pattern, and somebody has changed it: what lay there is in \

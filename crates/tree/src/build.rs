@@ -5,16 +5,16 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use rustix::fs::{
-    AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, fchmod,
-    fchown, fsync, futimens, ioctl_ficlone, linkat, mkdirat, openat, renameat, symlinkat, unlinkat,
-    utimensat,
+    AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat,
+    fchmod, fchown, fsync, futimens, ioctl_ficlone, linkat, mkdirat, openat, renameat_with,
+    symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -56,6 +56,63 @@ pub struct Builder<'a> {
     store: &'a Store,
     owners: Owners,
     refused: Vec<Refused>,
+}
+
+/// What a crash left, or what was replaced; the name is standin's own, so that nobody reads it.
+fn remove_made(folder: &OwnedFd) -> rustix::io::Result<()> {
+    match unlinkat(folder, MADE, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
+}
+
+/// Gives [`MADE`] its name where what was seen lies there still; what was there is [`MADE`] then.
+fn place(folder: &OwnedFd, name: &[u8], saw: Option<&Entry>) -> io::Result<bool> {
+    let rename = |flags| renameat_with(folder, MADE, folder, name, flags);
+    let Some(saw) = saw else {
+        return match rename(RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            // A file system that doesn't know the flag.
+            Err(Errno::INVAL) => match open_file(folder, name) {
+                Err(Errno::NOENT) => Ok(rename(RenameFlags::empty()).map(|()| true)?),
+                _ => Ok(false),
+            },
+            Err(errno) => Err(errno.into()),
+        };
+    };
+    match rename(RenameFlags::EXCHANGE) {
+        Ok(()) => {}
+        Err(Errno::NOENT) => return Ok(false),
+        Err(Errno::INVAL) => {
+            let same = is_content(folder, name, saw)?;
+            return Ok(same && rename(RenameFlags::empty()).map(|()| true)?);
+        }
+        Err(errno) => return Err(errno.into()),
+    }
+    // Only what has no name any more can't be replaced between the look and the rename.
+    let same = is_content(folder, MADE, saw);
+    if !matches!(same, Ok(true)) {
+        rename(RenameFlags::EXCHANGE)?;
+    }
+    same
+}
+
+/// Whether a file's bytes are those of an entry.
+fn is_content(folder: &OwnedFd, name: &[u8], entry: &Entry) -> io::Result<bool> {
+    let Kind::File { size, hash, .. } = &entry.kind else { return Ok(false) };
+    let file = match open_file(folder, name) {
+        Ok(fd) => File::from(fd),
+        // A link, a directory, a socket.
+        Err(_) => return Ok(false),
+    };
+    let found = file.metadata()?;
+    if !found.is_file() || found.len() != *size {
+        return Ok(false);
+    }
+    let mut bytes = Vec::new();
+    file.take(size.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(Hash::of(&bytes) == *hash)
 }
 
 impl<'a> Builder<'a> {
@@ -101,29 +158,28 @@ impl<'a> Builder<'a> {
         Ok(Built { made: site.made, refused: self.take_refused(None) })
     }
 
-    /// Puts one file into a tree that is live: who opens it meanwhile gets the old one or the new one,
-    /// whole, also after a crash.
+    /// Puts one file into a tree that is live, in the place of what a reader `saw` there: who opens it
+    /// meanwhile gets the old one or the new one, whole, also after a crash. False, and nothing has
+    /// changed, when something else lies there by now.
     ///
     /// # Errors
     /// As [`Builder::build`]; what was there is there still.
-    pub fn replace(&mut self, root: &Path, entry: &Entry) -> io::Result<()> {
+    pub fn replace(&mut self, root: &Path, entry: &Entry, saw: Option<&Entry>) -> io::Result<bool> {
         let at = root.join(entry.path());
         let fail = |error: io::Error| about(at.as_os_str().as_bytes(), error);
         let (folder, name) = split(&entry.path);
         let top = open_directory(CWD, root.as_os_str().as_bytes()).map_err(|e| fail(e.into()))?;
         let folder = Folders::new(top).open(folder).map_err(fail)?;
-        // What a crash left; the name is standin's own, so that nobody reads it.
-        match unlinkat(&*folder, MADE, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(fail(errno.into())),
-        }
+        remove_made(&folder).map_err(|errno| fail(errno.into()))?;
         self.make(folder.as_fd(), MADE, entry).map_err(fail)?;
         let placed = (|| {
             fsync(open_file(&*folder, MADE)?)?;
-            renameat(&*folder, MADE, &*folder, name)?;
-            fsync(&*folder)
+            let placed = place(&folder, name, saw)?;
+            fsync(&*folder)?;
+            remove_made(&folder)?;
+            io::Result::Ok(placed)
         })();
-        placed.map_err(|errno| fail(errno.into()))
+        placed.map_err(fail)
     }
 
     pub(crate) fn take_refused(&mut self, below: Option<&Path>) -> Vec<Refused> {

@@ -14,6 +14,7 @@ use common::{Room, patience, picture};
 use standin_linux::spawn;
 use standin_tree::build::Builder;
 use standin_tree::globs::Globs;
+use standin_tree::manifest::Manifest;
 use standin_tree::read::{LeftOut, Place, Reader, Spec, Why};
 
 fn spec(roots: &[&Path], exclude: &[&str]) -> Spec {
@@ -206,4 +207,30 @@ fn mount_points_are_followed_and_named() {
     mounts.sort();
     assert_eq!(mounts, [live.join("one"), live.join("ssl")]);
     assert_eq!(scan.manifest.contents().len(), 2, "what is mounted belongs to the tree");
+}
+
+#[test]
+fn a_file_that_is_made_replaces_only_what_was_seen_there() {
+    let room = Room::new();
+    room.write("made.conf", "one\n");
+    let one = room.read().manifest;
+    room.write("made.conf", "two\n");
+    let two = room.read().manifest;
+    let entry = |of: &Manifest| of.root(&room.live()).unwrap().entry(b"made.conf").unwrap().clone();
+    let (one, two) = (entry(&one), entry(&two));
+    let mut builder = Builder::new(&room.store);
+    let text = || fs::read_to_string(room.live().join("made.conf")).unwrap();
+    // Somebody has written since it was seen, or where nothing was.
+    room.write("made.conf", "by hand\n");
+    for saw in [Some(&one), None] {
+        assert!(!builder.replace(&room.live(), &two, saw).unwrap());
+        assert_eq!(text(), "by hand\n");
+    }
+    room.write("made.conf", "one\n");
+    assert!(builder.replace(&room.live(), &two, Some(&one)).unwrap());
+    assert_eq!(text(), "two\n");
+    fs::remove_file(room.live().join("made.conf")).unwrap();
+    assert!(!builder.replace(&room.live(), &two, Some(&one)).unwrap());
+    assert!(builder.replace(&room.live(), &two, None).unwrap());
+    assert_eq!((text().as_str(), fs::read_dir(room.live()).unwrap().count()), ("two\n", 1));
 }
