@@ -2,18 +2,19 @@
 //! Whoever may write the active's files would else become root on every node.
 
 use std::collections::{BTreeSet, HashSet};
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 
 use standin_config::nginx::lexer::{Lexer, TokenKind};
 use standin_tree::hash::Hash;
-use standin_tree::manifest::{Kind, Manifest};
+use standin_tree::manifest::{Kind, Manifest, shown};
 use standin_tree::store::Store;
 
 use crate::authority::files;
 
-/// Longer files are no configuration that a person wrote; nginx's own tests read them all the same.
-const FILE: u64 = 1 << 20;
+/// Bytes of a file that are looked at at once. nginx refuses words beyond 4 KiB, so a statement that is
+/// longer than this one isn't what a person wrote.
+const PIECE: usize = 4 << 20;
 
 /// Where packages put modules; a relative name is below nginx's prefix.
 const MODULES: [&str; 9] = [
@@ -52,15 +53,21 @@ const APPROVED: &str = "approved";
 pub(super) fn of(store: &Store, manifest: &Manifest, known: &HashSet<Hash>) -> BTreeSet<String> {
     let roots: Vec<&Path> = manifest.roots().iter().map(|root| root.path.as_path()).collect();
     let mut found = BTreeSet::new();
-    for (_, entry) in manifest.entries() {
-        let Kind::File { size, hash, .. } = entry.kind else { continue };
-        if size > FILE || known.contains(&hash) {
+    // One content may lie in many places.
+    let mut seen = HashSet::new();
+    for (root, entry) in manifest.entries() {
+        let Kind::File { hash, .. } = entry.kind else { continue };
+        if known.contains(&hash) || !seen.insert(hash) {
             continue;
         }
         // A content that can't be read fails the test of the whole.
-        let Ok(bytes) = store.read(&hash) else { continue };
-        if !bytes.contains(&0) {
-            in_file(&bytes, &roots, &mut found);
+        let Ok(object) = store.open_object(&hash) else { continue };
+        if let Ok(false) = in_file(object, PIECE, &roots, &mut found) {
+            // With its content: that of yesterday says nothing of today's.
+            found.insert(format!(
+                "{}, which can't be judged for its length ({hash})",
+                shown(root.full(entry).as_os_str().as_encoded_bytes())
+            ));
         }
     }
     found
@@ -69,23 +76,81 @@ pub(super) fn of(store: &Store, manifest: &Manifest, known: &HashSet<Hash>) -> B
 /// The same of one file.
 pub(super) fn in_bytes(bytes: &[u8], roots: &[&Path]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    in_file(bytes, roots, &mut found);
+    // There is nothing that could fail; all of it is one piece.
+    let _ = in_file(bytes, bytes.len() + 1, roots, &mut found);
     found
 }
 
-fn in_file(bytes: &[u8], roots: &[&Path], found: &mut BTreeSet<String>) {
-    let mut words: Vec<String> = Vec::new();
-    for token in Lexer::new(bytes) {
-        match token.map(|token| token.kind) {
-            Ok(TokenKind::Word(word)) => words.push(String::from_utf8_lossy(&word).into_owned()),
-            Ok(TokenKind::End | TokenKind::Open | TokenKind::Close) => {
-                found.extend(power(&words, roots));
-                words.clear();
-            }
-            // The rest isn't nginx's language.
-            Err(_) => return,
+/// Whether it could be looked through: one statement, or remark, may be longer than a piece. nginx
+/// refuses such a word, as there is in a picture.
+fn in_file(
+    mut file: impl Read,
+    piece: usize,
+    roots: &[&Path],
+    found: &mut BTreeSet<String>,
+) -> io::Result<bool> {
+    let mut bytes = Vec::new();
+    loop {
+        let before = bytes.len();
+        (&mut file).take(piece as u64).read_to_end(&mut bytes)?;
+        let last = bytes.len() < before + piece;
+        let Some(looked) = in_piece(&bytes, last, roots, found) else { return Ok(true) };
+        if last {
+            return Ok(true);
+        }
+        bytes.drain(..looked.whole);
+        if bytes.len() >= piece {
+            return Ok(looked.quoted);
         }
     }
+}
+
+struct Looked {
+    /// Its statements are whole up to here.
+    whole: usize,
+    /// It ends within quotes.
+    quoted: bool,
+}
+
+/// `None` where it is no configuration from some place on.
+fn in_piece(
+    bytes: &[u8],
+    last: bool,
+    roots: &[&Path],
+    found: &mut BTreeSet<String>,
+) -> Option<Looked> {
+    let mut words: Vec<String> = Vec::new();
+    let mut whole = 0;
+    for token in Lexer::new(bytes) {
+        match token {
+            Ok(token) => match token.kind {
+                // Of a directive nothing more is asked.
+                TokenKind::Word(word) if words.len() < 2 => words.push(text(&word)),
+                TokenKind::Word(_) => {}
+                TokenKind::End | TokenKind::Open | TokenKind::Close => {
+                    found.extend(power(&words, roots));
+                    words.clear();
+                    whole = token.span.end;
+                }
+            },
+            Err(error) => {
+                // What begins may be code that only the lexer can't follow.
+                found.extend(power(&words, roots));
+                let cut = !last && error.span.end == bytes.len();
+                let lua = words.first().is_some_and(|name| name.ends_with("_by_lua_block"));
+                return cut.then_some(Looked { whole, quoted: !lua });
+            }
+        }
+    }
+    Some(Looked { whole, quoted: false })
+}
+
+/// nginx hands most words on to the system, which takes them to end at a NUL.
+fn text(word: &[u8]) -> String {
+    let end = word.iter().position(|byte| *byte == 0).unwrap_or(word.len());
+    let text = String::from_utf8_lossy(word.get(..end).unwrap_or(word)).into_owned();
+    // Approvals are kept one on a line.
+    text.replace(char::is_control, "?")
 }
 
 fn power(words: &[String], roots: &[&Path]) -> Option<String> {
@@ -168,6 +233,58 @@ mod tests {
             let text = format!("location / {{ auth_basic_user_file {file}; }}");
             assert_eq!(found(&text), [format!("auth_basic_user_file {file}")]);
         }
+    }
+
+    #[test]
+    fn neither_a_nul_nor_its_length_hides_what_a_file_can_do() {
+        assert_eq!(found("# \0\nload_module /tmp/x.so;"), ["load_module /tmp/x.so"]);
+        assert_eq!(found("user root\0x;"), ["user root"]);
+        assert_eq!(found("content_by_lua_block { '\0"), ["content_by_lua_block"]);
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let fill = "map_hash_max_size 4096;\n".repeat(PIECE / 24 + 1000);
+        let hidden = format!("{fill}load_module /tmp/x.so;\n{fill}");
+        let who = || standin_tree::manifest::Who { id: 0, name: None };
+        let manifest = |text: &str| {
+            let hash = store.put(text.as_bytes()).unwrap();
+            let kind = Kind::File { size: text.len() as u64, hash, link: 0 };
+            let entry = standin_tree::manifest::Entry {
+                path: Box::default(),
+                kind,
+                mode: 0o644,
+                user: who(),
+                group: who(),
+                modified: standin_tree::manifest::Time::default(),
+                attributes: Vec::new(),
+            };
+            let root =
+                standin_tree::manifest::Root { path: "/etc/a.conf".into(), entries: vec![entry] };
+            Manifest::new(vec![root]).unwrap()
+        };
+        let found = of(&store, &manifest(&hidden), &HashSet::new());
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), ["load_module /tmp/x.so"]);
+        // A remark of such a length may have anything behind it.
+        let remark = format!("# {}\nload_module /tmp/x.so;", "x".repeat(2 * PIECE));
+        let found = of(&store, &manifest(&remark), &HashSet::new());
+        assert!(found.first().unwrap().starts_with("/etc/a.conf, which can't be judged"));
+    }
+
+    #[test]
+    fn pieces_are_put_together() {
+        let text = "a 1;\nload_module \"/tmp/x.so\"; b { c 'x y'; exec z; }\nuser root;";
+        for piece in 24..60 {
+            let mut found = BTreeSet::new();
+            assert!(in_file(text.as_bytes(), piece, &[], &mut found).unwrap(), "{piece}");
+            assert_eq!(found.len(), 3, "{piece}: {found:?}");
+        }
+        let mut found = BTreeSet::new();
+        let foreign = b"\x7fELF \"x\"y; user root; more";
+        assert!(in_file(&foreign[..], 24, &[], &mut found).unwrap(), "no configuration");
+        let picture = "\0; \"".to_owned() + &"p".repeat(100);
+        assert!(in_file(picture.as_bytes(), 24, &[], &mut found).unwrap(), "nor that");
+        let code = "content_by_lua_block { '".to_owned() + &"p".repeat(100);
+        assert!(!in_file(code.as_bytes(), 30, &[], &mut BTreeSet::new()).unwrap());
+        assert!(found.is_empty());
     }
 
     #[test]
