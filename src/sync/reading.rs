@@ -230,6 +230,15 @@ impl Driver {
                     // Somebody wrote there meanwhile: what it is now is looked at first.
                     running.making = None;
                 }
+                if let Some(running) = &mut self.running {
+                    let now = SystemTime::now();
+                    running.placed = Some(now);
+                    if let Some(disk) = &mut running.disk {
+                        // The tree has the same name, and is another one for nginx.
+                        disk.since = now;
+                    }
+                }
+                self.feed(Input::Made).await;
                 if let Some(path) = stale.edited.first() {
                     let text = format!(
                         "{} is made from a pattern, and somebody has changed it: what lay there is in \

@@ -96,12 +96,22 @@ fn each_node_serves_its_own_values_and_none_of_it_is_drift() {
                 || node.order("sync history").contains("drift")
         });
     }
+    load(n1);
     cluster.wait_current();
     // Another value in the cluster file.
     let text = n1.host.read(FILE).replace("zone = \"b\"", "zone = \"c\"");
     n1.host.write(FILE, &text);
     n1.order("apply cluster");
     wait_site(n2, "n2 c two");
+    // Of the active: its nginx doesn't run with it until it has loaded it.
+    let text = n1.host.read(FILE).replace("zone = \"a\"", "zone = \"d\"");
+    n1.host.write(FILE, &text);
+    n1.order("apply cluster");
+    wait_made(n1, " d two");
+    n1.wait_own("not current", |own| own["current"] == false);
+    n1.reload_nginx();
+    wait_site(n1, "n1 d two");
+    n1.wait_own("current", |own| own["current"] == true);
     // The new active ships the pattern, not what it made of it.
     cluster.nodes[0].daemon.take().unwrap().crash();
     let n2 = &cluster.nodes[1];
@@ -111,7 +121,7 @@ fn each_node_serves_its_own_values_and_none_of_it_is_drift() {
     load(n2);
     wait_site(n2, "n2 c three");
     cluster.nodes[0].start();
-    wait_site(&cluster.nodes[0], "n1 a three");
+    wait_site(&cluster.nodes[0], "n1 d three");
     assert_eq!(cluster.nodes[0].read(PATTERN), pattern("three"));
 }
 

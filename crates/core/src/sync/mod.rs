@@ -85,6 +85,8 @@ pub enum Input {
     },
     /// This node's nginx runs with this tree.
     Loaded(TreeHash),
+    /// This node has made files of its own anew, of the same tree: its nginx runs with the old ones.
+    Made,
     /// The peer link with a node is up, or down.
     Link {
         peer: String,

@@ -245,6 +245,7 @@ impl Replica {
             Input::Holder(holder) => self.held_by(holder, effects),
             Input::Disk { tree, loss } => self.looked(tree, loss),
             Input::Loaded(tree) => self.loaded = Some(tree),
+            Input::Made => (self.loaded, self.proven) = (None, None),
             Input::Link { peer, up } => self.linked(peer, up, effects),
             Input::Heard { from, message } => self.heard(now, from, message, effects),
             Input::Done(outcome) => self.done(now, outcome, effects),

@@ -328,3 +328,16 @@ fn a_node_knows_what_it_had_in_place() {
     let had = |n: u8| rig.machines["n2"].replica.had(Id { number: n.into(), tree: tree(n) });
     assert_eq!((had(1), had(2), had(3)), (false, true, false));
 }
+
+#[test]
+fn files_made_anew_are_not_proven_until_they_are_loaded() {
+    let mut rig = pair();
+    rig.input("n1", Input::Loaded(tree(1)));
+    assert_eq!(rig.state("n1").proven, rig.state("n1").applied);
+    rig.input("n1", Input::Made);
+    rig.edit("n1", tree(1));
+    assert_eq!(rig.state("n1").proven, None);
+    assert_eq!(rig.machines["n1"].replica.current("n1"), Some(false));
+    rig.input("n1", Input::Loaded(tree(1)));
+    assert_eq!(rig.state("n1").proven, rig.state("n1").applied);
+}
