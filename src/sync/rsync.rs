@@ -18,6 +18,10 @@ const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 const SILENCE_S: &str = "--timeout=60";
 const CONNECT_S: &str = "--contimeout=10";
 
+/// Only a daemon is spoken to: no target may make rsync start ssh. As `--rsh` it would be used for
+/// daemons too (rsync(1), "via a remote-shell connection").
+const NO_SHELL: (&str, &str) = ("RSYNC_RSH", "/bin/false");
+
 /// The whole of a run: 8 GiB, the most that is shared, need 13 MB/s.
 const DEADLINE: Duration = Duration::from_secs(600);
 
@@ -127,6 +131,7 @@ impl Push<'_> {
             .env_clear()
             .env("PATH", PATH)
             .env("LC_ALL", "C")
+            .env(NO_SHELL.0, NO_SHELL.1)
             .current_dir("/")
             .stdin(stdin)
             .stdout(Stdio::piped())

@@ -87,14 +87,7 @@ impl Walk {
     fn rsync_targets(&mut self, fields: &Fields<'_, '_>) -> Vec<String> {
         let targets = self.spanned_texts(fields, &keys::SYNC_RSYNC);
         for (target, span) in &targets {
-            let fine = target.split_once("::").is_some_and(|(host, module)| {
-                // With a slash rsync would take it for a file of this host.
-                !host.is_empty()
-                    && !host.starts_with('-')
-                    && !host.contains('/')
-                    && !module.is_empty()
-            });
-            if !fine || target.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            if !is_rsync_module(target) {
                 self.error(
                     codes::WORD,
                     "rsync must name a module of an rsync daemon",
@@ -149,5 +142,62 @@ impl Walk {
         };
         self.unknown_keys(&fields);
         Api { listen: self.socket_address(&fields, &keys::API_LISTEN) }
+    }
+}
+
+/// `[USER@]HOST::MODULE[/PATH]`. rsync takes most other texts for a file of this host, or for one that
+/// a remote shell is to fetch, with a host name that may be that shell's option.
+fn is_rsync_module(target: &str) -> bool {
+    if target.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return false;
+    }
+    let (user, rest) = match target.split_once('@') {
+        Some((user, rest)) => (Some(user), rest),
+        None => (None, target),
+    };
+    let plain =
+        |user: &str| !user.is_empty() && !user.starts_with('-') && !user.contains([':', '/']);
+    let bracketed = rest.strip_prefix('[').and_then(|rest| rest.split_once("]::"));
+    let (host_is_fine, module) = match bracketed {
+        Some((address, module)) => (address.parse::<std::net::Ipv6Addr>().is_ok(), module),
+        None => {
+            let (host, module) = rest.split_once("::").unwrap_or_default();
+            let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+            (!host.is_empty() && !host.starts_with('-') && host.chars().all(name), module)
+        }
+    };
+    user.is_none_or(plain) && host_is_fine && !module.is_empty() && !module.starts_with(['/', ':'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_rsync_module;
+
+    #[test]
+    fn only_a_daemons_module_is_one() {
+        for fine in ["h::m", "bak@host::module", "b@h-1.example.net::m/a/b", "b@[fd00::1]::m"] {
+            assert!(is_rsync_module(fine), "{fine}");
+        }
+        for wrong in [
+            "host:module",
+            "x:y::m",
+            "bak@-oProxyCommand=x::m",
+            "-e@h::m",
+            "a:b@h::m",
+            "/a@h::m",
+            "@h::m",
+            "::m",
+            "h::",
+            "h:::m",
+            "h::/m",
+            "a@b@c::m",
+            "[fe80::1%x;y]::m",
+            "[h]::m",
+            "rsync://h/m",
+            "h;x::m",
+            "h ::m",
+        ] {
+            assert!(!is_rsync_module(wrong), "{wrong}");
+        }
     }
 }
