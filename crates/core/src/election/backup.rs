@@ -345,6 +345,8 @@ impl VirtualRouter {
         // Adverts come: they tell more than answers.
         self.rival = None;
         self.by_link = None;
+        // A priority 0 that came before this one is refuted, or repeated.
+        self.doubted = None;
         let State::Backup(backup) = &mut self.state else { return };
         let who = heard.who;
         let waits_already = able && matches!(backup.cause, Cause::LastResort { .. });

@@ -630,6 +630,7 @@ impl VirtualRouter {
         self.state = to;
         self.rival = None;
         self.by_link = None;
+        self.doubted = None;
         self.defiance = None;
         self.lookout = None;
         self.since = step.now;

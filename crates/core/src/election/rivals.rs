@@ -30,6 +30,9 @@ const ASK_RARELY: Duration = Duration::from_secs(1);
 /// What is dead, stuck or cut off has lost the address by then: the kernel ended its lifetime.
 const PERSISTS: Duration = Duration::from_secs(3);
 
+/// A rival that was seen so long ago at most is still there; even a rare question was answered.
+const THERE: Duration = Duration::from_millis(1_250);
+
 /// A rival that isn't seen for so long is none any more; two rare questions without an answer.
 const GONE_AFTER: Duration = Duration::from_millis(2_500);
 
@@ -114,6 +117,10 @@ impl VirtualRouter {
     ) {
         match &mut self.rival {
             Some(rival) if rival.mac == mac => {
+                if step.now.since(rival.last) > THERE {
+                    // It had gone, and is another rival's beginning.
+                    rival.since = step.now;
+                }
                 rival.last = step.now;
                 rival.who = who.or(rival.who);
             }
@@ -145,7 +152,7 @@ impl VirtualRouter {
             return self.ask_for_rival(step, lasted);
         };
         let theirs = self.plan.priority_of(claimant.node);
-        let still_there = step.now.since(rival.last) < ASK_RARELY + ASK_EVERY;
+        let still_there = step.now.since(rival.last) < THERE;
         if lasted < PERSISTS || !still_there {
             return self.ask_for_rival(step, lasted);
         }

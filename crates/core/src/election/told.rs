@@ -12,12 +12,12 @@ use std::time::Duration;
 use super::backup::Backup;
 use super::{State, Step, VirtualRouter, timers};
 use crate::event::{Kind, Party, Reason, Standing};
-use crate::types::{Instant, NodeId};
+use crate::types::{Instant, NodeId, Priority};
 
 /// Summaries come each second, and may be older than what has changed since.
 const PERSISTS: Duration = Duration::from_secs(3);
 
-/// Who yielded to what a peer says goes on believing it for so long: two summaries that didn't come.
+/// What a peer says counts for so long: two summaries that didn't come.
 const FOLLOWS_FOR: Duration = Duration::from_millis(2_500);
 
 /// What a peer says of itself.
@@ -43,7 +43,9 @@ impl Says {
 pub(super) struct Told {
     pub(super) node: NodeId,
     pub(super) says: Says,
-    /// Since when both say that they are active.
+    /// When it said so.
+    at: Instant,
+    /// Since when both say that they are active, without two summaries missing.
     both: Option<Instant>,
     incoming: Loss,
     outgoing: Loss,
@@ -54,6 +56,13 @@ pub(super) struct Told {
 struct Loss {
     since: Option<Instant>,
     said: bool,
+}
+
+impl Told {
+    /// Who stands still says nothing new, and its connection may last all the same.
+    fn counts(&self, now: Instant) -> bool {
+        now.since(self.at) <= FOLLOWS_FOR
+    }
 }
 
 impl Loss {
@@ -88,7 +97,8 @@ impl VirtualRouter {
         let mut told = says.map(|says| Told {
             node,
             says,
-            both: before.and_then(|told| told.both),
+            at: step.now,
+            both: before.filter(|told| told.counts(step.now)).and_then(|told| told.both),
             incoming: before.map(|told| told.incoming).unwrap_or_default(),
             outgoing: before.map(|told| told.outgoing).unwrap_or_default(),
         });
@@ -194,11 +204,17 @@ impl VirtualRouter {
 
     /// Whether a priority 0 in the name of a node isn't to be believed: over the link, which only that
     /// node can speak, it says that it is active and well. Its leaving comes by the link, too.
+    ///
+    /// Adverts at priority 1 have told already that it isn't well: the link's word is the older one.
     pub(super) fn doubts(&mut self, who: Party, now: Instant) -> bool {
         let Party::Node(node) = who else { return false };
-        let well = |told: Told| told.says.active && told.says.standing == Standing::Eligible;
+        let well = |told: Told| {
+            told.says.active && told.says.standing == Standing::Eligible && told.counts(now)
+        };
         // Who wasn't heard before is known by this advert alone.
-        let follows = self.followed().is_some_and(|(known, _)| known == who);
+        let follows = self
+            .followed()
+            .is_some_and(|(known, said)| known == who && said > Priority::LAST_RESORT);
         let doubted = follows && self.handovers.told(node).is_some_and(well);
         if doubted {
             self.doubted = Some((node, now));

@@ -118,3 +118,18 @@ fn who_goes_on_with_the_worse_claim_does_not_hear_this_node_and_is_named() {
     assert_eq!(rig.told(one_way), 1);
     assert_eq!(rig.role(), Role::Active);
 }
+
+#[test]
+fn a_rival_that_was_gone_meanwhile_is_a_new_one() {
+    let mut rig = Rig::holding();
+    let there = [(VIP, N1), ("10.0.0.1", N1)];
+    rig.see(VIP, N1);
+    rig.see("10.0.0.1", N1);
+    rig.run_among(&there, 1_500);
+    rig.run_among(&[], 1_600);
+    rig.see(VIP, N1);
+    rig.run_among(&there, 1_500);
+    assert_eq!(rig.role(), Role::Active, "its kernel may still end the address");
+    rig.run_among(&there, 2_500);
+    assert_eq!(rig.role(), Role::Backup);
+}

@@ -170,3 +170,50 @@ fn a_handover_counts_although_its_time_is_only_guessed() {
     rig.step(Input::TakeOver { vip: VIP, handover });
     assert_eq!(rig.role(), Role::Active);
 }
+
+#[test]
+fn a_last_resort_that_leaves_is_believed_although_the_link_still_says_healthy() {
+    let mut rig = Rig::following();
+    rig.says(N1, WELL);
+    rig.hear("10.0.0.1", 1);
+    rig.hear("10.0.0.1", 0);
+    rig.run(ms(100));
+    assert_eq!(rig.role(), Role::Active);
+    assert!(matches!(rig.last_reason(), Reason::Released { .. }), "{:?}", rig.last_reason());
+}
+
+#[test]
+fn a_priority_0_that_an_advert_has_refuted_is_not_believed_later() {
+    let mut rig = Rig::following();
+    rig.says(N1, WELL);
+    rig.hear("10.0.0.1", 0);
+    rig.hear("10.0.0.1", 150);
+    rig.says(N1, Says { active: false, ..WELL });
+    rig.run(ms(250));
+    assert_eq!(rig.role(), Role::Backup);
+    rig.run(ms(250));
+    assert_eq!(rig.role(), Role::Active);
+    assert!(matches!(rig.last_reason(), Reason::Silence { .. }), "{:?}", rig.last_reason());
+}
+
+#[test]
+fn a_priority_0_is_not_doubted_for_what_was_said_long_ago() {
+    let mut rig = Rig::following();
+    rig.says(N1, WELL);
+    rig.hear_for("10.0.0.1", 150, ms(3000));
+    rig.hear("10.0.0.1", 0);
+    rig.run(ms(90));
+    assert_eq!(rig.role(), Role::Active);
+    assert!(matches!(rig.last_reason(), Reason::Released { .. }), "{:?}", rig.last_reason());
+}
+
+#[test]
+fn two_words_with_nothing_between_them_do_not_end_a_role() {
+    let mut rig = Rig::holding();
+    rig.says(N1, WELL);
+    rig.run(ms(4000));
+    rig.says(N1, WELL);
+    assert_eq!(rig.role(), Role::Active, "it stands still, and its last words were late");
+    rig.says_for(N1, WELL, 4);
+    assert_eq!(rig.role(), Role::Backup, "it goes on saying so");
+}
