@@ -65,7 +65,7 @@ impl Scene {
             Fault::Spike { up_to } => {
                 // Packets that were delayed before arrive after its end.
                 self.queue.push(self.now + self.network.spike.max(up_to), Due::Disturb);
-                self.network.spike = up_to;
+                self.network.spike(self.now, up_to);
             }
             Fault::Stop { machine } => self.freeze(machine, Run::Stopped { since: self.now }),
             Fault::Suspend { machine } => self.freeze(machine, Run::Suspended { since: self.now }),

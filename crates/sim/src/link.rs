@@ -127,10 +127,13 @@ impl Scene {
         }
     }
 
-    /// A connection begins with how things stand.
+    /// A connection begins with how things stand; who stands still says nothing.
     pub fn greet(&mut self) {
+        let speaks =
+            |one: &u8| matches!(self.machines[usize::from(*one)].run, Run::Running | Run::Off);
+        let speakers: Vec<u8> = self.places().filter(speaks).collect();
         for vip in self.vips() {
-            for machine in self.places() {
+            for machine in speakers.iter().copied() {
                 self.tell_standing(machine, vip);
             }
         }

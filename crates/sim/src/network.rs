@@ -19,6 +19,9 @@ pub const HOSTS: usize = MAX_MACHINES + 4;
 
 const MILLION: u64 = 1_000_000;
 
+/// Longer than a question and its answer take in any spike, and than anybody waits for them.
+const LATELY: Nanos = 3 * SECOND;
+
 /// What every packet meets.
 #[derive(Clone, Copy, Debug)]
 pub struct Weather {
@@ -39,6 +42,8 @@ pub struct Network {
     pub burst_corrupt_ppm: u64,
     /// Longest additional delay while a spike lasts.
     pub spike: Nanos,
+    /// The longest additional delay before the spike began or ended last, and when that was.
+    last_spike: (Nanos, Nanos),
     /// When the weather or a cut changed last.
     pub changed_at: Nanos,
     /// How many faults block each way, for each family.
@@ -67,6 +72,7 @@ impl Network {
             burst_duplicate_ppm: 0,
             burst_corrupt_ppm: 0,
             spike: 0,
+            last_spike: (0, 0),
             changed_at: 0,
             blocked: [[[0; 2]; HOSTS]; HOSTS],
             cuts: 0,
@@ -145,6 +151,23 @@ impl Network {
     #[must_use]
     pub const fn longest(&self) -> Nanos {
         self.weather.delay + self.weather.jitter + self.spike
+    }
+
+    /// The same for packets of the last seconds, some of which may have been sent during a spike
+    /// that is over.
+    #[must_use]
+    pub fn longest_lately(&self, now: Nanos) -> Nanos {
+        let (spike, ended) = self.last_spike;
+        let lately = if now < ended + LATELY { spike.saturating_sub(self.spike) } else { 0 };
+        self.longest() + lately
+    }
+
+    /// From now on packets take up to `up_to` longer.
+    pub fn spike(&mut self, now: Nanos, up_to: Nanos) {
+        let (last, ended) = self.last_spike;
+        let last = if now < ended + LATELY { last } else { 0 };
+        self.last_spike = (last.max(self.spike), now);
+        self.spike = up_to;
     }
 
     pub fn fate(

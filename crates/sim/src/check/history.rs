@@ -226,6 +226,11 @@ impl Claim<'_> {
             Party::Node(node) => self.told.heard.get(node.0),
             Party::Unknown(_) => None,
         };
+        // Nor can what only may have counted say that there was no silence: who is followed by its
+        // answers or by its word over the link may have stayed a stranger to the core.
+        if sure.is_none() && self.never_followed().is_none() {
+            return None;
+        }
         let Some((at, said)) = sure.or_else(|| self.last(who)) else {
             return self.never_followed();
         };

@@ -5,7 +5,8 @@
 //!
 //! The bound counts from when the last witness was called failed and a peer was out of reach: four
 //! questions 200 ms apart, one of which may just have been answered, a clock that is 2 % slow, and
-//! the kernel's time to take the addresses away. A machine that was held up begins anew.
+//! the kernel's time to take the addresses away. A machine that was held up begins anew. An answer to a
+//! question that was asked during a spike may come when both the spike and the sight are over.
 
 use standin_core::event::Role;
 
@@ -65,7 +66,7 @@ fn bound(scene: &Scene) -> Nanos {
         host.kernel_slow + scene.kernel_takes.1 + host.kernel_busy_until.saturating_sub(scene.now)
     };
     let kernel = 2 * scene.machines.iter().map(busy).max().unwrap_or(0);
-    BOUND + kernel + 2 * scene.network.longest()
+    BOUND + kernel + 2 * scene.network.longest_lately(scene.now)
 }
 
 /// The member whose absence means that `machine` has to give `vip` up.
