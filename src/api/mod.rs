@@ -50,7 +50,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::control::history::Record;
-use crate::control::{Request, Wish};
+use crate::control::{Asked, Request, Wish};
 
 /// Connections over TCP at once: nobody outside may use up the daemon's descriptors.
 const TCP_CONNECTIONS: usize = 32;
@@ -360,7 +360,8 @@ async fn switchover(
         let body = json!({ "error": "a drain takes an hour at most" });
         return (StatusCode::BAD_REQUEST, Json(body)).into_response();
     };
-    let wish = Wish { vip: order.vip, to: order.to, drain, stale_ok: order.stale_ok, by };
+    let SwitchoverOrder { vip, to, stale_ok, .. } = order;
+    let wish = Wish { vip, to, drain, stale_ok, by, asked: Asked::Here };
     match ask(&desk, |reply| Request::Switchover { wish, reply }).await {
         Some(Ok(mut story)) => {
             let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(16);

@@ -32,6 +32,18 @@ pub(crate) struct Wish {
     /// Also to a node that doesn't serve the active's generation of the shared files.
     pub(crate) stale_ok: bool,
     pub(crate) by: String,
+    pub(crate) asked: Asked,
+}
+
+/// Where a switchover was ordered: who may call it off.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Asked {
+    #[default]
+    Here,
+    /// On that node, which calls it so.
+    There(String, u64),
+    /// It undoes another one.
+    Undo,
 }
 
 /// All that is under way, by VIP.
@@ -83,7 +95,7 @@ impl Control {
 
     /// Asks the node that has the VIP.
     fn order(&mut self, holder: String, wish: Wish) -> Result<mpsc::Receiver<Progress>, String> {
-        let Wish { vip, to, drain, stale_ok, by } = wish;
+        let Wish { vip, to, drain, stale_ok, by, asked: _ } = wish;
         if to.as_ref() == Some(&holder) {
             return Err(format!("{holder} has {vip} already"));
         }
@@ -129,6 +141,7 @@ impl Control {
             id: self.moves.next_id(),
             relay,
             vip: wish.vip.clone(),
+            asked: wish.asked,
             addresses: vip.addresses.iter().map(|prefix| prefix.address()).collect(),
             to: to.clone(),
             drain,
@@ -238,12 +251,21 @@ impl Control {
             Word::Order { to, drain_ms, stale_ok, by } => {
                 let longest = crate::switchover::LONGEST;
                 let drain = drain_ms.map(|ms| Duration::from_millis(ms).min(longest));
-                let wish = Wish { vip, to, drain, stale_ok, by };
+                let asked = Asked::There(from.clone(), id);
+                let wish = Wish { vip, to, drain, stale_ok, by, asked };
                 self.carry_out(from, id, wish).await;
             }
             Word::CallOff { by } => {
+                let mine = self.moves.giving.get(&vip).is_some_and(|handle| {
+                    handle.id == id || handle.asked == Asked::There(from.clone(), id)
+                });
+                let done = if mine {
+                    self.call_off(&vip, &format!("{by} on {from}"))
+                } else {
+                    Err(format!("what {from} calls off is not the switchover that is under way"))
+                };
                 // Its story says what comes of it, and the log why nothing does.
-                if let Err(why) = self.call_off(&vip, &format!("{by} on {from}"))
+                if let Err(why) = done
                     && let Ok(thread) = self.thread(id, &vip, &from)
                 {
                     thread.line.note(true, &from, &why);
@@ -295,7 +317,8 @@ impl Control {
         }
         let drain = Duration::from_millis(drain_ms).min(crate::switchover::LONGEST);
         let by = format!("{from}, where it was called off");
-        let wish = Wish { vip, to: Some(from), drain: Some(drain), stale_ok: true, by };
+        let (to, drain, asked) = (Some(from), Some(drain), Asked::Undo);
+        let wish = Wish { vip, to, drain, stale_ok: true, by, asked };
         match self.switch_over(wish, false).await {
             Ok(story) => ordered::tell_failure(thread, story),
             Err(why) => {
@@ -311,6 +334,9 @@ impl Control {
         if let Some(handle) = self.moves.giving.get(vip) {
             if self.moves.stop_by.is_some() {
                 return Err(format!("{} is stopping: {vip} can't stay", self.node));
+            }
+            if handle.asked == Asked::Undo {
+                return Err(format!("{vip} is on its way back to {} already", handle.to));
             }
             let signal = giving::Signal::CallOff { by: by.to_owned() };
             let told = handle.signals.try_send(signal).is_ok();
@@ -434,6 +460,7 @@ impl Control {
             drain: None,
             stale_ok: true,
             by: String::new(),
+            asked: Asked::Here,
         };
         let names = status.view.vips.iter().map(|vip| vip.name.clone());
         names.filter(|name| self.successor(status, &wish(name)).is_ok()).collect()
@@ -447,7 +474,8 @@ impl Control {
             let drain = drain.or_else(|| self.cluster.vip(&vip).map(|it| it.drain_timeout));
             // Who goes away can't wait until the other one has caught up.
             let (vip_name, by) = (vip.clone(), by.to_owned());
-            let wish = Wish { vip: vip_name, to: None, drain, stale_ok: true, by };
+            let asked = Asked::Here;
+            let wish = Wish { vip: vip_name, to: None, drain, stale_ok: true, by, asked };
             // Whoever asked watches `status`, not this story.
             if self.switch_over(wish, false).await.is_ok() {
                 begun.push(vip);

@@ -164,7 +164,7 @@ impl Live<'_> {
                     self.args.port
                 );
             }
-            std::thread::sleep(LOOKS_EVERY);
+            pause(LOOKS_EVERY)?;
         }
         Ok(())
     }
@@ -177,6 +177,7 @@ impl Live<'_> {
             "to": to,
             "drain_s": self.args.drain.map(|time| time.as_secs_f64()),
         });
+        let mut said = false;
         loop {
             let start = Instant::now();
             match api::block_on(follow(&self.socket, &self.args.vip, &order, self.args.json)) {
@@ -190,7 +191,10 @@ impl Live<'_> {
                     if error.downcast_ref::<Unanswered>().is_none() {
                         return Err(error);
                     }
-                    std::thread::sleep(LOOKS_EVERY);
+                    if !std::mem::replace(&mut said, true) {
+                        self.say(&format!("waiting: {error:#}"));
+                    }
+                    pause(LOOKS_EVERY)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -210,7 +214,9 @@ impl Live<'_> {
             {
                 break holder;
             }
-            std::thread::sleep(LOOKS_EVERY);
+            if let Err(error) = pause(LOOKS_EVERY) {
+                break Err(error);
+            }
         };
         std::thread::sleep(SETTLES_FOR);
         self.maintenance(&json!({ "on": false }))?;
@@ -267,6 +273,17 @@ impl Live<'_> {
             println!("{line}");
         }
     }
+}
+
+/// Waits, unless somebody presses Ctrl-C.
+fn pause(time: Duration) -> Result<()> {
+    api::block_on(async {
+        let mut interrupts = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            () = tokio::time::sleep(time) => Ok(()),
+            _ = interrupts.recv() => bail!("interrupted"),
+        }
+    })
 }
 
 /// Orders a switchover and waits for its end; a refusal is an [`Unanswered`].

@@ -9,7 +9,7 @@ use standin_linux::sockets::{Sockets, TcpState};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{GRACE, Progress, Said, WORDS, Word, millis, serves, taking, vip};
-use crate::control::{Request, status};
+use crate::control::{Asked, Request, status};
 use crate::engine::messages::{Post, ToEngine};
 use crate::link::Line;
 
@@ -46,6 +46,7 @@ const HANGUP: i32 = 1;
 pub(crate) struct Job {
     pub(crate) id: u64,
     pub(crate) vip: String,
+    pub(crate) asked: Asked,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) to: String,
     pub(crate) drain: Duration,
@@ -90,6 +91,7 @@ pub(crate) enum Signal {
 /// How the control plane reaches the task.
 pub(crate) struct Handle {
     pub(crate) id: u64,
+    pub(crate) asked: Asked,
     pub(crate) to: String,
     pub(crate) signals: mpsc::Sender<Signal>,
     pub(crate) moved: Option<oneshot::Receiver<()>>,
@@ -101,7 +103,7 @@ pub(crate) fn begin(job: Job, around: Around) -> Handle {
     let (signals, heard) = mpsc::channel(WORDS);
     let (move_sender, moved) = oneshot::channel();
     let (end_sender, ended) = oneshot::channel();
-    let (id, to) = (job.id, job.to.clone());
+    let (id, to, asked) = (job.id, job.to.clone(), job.asked.clone());
     tokio::spawn(async move {
         let vip = job.vip.clone();
         let desk = around.desk.clone();
@@ -124,7 +126,7 @@ pub(crate) fn begin(job: Job, around: Around) -> Handle {
         let _ = desk.send(Request::Given { vip, id }).await;
         drop(end_sender);
     });
-    Handle { id, to, signals, moved: Some(moved), ended: Some(ended) }
+    Handle { id, asked, to, signals, moved: Some(moved), ended: Some(ended) }
 }
 
 struct Giving {
@@ -410,7 +412,12 @@ impl Giving {
             match tokio::time::timeout_at(by, self.heard.recv()).await {
                 Ok(Some(Signal::Back { from })) => back = Some(from),
                 Ok(Some(Signal::Heard(Word::Ended))) | Ok(None) | Err(_) => break,
-                Ok(Some(_)) => {}
+                Ok(Some(Signal::CallOff { by })) => {
+                    let text =
+                        format!("too late for {by} to call it off: the clients have finished");
+                    self.around.line.note(true, &self.job.to, &text);
+                }
+                Ok(Some(Signal::Heard(_))) => {}
             }
         }
         if back.is_none() {

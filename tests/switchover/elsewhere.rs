@@ -29,6 +29,9 @@ pub(crate) fn called_off_all_is_as_before() {
         wait_until("the drain to begin", SOON, || n1.said("switchover", "n2 has web"));
         sleep(ms(200));
         call_off(&moving);
+        // Said twice it is undone once.
+        wait_until("n1 to have it again", SOON, || n1.role() == "active");
+        let _ = n1.try_run(&format!("{STANDIN} switchover web --abort"));
         let (code, story, error) = moving.end();
         assert_eq!(code, Some(1), "{how}: {story:?}{error}");
         assert_eq!(steps(&story).last(), Some(&"called_off"), "{how}: {story:?}{error}");
