@@ -411,6 +411,8 @@ mod tests {
         let ring = first.ring.unwrap();
         assert!(!first.loaded, "the worker is older than the files");
         drop(old);
+        // The kernel knows in hundredths of a second when a process began.
+        std::thread::sleep(Duration::from_millis(50));
         let worker = Worker::start();
         // As if the clock had been put back since.
         step(SystemTime::now() + hour);
@@ -426,6 +428,7 @@ mod tests {
         let fourth = look(&place, next.clone(), &keys, (master, None), third.since_ns);
         assert!(!fourth.loaded, "nginx still has the old keys");
         drop(worker);
+        std::thread::sleep(Duration::from_millis(50));
         let _worker = Worker::start();
         assert!(look(&place, next, &keys, (master, None), fourth.since_ns).loaded);
     }

@@ -153,7 +153,7 @@ impl Scene {
             self.act,
             packets,
             log(&self.n1, "standin"),
-            log(&self.n2, "keepalived")
+            log(&self.n2, "keepalived") + &log(&self.n2, "standin")
         )
     }
 

@@ -59,11 +59,15 @@ fn what_a_killed_daemon_left_behind_is_removed_at_the_next_start() {
     rack("hardship::what_a_killed_daemon_left_behind_is_removed_at_the_next_start", || {
         let host = Host::new("n1", 11);
         host.cluster(&pair("checks = []", ""));
-        let mut daemon = host.daemon("");
-        host.until_role("web", "active");
-        host.signal_all("KILL");
-        daemon.ended();
-        assert!(host.has(VIP), "it lives on for a moment");
+        // Whichever process dies last may clean up behind the others.
+        let left = (0..5).any(|_| {
+            let mut daemon = host.daemon("");
+            host.until_role("web", "active");
+            host.signal_all("KILL");
+            daemon.ended();
+            host.has(VIP)
+        });
+        assert!(left, "it lives on for a moment");
         host.cluster(&pair("checks = []", "").replace("0.2.41/24", "0.2.43/24"));
         let mut again = host.daemon("");
         assert!(!host.has(VIP), "{}", host.sh("ip address"));

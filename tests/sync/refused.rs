@@ -132,6 +132,10 @@ fn a_changed_zone_gets_a_new_master_on_a_backup_and_a_refusal_on_the_active() {
     n2.wait_answer("v3");
     n2.wait_own("current", |own| own["current"] == true);
     assert_ne!(n2.master(), masters.1, "only a new master can have taken it");
+    wait_until("n2's standin to know its new master", SOON, || {
+        let known = n2.host.try_status().map(|status| status["nginx"]["master"].to_string());
+        known.is_some_and(|known| known == n2.master())
+    });
     // The active is never restarted by itself.
     let failed = n1.host.try_run("/run/bin/standin apply nginx");
     let text = String::from_utf8_lossy(&failed.stderr).into_owned();
