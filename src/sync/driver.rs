@@ -125,6 +125,8 @@ pub(super) struct Driver {
     pub(super) around: Around,
     pub(super) settings: Option<Settings>,
     pub(super) running: Option<Running>,
+    /// The cluster file was read again while a job went by the old one.
+    anew: bool,
     starting: bool,
     pub(super) problem: Option<String>,
     pub(super) sessions: Sessions,
@@ -159,6 +161,7 @@ pub(super) async fn run(
         settings: None,
         running: None,
         starting: false,
+        anew: false,
         problem: None,
         sessions: Sessions::default(),
         sight: Sight::default(),
@@ -230,8 +233,10 @@ impl Driver {
             running.lens.values = Arc::clone(&settings.values);
             let config = settings.config.clone();
             self.feed(Input::Config(config)).await;
-            // What was refused for want of a path or a value here may be taken now.
+            // What was refused for want of a path or a value here may be taken now; a job that is under
+            // way still goes by the old file.
             self.feed(Input::Command(Command::Retry)).await;
+            self.anew = self.running.as_ref().is_some_and(|it| it.replica.view().busy.is_some());
             self.look_again();
         }
         self.look();
@@ -506,9 +511,16 @@ impl Driver {
         }
     }
 
+    async fn done(&mut self, outcome: Outcome) {
+        self.feed(Input::Done(outcome)).await;
+        if std::mem::take(&mut self.anew) {
+            self.feed(Input::Command(Command::Retry)).await;
+        }
+    }
+
     async fn finished(&mut self, outcome: Outcome) {
         let moved = outcome == Outcome::Moved;
-        self.feed(Input::Done(outcome)).await;
+        self.done(outcome).await;
         if moved && let Some(running) = &self.running {
             running.watch.look();
         }
@@ -536,7 +548,7 @@ impl Driver {
         if placed {
             self.retire_at = Some(tokio::time::Instant::now() + RETIRE);
         }
-        self.feed(Input::Done(outcome)).await;
+        self.done(outcome).await;
         if let Some(running) = &self.running {
             running.watch.look();
         }
