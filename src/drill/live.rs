@@ -15,7 +15,7 @@ use crate::api::types::{Status, Vip};
 use crate::cli::client::{self as api, Unanswered};
 use crate::cli::switchover;
 use crate::control::time::rfc3339;
-use crate::lab::client::{Client, Question};
+use crate::lab::client::{Client, Question, milliseconds};
 
 /// The VIP must have answered for this long before it is touched.
 const STEADY_FOR: Duration = Duration::from_millis(500);
@@ -250,8 +250,7 @@ impl Live<'_> {
     ) {
         std::thread::sleep(SETTLES_FOR);
         let met = self.client.so_far(start);
-        let ms = |time: Duration| (time.as_secs_f64() * 10_000.0).round() / 10.0;
-        let without = met.outage.map(ms);
+        let without = met.outage.map(milliseconds);
         let one = Move {
             kind: kind.to_owned(),
             from: from.to_owned(),
@@ -259,7 +258,7 @@ impl Live<'_> {
             without_answer_ms: without,
             requests: met.attempts,
             requests_failed: met.failed,
-            client_stall_ms: ms(met.stall),
+            client_stall_ms: milliseconds(met.stall),
             good: good(met.failed, without),
         };
         self.say(&past::line(&one));

@@ -57,6 +57,12 @@ pub(crate) struct Measured {
     pub(crate) stall: Duration,
 }
 
+/// For a report.
+pub(crate) fn milliseconds(duration: Duration) -> f64 {
+    // A tenth of a millisecond is below the resolution of everything here.
+    (duration.as_secs_f64() * 10_000.0).round() / 10.0
+}
+
 /// A client at work.
 pub(crate) struct Client {
     attempts: Arc<Mutex<Vec<Attempt>>>,

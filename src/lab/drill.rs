@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::client::{self, Client, Measured, Question};
+use super::client::{self, Client, Measured, Question, milliseconds};
 use super::cluster::Lab;
 use super::faults::{Ends, Expected, Fault};
 use super::progress::Progress;
@@ -106,11 +106,6 @@ pub(super) struct Report {
     pub(super) bounds_ms: Vec<(&'static str, Option<f64>)>,
     pub(super) runs: Vec<Run>,
     pub(super) evidence: Option<PathBuf>,
-}
-
-pub(super) fn milliseconds(duration: Duration) -> f64 {
-    // A tenth of a millisecond is below the resolution of everything here.
-    (duration.as_secs_f64() * 10_000.0).round() / 10.0
 }
 
 /// Runs the drill and says how it goes on standard error.

@@ -56,15 +56,20 @@ impl Tally {
         for (mine, theirs) in
             [(&mut self.faults, &other.faults), (&mut self.reasons, &other.reasons)]
         {
-            for (name, count) in theirs {
-                *mine.entry(name.clone()).or_default() += count;
-            }
+            add_counts(mine, theirs);
         }
     }
 
     #[must_use]
     pub fn faults_total(&self) -> u64 {
         self.faults.values().sum()
+    }
+}
+
+/// Adds one list of counts to another.
+pub(crate) fn add_counts(mine: &mut Counts, theirs: &Counts) {
+    for (name, count) in theirs {
+        *mine.entry(name.clone()).or_default() += count;
     }
 }
 
@@ -118,7 +123,7 @@ impl Campaign {
         let what = match ended {
             Ok(Ok(())) => return Ok(tally(&world)),
             Ok(Err(broken)) => broken.to_string(),
-            Err(panic) => panicked(&world, panic.as_ref()),
+            Err(panic) => panicked(world.scene.now, panic.as_ref()),
         };
         let tail = |trace: &Trace| trace.tail(TAIL) + &world.scene.standing();
         let trace = world.scene.trace.as_ref().map_or_else(String::new, tail);
@@ -140,11 +145,10 @@ fn tally(world: &World) -> Tally {
     }
 }
 
-/// The words for a panic in `world`.
+/// The words for a panic at this simulated time.
 #[must_use]
-pub fn panicked(world: &World, panic: &(dyn Any + Send)) -> String {
+pub fn panicked(now: Nanos, panic: &(dyn Any + Send)) -> String {
     let words = panic.downcast_ref::<&str>().map(ToString::to_string);
     let words = words.or_else(|| panic.downcast_ref::<String>().cloned());
-    let at = world.scene.now / MILLISECOND;
-    format!("P6: a panic at {at} ms: {}", words.unwrap_or_default())
+    format!("P6: a panic at {} ms: {}", now / MILLISECOND, words.unwrap_or_default())
 }

@@ -1,12 +1,11 @@
 //! `standin-sim`: long runs over fresh seeds, scenarios, and the replay of what went wrong.
 
+mod long_run;
 mod shared_files;
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -36,12 +35,6 @@ standin-sim replay FILE
 
 /// A run shorter than this need not have seen every kind of fault.
 const LONG_RUN_HOURS: u64 = 200;
-
-/// Failures that are shown; one bug makes many.
-const SHOWN: usize = 10;
-
-/// How long a run goes on between two lines of progress.
-const PROGRESS: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -148,23 +141,10 @@ impl Options {
         }
         let cases = (self.hours * 3_600 * SECOND).div_ceil(CASE);
         println!("seed {}: {} cluster-hours in {cases} cases", self.campaign.seed, self.hours);
-        let shared = Shared::default();
-        let began = now();
-        thread::scope(|scope| {
-            for _ in 0..self.threads.max(1) {
-                scope.spawn(|| self.work(cases, &shared, began));
-            }
-        });
-        let tally = shared.tally.lock().map_err(|_| "a thread died")?.clone();
-        let mut failures = shared.failures.lock().map_err(|_| "a thread died")?.clone();
-        failures.sort_by_key(|failure| failure.case);
-        report(&tally, began.elapsed());
-        let mut words = self.judge(&tally, &failures);
-        if words.is_empty() {
-            println!("no promise was broken");
-        }
-        println!("seed {}", self.campaign.seed);
-        if words.is_empty() { Ok(()) } else { Err(words.split_off(0)) }
+        let case = |case| self.campaign.run(case, None);
+        let ended = long_run::run((cases, self.threads), case, Tally::add)?;
+        report(&ended.tally, ended.took);
+        long_run::verdict(self.campaign.seed, self.judge(&ended.tally, &ended.failures))
     }
 
     fn run_one(&self, case: u64) -> Result<(), String> {
@@ -180,31 +160,6 @@ impl Options {
                 Ok(())
             }
             Err(failure) => Err(format!("{}{}", failure.trace, failure.what)),
-        }
-    }
-
-    fn work(&self, cases: u64, shared: &Shared, began: std::time::Instant) {
-        loop {
-            let case = shared.next.fetch_add(1, Ordering::Relaxed);
-            if case >= cases || shared.stop.load(Ordering::Relaxed) {
-                return;
-            }
-            let done = self.campaign.run(case, None);
-            match done {
-                Ok(done) => {
-                    if let Ok(mut tally) = shared.tally.lock() {
-                        tally.add(&done);
-                    }
-                }
-                Err(failure) => {
-                    eprintln!("case {case}: {}", failure.what);
-                    if let Ok(mut failures) = shared.failures.lock() {
-                        failures.push(failure);
-                        shared.stop.store(failures.len() >= SHOWN, Ordering::Relaxed);
-                    }
-                }
-            }
-            shared.progress(case, cases, began);
         }
     }
 
@@ -230,31 +185,6 @@ impl Options {
     }
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    next: AtomicU64,
-    stop: AtomicBool,
-    tally: Mutex<Tally>,
-    failures: Mutex<Vec<Failure>>,
-    said: Mutex<Duration>,
-}
-
-impl Shared {
-    fn progress(&self, case: u64, cases: u64, began: std::time::Instant) {
-        let Ok(mut said) = self.said.lock() else { return };
-        let passed = began.elapsed();
-        if passed >= *said + PROGRESS {
-            *said = passed;
-            eprintln!("{} s: case {case} of {cases}", passed.as_secs());
-        }
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the speed of the simulator is a real one")]
-fn now() -> std::time::Instant {
-    std::time::Instant::now()
-}
-
 fn fresh_seed() -> Result<u64, String> {
     let mut bytes = [0; 8];
     let read = |mut file: File| -> io::Result<()> { file.read_exact(&mut bytes) };
@@ -277,15 +207,7 @@ fn report(tally: &Tally, took: Duration) {
         tally.longest_overlap / 1_000
     );
     println!("a client was found to send to the holder: {} times", tally.clients_right);
-    if let Some(speed) = (hours * 1_000).checked_div(u64::try_from(took.as_millis()).unwrap_or(0)) {
-        println!("{} s, {speed} simulated hours a second", took.as_secs());
-    }
-    println!("faults:");
-    for kind in Fault::KINDS {
-        println!("{:>10}  {kind}", tally.faults.get(kind).copied().unwrap_or_default());
-    }
-    println!("transitions, by reason:");
-    for reason in REASONS {
-        println!("{:>10}  {reason}", tally.reasons.get(reason).copied().unwrap_or_default());
-    }
+    long_run::say_speed(tally.simulated, took);
+    long_run::say_counts("faults", &tally.faults, Fault::KINDS.into_iter());
+    long_run::say_counts("transitions, by reason", &tally.reasons, REASONS.into_iter());
 }

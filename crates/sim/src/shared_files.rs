@@ -1,7 +1,5 @@
 //! `standin-sim sync`: long runs of the shared files' world, and one case of them again.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -10,7 +8,7 @@ use standin_sim::clock::SECOND;
 use standin_sim::sync::Sabotage;
 use standin_sim::sync::campaign::{CASE, Tally, events, faults, run};
 
-use crate::{LONG_RUN_HOURS, SHOWN, fresh_seed, now};
+use crate::{LONG_RUN_HOURS, fresh_seed, long_run};
 
 #[derive(Clone, Copy, Debug)]
 struct Options {
@@ -55,49 +53,13 @@ pub(crate) fn command(words: &[&str]) -> Result<(), String> {
     }
     let cases = (options.hours * 3_600 * SECOND).div_ceil(CASE);
     println!("seed {}: {} cluster-hours of shared files", options.seed, options.hours);
-    let next = AtomicU64::new(0);
-    let stop = AtomicBool::new(false);
-    let tally = Mutex::new(Tally::default());
-    let failures = Mutex::new(Vec::new());
-    let began = now();
-    thread::scope(|scope| {
-        for _ in 0..options.threads.max(1) {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
-                    let case = next.fetch_add(1, Ordering::Relaxed);
-                    if case >= cases {
-                        return;
-                    }
-                    match run(options.seed, case, Sabotage::None, false) {
-                        Ok(done) => {
-                            if let Ok(mut tally) = tally.lock() {
-                                tally.add(&done);
-                            }
-                        }
-                        Err(failure) => {
-                            if let Ok(mut failures) = failures.lock() {
-                                failures.push(failure);
-                                stop.store(failures.len() >= SHOWN, Ordering::Relaxed);
-                            }
-                        }
-                    }
-                }
-            });
-        }
-    });
-    let tally = tally.into_inner().map_err(|_| "a thread died")?;
-    let failures = failures.into_inner().map_err(|_| "a thread died")?;
-    report(&tally, began.elapsed());
-    let wrong = judge(options, &tally, failures);
-    if wrong.is_empty() {
-        println!("no promise was broken");
-    }
-    println!("seed {}", options.seed);
-    if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    let one = |case| run(options.seed, case, Sabotage::None, false);
+    let ended = long_run::run((cases, options.threads), one, Tally::add)?;
+    report(&ended.tally, ended.took);
+    long_run::verdict(options.seed, judge(options, &ended.tally, &ended.failures))
 }
 
-fn judge(options: Options, tally: &Tally, mut failures: Vec<Failure>) -> String {
-    failures.sort_by_key(|failure| failure.case);
+fn judge(options: Options, tally: &Tally, failures: &[Failure]) -> String {
     let Options { seed, hours, .. } = options;
     let mut words: Vec<String> = failures
         .iter()
@@ -121,15 +83,7 @@ fn report(tally: &Tally, took: Duration) {
         tally.faults.values().sum::<u64>(),
         tally.settled
     );
-    if let Some(speed) = (hours * 1_000).checked_div(u64::try_from(took.as_millis()).unwrap_or(0)) {
-        println!("{} s, {speed} simulated hours a second", took.as_secs());
-    }
-    println!("faults and what operators did:");
-    for kind in faults() {
-        println!("{:>10}  {kind}", tally.faults.get(kind).copied().unwrap_or_default());
-    }
-    println!("what replicas said:");
-    for kind in events() {
-        println!("{:>10}  {kind}", tally.events.get(kind).copied().unwrap_or_default());
-    }
+    long_run::say_speed(tally.simulated, took);
+    long_run::say_counts("faults and what operators did", &tally.faults, faults());
+    long_run::say_counts("what replicas said", &tally.events, events());
 }

@@ -21,7 +21,7 @@ fn said(sabotage: Sabotage, case: u64) -> Option<String> {
     }
     match catch_unwind(AssertUnwindSafe(|| world.run_until(LENGTH))) {
         Ok(ended) => ended.err().map(|broken| broken.what),
-        Err(panic) => Some(panicked(&world, panic.as_ref())),
+        Err(panic) => Some(panicked(world.scene.now, panic.as_ref())),
     }
 }
 

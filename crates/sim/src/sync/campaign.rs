@@ -1,13 +1,12 @@
 //! One case of a long run: a cluster and its story, drawn from a seed and a number.
 
-use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::job::Step;
 use super::world::World;
 use super::{Sabotage, story};
-use crate::campaign::Failure;
-use crate::clock::{MILLISECOND, Nanos, SECOND};
+use crate::campaign::{Failure, add_counts, panicked};
+use crate::clock::{Nanos, SECOND};
 use crate::random::Random;
 use crate::scene::Counts;
 use crate::trace::Trace;
@@ -39,9 +38,7 @@ impl Tally {
         self.settled += other.settled;
         for (mine, theirs) in [(&mut self.faults, &other.faults), (&mut self.events, &other.events)]
         {
-            for (name, count) in theirs {
-                *mine.entry(name.clone()).or_default() += count;
-            }
+            add_counts(mine, theirs);
         }
     }
 }
@@ -78,14 +75,8 @@ pub fn run(seed: u64, case: u64, sabotage: Sabotage, traced: bool) -> Result<Tal
             return Ok(Tally { cases: 1, simulated: CASE, faults, events, settled });
         }
         Ok(Err(broken)) => broken.to_string(),
-        Err(panic) => panicked(&world, panic.as_ref()),
+        Err(panic) => panicked(world.now, panic.as_ref()),
     };
     let trace = world.trace.as_ref().map_or_else(String::new, |trace| trace.tail(TAIL));
     Err(Failure { case, what, trace })
-}
-
-fn panicked(world: &World, panic: &(dyn Any + Send)) -> String {
-    let words = panic.downcast_ref::<&str>().map(ToString::to_string);
-    let words = words.or_else(|| panic.downcast_ref::<String>().cloned());
-    format!("P6: a panic at {} ms: {}", world.now / MILLISECOND, words.unwrap_or_default())
 }

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test program uses what it needs")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
 
+pub(crate) mod writer;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
