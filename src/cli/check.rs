@@ -10,7 +10,7 @@ use clap::Args;
 use hyper::Method;
 use standin_config::{Cluster, Diagnostic, Loaded, Severity, Source};
 
-use super::client;
+use super::{RUN_DIR, SOCKET, client};
 use crate::api::types::sync::Sync;
 use crate::exit::Exit;
 use crate::preflight::{self, Listen, Subject};
@@ -93,8 +93,8 @@ pub(super) fn main(args: &CheckArgs) -> Result<Exit> {
 
 /// The files outside that a running daemon has found to differ between the nodes; none without one.
 async fn unequal() -> Vec<String> {
-    let socket = Path::new("/run/standin/standin.sock");
-    let asked = client::call(socket, Method::GET, "/v1/sync", None);
+    let socket = Path::new(RUN_DIR).join(SOCKET);
+    let asked = client::call(&socket, Method::GET, "/v1/sync", None);
     let Ok(Ok(answer)) = tokio::time::timeout(DAEMON, asked).await else { return Vec::new() };
     let sync: Sync = serde_json::from_slice(&answer).unwrap_or_default();
     sync.outside.iter().map(super::sync::stray).collect()

@@ -138,17 +138,21 @@ enum Command {
     Drill(drill::DrillLine),
 }
 
+/// Where a daemon is that nobody told otherwise.
+const RUN_DIR: &str = "/run/standin";
+pub(crate) const SOCKET: &str = "standin.sock";
+
 /// Where the daemon's files are.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Places {
     /// The directory of the daemon's socket and lock
-    #[arg(long, value_name = "DIR", default_value = "/run/standin")]
+    #[arg(long, value_name = "DIR", default_value = RUN_DIR)]
     run_dir: PathBuf,
 }
 
 impl Places {
     pub(crate) fn socket(&self) -> PathBuf {
-        self.run_dir.join("standin.sock")
+        self.run_dir.join(SOCKET)
     }
 
     /// Keeps a daemon from starting while the lock lives; fails while one runs, and says `so` then.

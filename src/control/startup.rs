@@ -17,6 +17,7 @@ use standin_linux::process;
 use super::Paths;
 use super::history::{History, HistoryFile};
 use super::log::{Log, Severity};
+use crate::cli::SOCKET;
 use crate::exit::Exit;
 use crate::preflight;
 
@@ -123,7 +124,7 @@ pub(super) fn prepare(paths: &Paths, log: &Log) -> Result<Ready, Refusal> {
         }
     };
     remove_tables(&log);
-    let socket_path = paths.run_dir.join("standin.sock");
+    let socket_path = paths.run_dir.join(SOCKET);
     let socket =
         listen(&socket_path).map_err(|error| failed("can't listen on", &socket_path, &error))?;
     Ok(Ready { chosen, log, history, socket, lock })
