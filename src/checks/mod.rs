@@ -130,9 +130,15 @@ impl Drop for Running {
 /// Starts every check of the plan on the current tokio runtime.
 ///
 /// A check of the plan that the cluster file doesn't have is reported as failing: it must not look
-/// healthy because nobody runs it.
+/// healthy because nobody runs it. What `earlier` checks knew of nginx is shown until it has been looked for
+/// again: a reload of the cluster file ends no nginx.
 #[must_use]
-pub(crate) fn start(cluster: Arc<Cluster>, plan: &Plan, sink: impl Sink) -> Running {
+pub(crate) fn start(
+    cluster: Arc<Cluster>,
+    plan: &Plan,
+    earlier: Option<&Running>,
+    sink: impl Sink,
+) -> Running {
     let live = plan.checks.iter().map(|check| describe(&cluster, &check.name)).collect();
     let board = Board { live: Arc::new(Mutex::new(live)), sink: Arc::new(sink) };
     let mut tasks = Vec::new();
@@ -142,7 +148,8 @@ pub(crate) fn start(cluster: Arc<Cluster>, plan: &Plan, sink: impl Sink) -> Runn
         let desk = Desk { check: CheckId(place), board: board.clone() };
         if planned.name == NGINX_CHECK {
             if let Some(section) = cluster.nginx.clone() {
-                let view = Arc::new(Mutex::new(NginxView::default()));
+                let known = earlier.and_then(Running::nginx).unwrap_or_default();
+                let view = Arc::new(Mutex::new(known));
                 let places = nginx::Places::of(&cluster);
                 nginx = Some(Arc::clone(&view));
                 tasks.push(tokio::spawn(vital(nginx::watch(section, places, desk, view))));

@@ -87,6 +87,11 @@ pub(crate) struct Watching {
 
 /// Starts the checks of a cluster file that ends with `sections`, on node n1, 192.0.2.11.
 pub(crate) fn checks(sections: &str) -> Watching {
+    checks_after(None, sections)
+}
+
+/// The same, as a reload does it while the checks of the file before are under way.
+pub(crate) fn checks_after(earlier: Option<&Watching>, sections: &str) -> Watching {
     let names = sections.lines().filter_map(|line| line.strip_prefix("[check.")?.strip_suffix(']'));
     let mut names: Vec<&str> = names.collect();
     if sections.contains("[nginx]") {
@@ -105,7 +110,8 @@ pub(crate) fn checks(sections: &str) -> Watching {
     let reports = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&reports);
     let sink = move |report: Report| locked(&kept).push((Instant::now(), report));
-    Watching { running: start(Arc::new(cluster), &plan, sink), reports }
+    let earlier = earlier.map(|watching| &watching.running);
+    Watching { running: start(Arc::new(cluster), &plan, earlier, sink), reports }
 }
 
 impl Watching {

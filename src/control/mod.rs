@@ -396,7 +396,8 @@ impl Control {
             // Dropped only when the engine is stuck: the next result follows.
             let _ = engine.offer(ToEngine::Check { generation, check, verdict, detail });
         };
-        self.running = Some(checks::start(Arc::clone(&self.cluster), &self.plan, sink));
+        let cluster = Arc::clone(&self.cluster);
+        self.running = Some(checks::start(cluster, &self.plan, self.running.as_ref(), sink));
     }
 
     /// Answers over TCP where the file says, and nowhere else.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use standin_core::Verdict;
 
 use super::NginxView;
-use crate::checks::space::{Watching, checks, on_a_host, sh, write};
+use crate::checks::space::{Watching, checks, checks_after, on_a_host, sh, write};
 
 const SECTION: &str = "[nginx]";
 
@@ -33,6 +33,22 @@ async fn wait_ms(ms: u64) {
 
 fn view(watching: &Watching) -> NginxView {
     watching.running.nginx().unwrap()
+}
+
+#[test]
+fn a_reload_of_the_cluster_file_forgets_no_nginx() {
+    on_a_host("nginx::tests::a_reload_of_the_cluster_file_forgets_no_nginx", || async {
+        debian(&["80"]);
+        let watching = checks(SECTION);
+        watching.next(Verdict::Pass).await;
+        let reloaded = checks_after(Some(&watching), SECTION);
+        assert_eq!(view(&reloaded).master, Some(master()), "before it has been looked for again");
+        // What has ended meanwhile is found out as at a start.
+        standin_linux::spawn::kill(master(), 9).unwrap();
+        let again = checks_after(Some(&reloaded), SECTION);
+        again.next(Verdict::Fail).await;
+        assert_eq!(view(&again).master, None);
+    });
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The node that has the VIP: asks the other one, gives it up, waits for its connections, ends the rest.
 
+use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -114,6 +115,7 @@ pub(crate) fn begin(job: Job, around: Around) -> Handle {
             moved: Some(move_sender),
             moved_at: None,
             said_at: None,
+            left: Left::default(),
             returning: Returning::No,
         };
         if let Some(linger) = giving.run().await {
@@ -137,6 +139,7 @@ struct Giving {
     moved_at: Option<Instant>,
     /// When the other node heard last that this one still serves.
     said_at: Option<Instant>,
+    left: Left,
     returning: Returning,
 }
 
@@ -207,8 +210,19 @@ impl Giving {
 
     /// Asks the other node; nothing changes on either before it says that it is ready.
     async fn prepare(&mut self) -> Result<(), String> {
-        let (master, addresses) = (self.job.nginx_master, self.job.addresses.clone());
-        let serves = blocking(move || serves(master, &addresses)).await.unwrap_or_default();
+        let addresses = self.job.addresses.clone();
+        let serves = match self.job.nginx_master {
+            None => Vec::new(),
+            Some(master) => blocking(move || serves(master, &addresses))
+                .await
+                .ok_or("a helper of this node broke off")?
+                .map_err(|error| format!("what nginx listens on here can't be read: {error}"))?,
+        };
+        let addresses = self.job.addresses.clone();
+        let counted = blocking(move || count_all(&addresses)).await;
+        if let Some(Err(error)) = counted {
+            return Err(format!("the connections here can't be counted: {error}"));
+        }
         let text = format!("asking {} to take {}", self.job.to, self.job.vip);
         self.tell("preparing", text, |_| {});
         // Who is served by way of this node is served no shorter than was said to them.
@@ -372,7 +386,11 @@ impl Giving {
                 }
             }
             let addresses = self.job.addresses.clone();
-            cut = blocking(move || end_all(&addresses)).await.unwrap_or(0);
+            cut = match blocking(move || end_all(&addresses)).await {
+                Some(Ok(cut)) => cut,
+                // The address leaves all the same, and their clients hear nothing more.
+                _ => self.left.0,
+            };
         }
         while self.relays() {
             self.count_and_say().await;
@@ -437,7 +455,8 @@ impl Giving {
     /// Counts the connections that are here, and has the other node go on for them.
     async fn count_and_say(&mut self) -> usize {
         let addresses = self.job.addresses.clone();
-        let count = blocking(move || count_all(&addresses)).await.unwrap_or(0);
+        let counted = blocking(move || count_all(&addresses)).await;
+        let count = self.left.counted(counted.and_then(Result::ok));
         if self.said_at.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
             self.said_at = Some(Instant::now());
             self.say(Word::Serving { connections: count as u64 });
@@ -472,14 +491,39 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.ok()
 }
 
-fn count_all(addresses: &[IpAddr]) -> usize {
-    let Ok(mut sockets) = Sockets::open() else { return 0 };
-    let count = |address| sockets.count(address, TcpState::SERVING).unwrap_or(0);
-    addresses.iter().copied().map(count).sum()
+fn count_all(addresses: &[IpAddr]) -> io::Result<usize> {
+    let mut sockets = Sockets::open()?;
+    addresses.iter().try_fold(0, |sum, at| Ok(sum + sockets.count(*at, TcpState::SERVING)?))
 }
 
-fn end_all(addresses: &[IpAddr]) -> usize {
-    let Ok(mut sockets) = Sockets::open() else { return 0 };
-    let end = |address| sockets.end(address, TcpState::SERVING).unwrap_or(0);
-    addresses.iter().copied().map(end).sum()
+fn end_all(addresses: &[IpAddr]) -> io::Result<usize> {
+    let mut sockets = Sockets::open()?;
+    addresses.iter().try_fold(0, |sum, at| Ok(sum + sockets.end(*at, TcpState::SERVING)?))
+}
+
+/// How many connections are here, as far as the kernel has told.
+#[derive(Debug, Default)]
+struct Left(usize);
+
+impl Left {
+    /// A count that failed doesn't mean that nobody is left: the drain goes on to its time.
+    fn counted(&mut self, count: Option<usize>) -> usize {
+        self.0 = count.unwrap_or_else(|| self.0.max(1));
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_fails_ends_no_drain() {
+        let mut left = Left::default();
+        assert_eq!(left.counted(None), 1);
+        assert_eq!(left.counted(Some(7)), 7);
+        assert_eq!(left.counted(None), 7);
+        assert_eq!(left.counted(Some(0)), 0);
+        assert_eq!(left.counted(None), 1, "one may have come since");
+    }
 }

@@ -23,6 +23,7 @@ pub(crate) mod giving;
 pub(crate) mod ordered;
 pub(crate) mod taking;
 
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -194,16 +195,18 @@ pub(crate) fn vip<'a>(status: &'a Status, name: &str) -> Option<&'a VipView> {
 }
 
 /// Where nginx serves clients of these addresses on this host, by what its master has bound.
-pub(crate) fn serves(master: Option<u32>, addresses: &[IpAddr]) -> Vec<SocketAddr> {
-    let bound = master.and_then(|master| process::listening_tcp(master).ok()).unwrap_or_default();
+///
+/// # Errors
+/// What reading `/proc` of the master says.
+pub(crate) fn serves(master: u32, addresses: &[IpAddr]) -> io::Result<Vec<SocketAddr>> {
     let mut serves: Vec<SocketAddr> = Vec::new();
-    for listener in bound {
+    for listener in process::listening_tcp(master)? {
         let served = addresses.iter().filter(|address| covers(listener.ip(), **address));
         serves.extend(served.map(|address| SocketAddr::new(*address, listener.port())));
     }
     serves.sort_unstable();
     serves.dedup();
-    serves
+    Ok(serves)
 }
 
 /// Whether a listener on `bound` may get the connections to `address`; `[::]` may get both families'.

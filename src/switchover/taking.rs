@@ -97,10 +97,7 @@ impl Taking {
     async fn run(&mut self, desk: &mpsc::Sender<Request>) -> Result<(), String> {
         let now = status(desk).await.ok_or("its engine doesn't answer")?;
         let interface = self.able(&now)?;
-        let master = now.nginx.as_ref().and_then(|nginx| nginx.master);
-        let addresses = self.job.addresses.clone();
-        let here = tokio::task::spawn_blocking(move || serves(master, &addresses)).await;
-        self.listens(&here.unwrap_or_default())?;
+        self.listens(&now).await?;
         let forwarding = self.forward(interface).await?;
         self.say(Word::Ready);
         self.serve_both().await;
@@ -127,7 +124,17 @@ impl Taking {
     }
 
     /// Whether nginx listens here wherever it serves clients over there.
-    fn listens(&self, here: &[SocketAddr]) -> Result<(), String> {
+    async fn listens(&self, now: &Status) -> Result<(), String> {
+        if self.job.serves.is_empty() {
+            return Ok(());
+        }
+        let master = now.nginx.as_ref().and_then(|nginx| nginx.master);
+        let master = master.ok_or("no nginx is known to run on it")?;
+        let addresses = self.job.addresses.clone();
+        let here = tokio::task::spawn_blocking(move || serves(master, &addresses)).await;
+        let here = here
+            .map_err(|_| "its helper broke off".to_owned())?
+            .map_err(|error| format!("what its nginx listens on can't be read: {error}"))?;
         let missing: Vec<String> = self
             .job
             .serves

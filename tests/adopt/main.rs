@@ -161,8 +161,8 @@ fn a_live_address_is_adopted_held_and_given_back_without_a_request_lost() {
     lock.lock().unwrap();
     let live = Live::new();
     let o1 = &live.o1;
-    o1.write("/etc/network/interfaces", INTERFACES);
     o1.run("mkdir -p /etc/network/interfaces.d /etc/systemd/network");
+    o1.write("/etc/network/interfaces", INTERFACES);
     o1.write("/etc/network/interfaces.d/eth0", ETH0);
     o1.write("/etc/systemd/network/10-eth0.network", NETWORK);
     o1.run("chmod 640 /etc/systemd/network/10-eth0.network");

@@ -5,8 +5,8 @@ use serde_json::Value;
 use crate::cluster::{Cluster, Node, SOON, conf};
 use crate::hosts::{STANDIN, skipped, wait_or_tell, wait_until};
 
-/// No password, but short enough to be tried.
-const SHORT: &str = "# pin 4711\n";
+/// No password, but short enough to be tried; in no hexadecimal number by chance.
+const SHORT: &str = "# pin zxqv\n";
 
 fn strays(node: &Node) -> Vec<Value> {
     node.sync().and_then(|sync| sync["outside"].as_array().cloned()).unwrap_or_default()
@@ -32,7 +32,7 @@ fn a_file_outside_that_differs_is_named_with_the_line_that_shares_it() {
     }
     let (n1, n2) = (&cluster.nodes[0], &cluster.nodes[1]);
     n1.host.write("/etc/site/a.conf", SHORT);
-    n2.host.write("/etc/site/a.conf", "# pin 0815\n");
+    n2.host.write("/etc/site/a.conf", "# pin kwjy\n");
     n1.host.write("/etc/site/more-b.conf", "# only on n1\n");
     n1.save(
         "conf.d/site.conf",
@@ -59,9 +59,9 @@ fn a_file_outside_that_differs_is_named_with_the_line_that_shares_it() {
     assert!(check.contains("H0802") && check.contains("a.conf is another one on n2"), "{check}");
     n1.host.wait_said("outside_differs", "/etc/site/a.conf and 1 more", SOON);
     // Nothing was written, and neither bytes nor a hash that could be tried are anywhere.
-    assert_eq!(n2.host.read("/etc/site/a.conf"), "# pin 0815\n");
+    assert_eq!(n2.host.read("/etc/site/a.conf"), "# pin kwjy\n");
     let said = n2.host.run(&format!("{STANDIN} sync status --json"));
-    assert!(!said.contains("4711") && !said.contains("hash"), "{said}");
+    assert!(!said.contains("zxqv") && !said.contains("hash"), "{said}");
     // Made equal by hand, they are no matter any more.
     n2.host.write("/etc/site/a.conf", SHORT);
     n2.host.write("/etc/site/more-b.conf", "# only on n1\n");

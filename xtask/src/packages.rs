@@ -17,6 +17,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("inotifywait", "inotify-tools"),
     ("ps", "procps"),
     ("ping", "iputils-ping"),
+    ("arping", "iputils-arping"),
     ("tcpdump", "tcpdump"),
     ("rsyslogd", "rsyslog"),
     ("openssl", "openssl"),
