@@ -5,6 +5,8 @@
 mod faults;
 #[path = "../hosts/mod.rs"]
 mod hosts;
+#[cfg(target_arch = "x86_64")]
+mod injected;
 mod memory;
 
 use std::fs;

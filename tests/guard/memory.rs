@@ -2,8 +2,8 @@
 //! a refused thread is.
 //!
 //! The panic is a real one, made from outside: while a process may have no more address space, tokio
-//! panics when it can't start a helper thread, and this happens on the control plane's own thread. A
-//! panic of the engine can't be made from outside; it ends in abort(3), which `faults.rs` sends.
+//! panics when it can't start a helper thread, and this happens on the control plane's own thread. One of the
+//! engine is made by a debugger's means: see `injected.rs`.
 
 use std::time::{Duration, Instant};
 

@@ -24,6 +24,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("wrk", "wrk"),
     ("cc", "gcc"),
+    ("nm", "binutils"),
     ("c++", "g++"),
 ];
 
