@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use standin_config::model::HttpUrl;
-use standin_config::nginx::{Listen, ListenAddress};
+use standin_config::nginx::{Listen, ListenAddress, NginxConfig};
 use standin_linux::process as system;
 use tokio::time::Instant;
 
@@ -129,14 +129,14 @@ pub(super) async fn listener(at: SocketAddr, timeout: Duration) -> Outcome {
 pub(super) async fn without(
     master: u32,
     workers: Vec<u32>,
-    survey_listens: Vec<SocketAddr>,
+    wanted: Wanted,
     why: String,
 ) -> Outcome {
-    let look = tokio::task::spawn_blocking(move || judge(master, &workers, &survey_listens, &why));
+    let look = tokio::task::spawn_blocking(move || judge(master, &workers, &wanted, &why));
     look.await.unwrap_or_else(|error| Outcome::fail(format!("the look failed: {error}")))
 }
 
-fn judge(master: u32, workers: &[u32], listens: &[SocketAddr], why: &str) -> Outcome {
+fn judge(master: u32, workers: &[u32], wanted: &Wanted, why: &str) -> Outcome {
     let living: Vec<char> = workers
         .iter()
         .filter_map(|pid| state(*pid))
@@ -153,6 +153,10 @@ fn judge(master: u32, workers: &[u32], listens: &[SocketAddr], why: &str) -> Out
     let Ok(bound) = system::listening_tcp(master) else {
         return Outcome::pass(format!("{head}; not asked over HTTP: {why}"));
     };
+    if bound.is_empty() && wanted.without_tcp {
+        return Outcome::pass(format!("{head}, no TCP port asked for; not asked over HTTP: {why}"));
+    }
+    let listens = &wanted.tcp;
     let missing: Vec<String> =
         listens.iter().filter(|at| !is_bound(&bound, **at)).map(SocketAddr::to_string).collect();
     if bound.is_empty() || (missing.len() == listens.len() && !listens.is_empty()) {
@@ -166,11 +170,22 @@ fn judge(master: u32, workers: &[u32], listens: &[SocketAddr], why: &str) -> Out
     Outcome::pass(format!("{head}, {bound}; not asked over HTTP: {why}"))
 }
 
-/// The TCP sockets that the configuration asks for, as far as it names them.
-pub(super) fn tcp_listens(survey: &Survey) -> Vec<SocketAddr> {
-    let all = survey.config.listens.iter().chain(&survey.config.other_listens);
-    all.filter(|listen| !listen.udp && !listen.quic)
-        .filter_map(|listen| {
+/// The sockets that a configuration asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Of TCP, as far as it names them by address.
+    tcp: Vec<SocketAddr>,
+    /// It listens, and nowhere by TCP: a proxy of UDP, say.
+    without_tcp: bool,
+}
+
+impl Wanted {
+    pub(super) fn of(config: &NginxConfig) -> Self {
+        let all = || config.listens.iter().chain(&config.other_listens);
+        let by_tcp = |listen: &&Listen| {
+            !listen.udp && !listen.quic && !matches!(listen.address, ListenAddress::Unix(_))
+        };
+        let address = |listen: &Listen| {
             let ip: IpAddr = match &listen.address {
                 ListenAddress::AnyV4 => Ipv4Addr::UNSPECIFIED.into(),
                 ListenAddress::AnyV6 { .. } => Ipv6Addr::UNSPECIFIED.into(),
@@ -178,8 +193,12 @@ pub(super) fn tcp_listens(survey: &Survey) -> Vec<SocketAddr> {
                 ListenAddress::Name(_) | ListenAddress::Unix(_) => return None,
             };
             Some(SocketAddr::new(ip, listen.port))
-        })
-        .collect()
+        };
+        Self {
+            tcp: all().filter(by_tcp).filter_map(address).collect(),
+            without_tcp: all().next().is_some() && !all().any(|listen| by_tcp(&listen)),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -198,5 +217,22 @@ mod tests {
         assert!(!is_bound(&[at("0.0.0.0:80")], at("[::1]:80")));
         assert!(!is_bound(&[at("0.0.0.0:80")], at("127.0.0.1:81")));
         assert!(!is_bound(&[at("192.0.2.2:80")], at("192.0.2.1:80")));
+    }
+
+    #[test]
+    fn what_listens_by_udp_alone_wants_no_tcp() {
+        let wanted = |text: &str| {
+            let open = |_: &std::path::Path| Ok(text.as_bytes().to_vec());
+            let none = |_: &str| Vec::new();
+            Wanted::of(&standin_config::nginx::read("/n.conf".as_ref(), &open, &none))
+        };
+        let dns = "stream { server { listen 53 udp; } }";
+        assert_eq!(wanted(dns), Wanted { tcp: Vec::new(), without_tcp: true });
+        for more in ["listen a.example:53;", "listen 53;"] {
+            let both = wanted(&format!("{dns} stream {{ server {{ {more} }} }}"));
+            assert!(!both.without_tcp, "{more}");
+        }
+        // A configuration that can't be read says nothing.
+        assert_eq!(wanted("http {"), Wanted::default());
     }
 }

@@ -264,6 +264,39 @@ fn an_nginx_in_usr_local_is_found_without_being_told() {
 }
 
 #[test]
+fn what_one_listen_says_of_a_port_counts_for_every_server_there() {
+    on_a_host(
+        "nginx::tests::what_one_listen_says_of_a_port_counts_for_every_server_there",
+        || async {
+            write(
+                "/etc/nginx/nginx.conf",
+                "user root; worker_processes 2; pid /run/nginx.pid; error_log /var/log/nginx/e.log;\n\
+                 events { }\nhttp { access_log off;\n\
+                 server { listen 80 default_server proxy_protocol; return 444; }\n\
+                 server { listen 80; server_name b.example; return 204; } }\n",
+            );
+            sh("/usr/sbin/nginx");
+            let watching = checks(SECTION);
+            let (_, report) = watching.until(0, |_| true).await;
+            assert_eq!(report.verdict, Verdict::Pass, "{report:?}");
+            assert!(report.detail.contains("not asked over HTTP"), "{report:?}");
+        },
+    );
+}
+
+#[test]
+fn an_nginx_without_tcp_is_judged_by_its_workers() {
+    on_a_host("nginx::tests::an_nginx_without_tcp_is_judged_by_its_workers", || async {
+        debian(&["unix:/run/site.sock"]);
+        let watching = checks(SECTION);
+        let (_, report) = watching.until(0, |_| true).await;
+        assert_eq!(report.verdict, Verdict::Pass, "{report:?}");
+        sh("kill -STOP $(ps -o pid= -C nginx)");
+        watching.next(Verdict::Fail).await;
+    });
+}
+
+#[test]
 fn what_is_written_but_not_loaded_moves_nothing_and_a_reload_is_followed() {
     on_a_host(
         "nginx::tests::what_is_written_but_not_loaded_moves_nothing_and_a_reload_is_followed",

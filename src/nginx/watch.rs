@@ -324,7 +324,8 @@ impl Watch {
                 }
                 probe::Plan::Listener(at) => probe::listener(at, timeout).await,
                 probe::Plan::Without(why) => {
-                    probe::without(master, workers, probe::tcp_listens(&survey), why).await
+                    let wanted = probe::Wanted::of(&survey.config);
+                    probe::without(master, workers, wanted, why).await
                 }
             };
             Answer { number, master, asked, outcome, took: start.elapsed() }

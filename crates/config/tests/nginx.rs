@@ -82,6 +82,38 @@ fn debians_layout_is_read_whole() {
 }
 
 #[test]
+fn what_one_listen_says_of_a_port_counts_for_every_server_there() {
+    let text = "http {\n\
+         server { listen 80 default_server proxy_protocol; listen [::]:80 ipv6only=off; }\n\
+         server { listen 80; }\n\
+         server { listen 0.0.0.0:443; listen [::]:80; listen 8000-8010 proxy_protocol; }\n\
+         server { listen *:443 ssl; listen 443 quic; listen [::]:80 proxy_protocol; }\n\
+         server { listen 8005; listen 127.0.0.1:80; } }\n";
+    let config = config("/n.conf", &[("/n.conf", text)]);
+    let seen: Vec<_> = config
+        .listens
+        .iter()
+        .map(|listen| (listen.at.line, listen.port, listen.ssl, listen.proxy_protocol))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (2, 80, false, true),
+            (2, 80, false, true),
+            (3, 80, false, true),
+            (4, 443, true, false),
+            (4, 80, false, true),
+            (4, 8000, false, true),
+            (5, 443, true, false),
+            (5, 443, false, false),
+            (5, 80, false, true),
+            (6, 8005, false, true),
+            (6, 80, false, false),
+        ]
+    );
+}
+
+#[test]
 fn stream_and_mail_listens_are_kept_apart() {
     let config = config("/etc/nginx/nginx.conf", DEBIAN);
     let other: Vec<_> =

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::lexer::{Lexer, TokenKind};
-use super::listen::{Listen, Protocol};
+use super::listen::{Listen, Protocol, share_options};
 
 /// Includes within includes: deeper is a circle.
 pub const MAX_DEPTH: usize = 16;
@@ -104,6 +104,7 @@ pub fn read(
     };
     let at = Place { file: main.to_owned(), line: 0 };
     reader.file(main, &at, 0);
+    share_options(&mut reader.config.listens);
     reader.config
 }
 

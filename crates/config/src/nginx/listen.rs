@@ -1,5 +1,6 @@
 //! Reads the `listen` directive.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
@@ -14,7 +15,7 @@ pub enum Protocol {
 }
 
 /// Where a server listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ListenAddress {
     /// Every IPv4 address.
     AnyV4,
@@ -104,6 +105,30 @@ impl Listen {
             server_names: Vec::new(),
             at,
         })
+    }
+}
+
+/// What nginx makes of several `listen`s of one address and port: a socket has one protocol, so what
+/// one of them says of TLS and of the PROXY protocol counts for all of them.
+pub(super) fn share_options(listens: &mut [Listen]) {
+    let sockets = |listen: &Listen| {
+        // `ipv6only` is about the socket, and no part of its address.
+        let address = match &listen.address {
+            ListenAddress::AnyV6 { .. } => ListenAddress::AnyV6 { v6_only: true },
+            other => other.clone(),
+        };
+        (listen.port..=listen.last_port).map(move |port| (address.clone(), port))
+    };
+    let said = |of: fn(&Listen) -> bool| -> BTreeSet<(ListenAddress, u16)> {
+        listens.iter().filter(|listen| !listen.quic && of(listen)).flat_map(sockets).collect()
+    };
+    let (ssl, proxied) = (said(|listen| listen.ssl), said(|listen| listen.proxy_protocol));
+    for listen in listens.iter_mut().filter(|listen| !listen.quic) {
+        let among = |those: &BTreeSet<_>| {
+            !those.is_empty() && sockets(listen).any(|socket| those.contains(&socket))
+        };
+        (listen.ssl, listen.proxy_protocol) =
+            (listen.ssl || among(&ssl), listen.proxy_protocol || among(&proxied));
     }
 }
 
