@@ -49,7 +49,7 @@ pub(crate) struct Survey {
     pub(crate) master: Option<u32>,
     /// What the master was started with by `-g`.
     pub(crate) globals: Option<String>,
-    /// The systemd unit that the master belongs to.
+    /// The systemd unit that is the master's own.
     pub(crate) unit: Option<String>,
     /// What the master has bound; `None` when that can't be seen.
     pub(crate) bound: Option<Vec<SocketAddr>>,
@@ -376,6 +376,11 @@ pub(crate) fn workers(master: u32, children: &[u32]) -> Vec<u32> {
     let alone = workers.is_empty()
         && system::title(master).is_some_and(|title| Title::parse(&title).is_none());
     if alone { vec![master] } else { workers }
+}
+
+/// Whether this process is any part of an nginx.
+pub(super) fn is_nginx(pid: u32) -> bool {
+    is_master(pid) || system::title(pid).as_deref().and_then(Title::parse).is_some()
 }
 
 pub(crate) fn is_worker(pid: u32) -> bool {

@@ -42,6 +42,8 @@ pub(crate) struct NginxView {
     pub(crate) pid_file: Option<PathBuf>,
     /// `None`: it doesn't run.
     pub(crate) master: Option<u32>,
+    /// The systemd unit that is the master's own.
+    pub(crate) unit: Option<String>,
     pub(crate) workers: Vec<u32>,
     /// Workers that run on without a master; they answer, but can't be reloaded or restarted.
     pub(crate) orphans: Vec<u32>,

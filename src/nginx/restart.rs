@@ -1,10 +1,10 @@
 //! `[nginx] restart = true`: one try to start a dead nginx again before the VIP is given away.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use standin_linux::process::PidFd;
+use standin_linux::service;
 
 use super::discover::{self, Survey};
 use crate::checks::Outcome;
@@ -24,27 +24,36 @@ const KILL: i32 = 9;
 
 /// Ends the orphans, which hold the sockets, and starts nginx as it was started before.
 pub(super) async fn restart(survey: &Survey, orphans: &[u32]) -> Outcome {
-    let Some(command) = command(survey) else {
-        return Outcome::fail("not started again: it is not known how it was started");
+    let command = match command(survey, service::around(std::process::id()).as_deref()) {
+        Ok(command) => command,
+        Err(why) => return Outcome::fail(format!("not started again: {why}")),
     };
     dismiss(orphans).await;
     let script = Script { command, user: None, timeout: START_WITHIN };
     script.run_with(&[]).await
 }
 
-/// By its unit, where it has one: systemd must not find an nginx that isn't its own.
-fn command(survey: &Survey) -> Option<Vec<String>> {
+/// By its unit, where it has one: systemd must not find an nginx that isn't its own. In `service`, which is
+/// standin's, nothing is started that is to outlive it; nor may anything there bind a low port.
+fn command(survey: &Survey, service: Option<&str>) -> Result<Vec<String>, String> {
     if let Some(unit) = &survey.unit {
-        return Some(["/usr/bin/systemctl", "restart", unit].map(str::to_owned).to_vec());
+        return Ok(["/usr/bin/systemctl", "restart", unit].map(str::to_owned).to_vec());
     }
+    if let Some(service) = service {
+        return Err(format!(
+            "nginx has no systemd unit of its own, and what is started here would end with {service}; mend: \
+             give nginx a unit"
+        ));
+    }
+    let unknown = || "it is not known how it was started".to_owned();
     let shown = |path: &Path| path.display().to_string();
-    let mut command = vec![shown(survey.binary.as_deref()?)];
+    let mut command = vec![shown(survey.binary.as_deref().ok_or_else(unknown)?)];
     command.extend(["-p".to_owned(), shown(&survey.prefix)]);
-    command.extend(["-c".to_owned(), shown(survey.conf.as_deref()?)]);
+    command.extend(["-c".to_owned(), shown(survey.conf.as_deref().ok_or_else(unknown)?)]);
     if let Some(globals) = &survey.globals {
         command.extend(["-g".to_owned(), globals.clone()]);
     }
-    Some(command)
+    Ok(command)
 }
 
 async fn dismiss(orphans: &[u32]) {
@@ -68,21 +77,9 @@ async fn dismiss(orphans: &[u32]) {
     }
 }
 
-/// The systemd unit that a process belongs to.
-pub(super) fn unit_of(pid: u32) -> Option<String> {
-    if !Path::new("/run/systemd/system").is_dir() {
-        return None;
-    }
-    unit_in(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?)
-}
-
-/// `0::/system.slice/nginx.service`, or with the old hierarchy `1:name=systemd:/system.slice/…`.
-fn unit_in(cgroups: &str) -> Option<String> {
-    let path = cgroups.lines().find_map(|line| {
-        line.strip_prefix("0::").or_else(|| line.split_once(":name=systemd:").map(|(_, path)| path))
-    })?;
-    let unit = path.split('/').rev().find(|part| part.ends_with(".service"))?;
-    Some(unit.to_owned())
+/// The systemd unit that is this master's.
+pub(super) fn unit_of(master: u32) -> Option<String> {
+    service::of_its_own(master, &discover::is_nginx)
 }
 
 #[cfg(test)]
@@ -90,11 +87,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_unit_is_read_from_both_hierarchies() {
-        let new = "0::/system.slice/nginx.service\n";
-        assert_eq!(unit_in(new).as_deref(), Some("nginx.service"));
-        let old = "4:memory:/x.service\n1:name=systemd:/system.slice/angie.service/sub\n";
-        assert_eq!(unit_in(old).as_deref(), Some("angie.service"));
-        assert_eq!(unit_in("0::/user.slice/session-1.scope\n"), None);
+    fn what_standin_starts_is_never_left_in_a_service_that_is_not_nginx_s() {
+        let mut survey = Survey {
+            binary: Some("/usr/sbin/nginx".into()),
+            conf: Some("/etc/nginx/nginx.conf".into()),
+            prefix: "/usr/share/nginx".into(),
+            ..Survey::default()
+        };
+        let by_hand = "/usr/sbin/nginx -p /usr/share/nginx -c /etc/nginx/nginx.conf";
+        assert_eq!(command(&survey, None).unwrap().join(" "), by_hand);
+        let why = command(&survey, Some("standin.service")).unwrap_err();
+        assert!(why.contains("would end with standin.service"), "{why}");
+        survey.unit = Some("nginx.service".to_owned());
+        let by_unit = command(&survey, Some("standin.service")).unwrap().join(" ");
+        assert_eq!(by_unit, "/usr/bin/systemctl restart nginx.service");
     }
 }

@@ -408,6 +408,7 @@ impl Watch {
             prefix: survey.map(|survey| survey.prefix.clone()),
             pid_file: survey.and_then(|survey| survey.pid_file.clone()),
             master: self.master_pid(),
+            unit: survey.and_then(|survey| survey.unit.clone()),
             workers: if self.master.is_some() { self.workers.clone() } else { Vec::new() },
             orphans: self.orphans.clone(),
             probe: plan.and_then(probe::Plan::target),

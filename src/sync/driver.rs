@@ -386,7 +386,7 @@ impl Driver {
                         master: view.master,
                         pid_file: view.pid_file,
                         binary: view.binary,
-                        unit: None,
+                        unit: view.unit,
                     };
                     sight.conf = view.conf;
                     sight.prefix = view.prefix;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use standin_config::nginx::title::{Arguments, Title};
 use standin_linux::child::User;
 use standin_linux::process as system;
+use standin_linux::service;
 
 use crate::nginx::{Master, Nginx};
 use crate::proof::{Proven, Watchers, standing};
@@ -103,6 +104,13 @@ fn anew(nginx: &Nginx, old: Option<&Master>, patience: Duration) -> Result<Maste
         (None, Some(old)) => {
             if !system::same_mount_namespace(old.pid) {
                 return Err("the restart: nginx runs in a container; restart that".to_owned());
+            }
+            // Nginx would end with it, and may bind no low port there.
+            if let Some(service) = service::around(std::process::id()) {
+                return Err(format!(
+                    "the restart: nginx has no systemd unit of its own, and what is started here would end \
+                     with {service}; restart it by hand, or give it a unit"
+                ));
             }
             // Somebody else's program is never run as root.
             if !User::of_process(old.pid).is_ok_and(|user| user.uid() == 0) {

@@ -242,7 +242,7 @@ keys! {
     NGINX_FALL: Nginx, "fall", Integer(1, 100), Is("2"), "Failures in a row before it counts as failed.";
     NGINX_RISE: Nginx, "rise", Integer(1, 100), Is("2"), "Passes in a row before it counts as well.";
     NGINX_RESTART: Nginx, "restart", Bool, Is("false"),
-        "Try one local restart before giving the VIP away.";
+        "Try one local restart before giving the VIP away. Where standin is a systemd service, nginx must have a unit of its own.";
 
     CHECK_TYPE: Check, "type", Word(&["http", "tcp", "process", "script", "file", "interface", "route", "ping"]),
         Required, "What is looked at.";

@@ -22,6 +22,7 @@ pub mod process;
 pub mod queue;
 pub mod region;
 pub mod sched;
+pub mod service;
 pub mod sockets;
 pub mod spawn;
 pub mod sysctl;
