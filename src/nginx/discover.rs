@@ -365,9 +365,13 @@ fn master(pid: u32) -> Option<Master> {
 pub(crate) fn is_master(pid: u32) -> bool {
     match system::title(pid).as_deref().and_then(Title::parse) {
         Some(title) => matches!(title, Title::Master(_)),
-        None => system::name(pid)
-            .is_some_and(|name| title::NAMES.iter().any(|known| name.starts_with(known))),
+        None => system::name(pid).is_some_and(|name| is_its_name(&name)),
     }
+}
+
+/// `nginx`, or packages' `nginx-debug`; what else begins so is another program, an exporter say.
+fn is_its_name(name: &str) -> bool {
+    title::NAMES.contains(&name.strip_suffix("-debug").unwrap_or(name))
 }
 
 /// The worker processes among a master's children; itself with `master_process off`.
@@ -401,5 +405,26 @@ fn is_here(pid: u32) -> bool {
     match (network(&pid.to_string()), network("thread-self")) {
         (Some(theirs), Some(ours)) => theirs == ours,
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exporter_is_no_nginx() {
+        // As a pid file of before the last boot may name it; its HTTP port would answer for nginx.
+        for (name, is) in [
+            ("nginx", true),
+            ("nginx-debug", true),
+            ("openresty", true),
+            ("nginx-exporter", false),
+            ("nginx_exporter", false),
+            ("nginx-prometheu", false),
+            ("angie-agent", false),
+        ] {
+            assert_eq!(is_its_name(name), is, "{name}");
+        }
     }
 }
