@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,9 @@ const FILES: usize = 1024;
 
 /// How deep `source` lines are followed.
 const SOURCES_DEEP: usize = 4;
+
+/// There while NetworkManager runs.
+const NETWORK_MANAGER: &str = "/run/NetworkManager";
 
 const INTERFACES: &str = "/etc/network/interfaces";
 
@@ -184,6 +188,49 @@ pub(super) fn write(changes: &[Change]) -> Result<()> {
     Ok(())
 }
 
+/// What is left to be told to whoever has read these files already: it goes by what it has in memory, and
+/// would bring the old address up again, beside whoever holds the VIP, when the link goes down and up.
+pub(super) fn in_memory(systems: impl Iterator<Item = System>, address: IpAddr) -> Vec<String> {
+    let mut all = Vec::new();
+    for system in systems {
+        let (who, command, effect) = match system {
+            System::Keyfile => {
+                ("NetworkManager", "nmcli connection reload", "it changes nothing that runs")
+            }
+            System::Ifcfg if Path::new(NETWORK_MANAGER).exists() => {
+                ("NetworkManager", "nmcli connection reload", "it changes nothing that runs")
+            }
+            System::Netplan => (
+                "what reads netplan's files",
+                "netplan generate, then networkctl reload (or nmcli connection reload)",
+                "do it when standin runs here: an address that it takes away for a moment is put back",
+            ),
+            System::Networkd => (
+                "systemd-networkd",
+                "networkctl reload",
+                "do it when standin runs here: an address that it takes away for a moment is put back",
+            ),
+            // Their files are read when they are used.
+            System::Ifcfg | System::Ifupdown => continue,
+        };
+        let line = format!(
+            "{who} still goes by the files as they were, and would bring {address} up here when the link goes \
+             down and up: {command} ({effect})"
+        );
+        if !all.contains(&line) {
+            all.push(line);
+        }
+    }
+    all
+}
+
+/// The first file that isn't as it was before [`write`].
+pub(super) fn unlike_before(changes: &[Change]) -> Option<&Path> {
+    let same =
+        |change: &&Change| fs::read(&change.path).is_ok_and(|now| now == change.before.as_bytes());
+    changes.iter().find(|change| !same(change)).map(|change| change.path.as_path())
+}
+
 /// Files that aren't any more as `adopt` wrote them.
 pub(super) fn changed_since(kept: &[Kept], folder: &Path) -> Vec<PathBuf> {
     let same = |one: &&Kept| {
@@ -205,4 +252,39 @@ pub(super) fn restore(kept: &[Kept], folder: &Path) -> Result<()> {
             .with_context(|| format!("putting {} back", one.path.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_keeps_files_in_memory_is_named_once_with_its_command() {
+        let address = "192.168.1.41".parse().unwrap();
+        let told = |systems: &[System]| in_memory(systems.iter().copied(), address);
+        assert!(told(&[System::Ifupdown]).is_empty());
+        let both = told(&[System::Keyfile, System::Networkd, System::Networkd]);
+        assert_eq!(both.len(), 2, "{both:?}");
+        assert!(both[0].contains("NetworkManager") && both[0].contains("nmcli connection reload"));
+        assert!(both[1].contains("192.168.1.41") && both[1].contains("networkctl reload"));
+    }
+
+    #[test]
+    fn a_file_that_was_not_put_back_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("eth0");
+        let change = Change {
+            system: System::Ifupdown,
+            path: path.clone(),
+            diff: String::new(),
+            before: "old".to_owned(),
+            after: "new".to_owned(),
+            mode: 0o644,
+            owner: (0, 0),
+        };
+        fs::write(&path, "new").unwrap();
+        assert_eq!(unlike_before(std::slice::from_ref(&change)), Some(path.as_path()));
+        fs::write(&path, "old").unwrap();
+        assert_eq!(unlike_before(&[change]), None);
+    }
 }

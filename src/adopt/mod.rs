@@ -209,12 +209,14 @@ fn adopt(args: &AdoptArgs, address: IpAddr, vip: &str, new: Prefix) -> Result<()
     if args.json {
         return proposal.print();
     }
+    let told = files::in_memory(look.changes.iter().map(|change| change.system), address);
     println!(
         "done: {address} can be held as VIP {vip}, this host is {}\nnext: standin check; systemctl \
          enable --now standin\nUntil standin runs here a reboot would leave {address} to nobody. The \
          way back: standin adopt --undo {address}",
         new.address()
     );
+    told.iter().for_each(|line| println!("{line}"));
     Ok(())
 }
 
@@ -382,7 +384,13 @@ fn carry_out(
     record.save(&args.state_dir)?;
     let done = host.adopt(place, new).and_then(|()| files::write(&look.changes));
     let Err(error) = done else { return Ok(()) };
-    match host.give_back(&record).and_then(|()| record.forget(&args.state_dir)) {
+    // The copies go only once they aren't needed.
+    let whole = || match files::unlike_before(&look.changes) {
+        None => Ok(()),
+        Some(path) => Err(anyhow!("{} isn't as it was", path.display())),
+    };
+    let put_back = host.give_back(&record).and_then(|()| whole());
+    match put_back.and_then(|()| record.forget(&args.state_dir)) {
         Ok(()) => Err(error.context("it was all put back as it was, because this failed")),
         Err(worse) => Err(error.context(format!(
             "it was begun and not finished, and couldn't be put back either ({worse:#}); run: standin \

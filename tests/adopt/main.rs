@@ -176,7 +176,9 @@ fn a_live_address_is_adopted_held_and_given_back_without_a_request_lost() {
     assert!(shown.contains("+Address=192.168.1.189/24"), "{shown}");
     assert!(shown.contains("change  route 10.0.0.0/8 via 192.168.1.7 src"), "{shown}");
     assert_eq!(state(o1), before, "a dry run");
-    adopt(o1, "192.168.1.41 --vip web --new-address 192.168.1.189/24 --yes");
+    let said = adopt(o1, "192.168.1.41 --vip web --new-address 192.168.1.189/24 --yes");
+    // What networkd has read already it would bring up again.
+    assert!(said.contains("networkctl reload") && !said.contains("nmcli"), "{said}");
     let addresses = o1.ip("-o -4 addr show dev eth0");
     let order: Vec<&str> =
         addresses.lines().map(|line| line.split_whitespace().nth(3).unwrap()).collect();
