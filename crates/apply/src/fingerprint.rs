@@ -56,7 +56,7 @@ pub struct Drift {
     /// Relative to the root; empty when the root is a file.
     pub path: PathBuf,
     pub kind: DriftKind,
-    /// Where its bytes are now; `None` for what was removed.
+    /// Where its bytes are now; `None` for what was removed, and for what has none: directories, sockets.
     pub kept: Option<PathBuf>,
 }
 

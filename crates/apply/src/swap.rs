@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use standin_linux::private::mount_id;
 
-use crate::fingerprint::{Drift, DriftKind, Fingerprint};
+use crate::fingerprint::{Drift, DriftKind, Fingerprint, gone};
 use crate::journal::{Journal, Plan, Way, make_folder};
 use crate::nginx::Nginx;
 use crate::pieces::{Piece, Preparation, exchange, inode, rename_new};
@@ -474,6 +474,12 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether it is a file, or a link; false for what has gone meanwhile.
+fn holds_bytes(path: &Path) -> io::Result<bool> {
+    let found = gone(path.symlink_metadata())?;
+    Ok(found.is_some_and(|found| found.is_file() || found.is_symlink()))
+}
+
 /// Where bytes go that somebody wrote behind the swap's back.
 struct Safe {
     folder: PathBuf,
@@ -505,7 +511,8 @@ impl Safe {
             let at = join(below, &path);
             let mut kept = None;
             let source = join(tree, &path);
-            if kind != DriftKind::Removed && !source.is_dir() {
+            // What else there may be, a socket say, holds nothing to keep, and couldn't be copied.
+            if kind != DriftKind::Removed && holds_bytes(&source)? {
                 let to = join(&self.folder.join(number.to_string()), &at);
                 make_folder(to.parent().unwrap_or(&self.folder))?;
                 if to.symlink_metadata().is_ok() {

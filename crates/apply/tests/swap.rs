@@ -251,6 +251,21 @@ fn edits_in_a_new_tree_that_is_put_back_are_kept_with_their_bytes() {
 }
 
 #[test]
+fn a_socket_in_a_tree_that_goes_keeps_nothing_from_being_put_back() {
+    // As nginx makes one of a new `listen unix:` when it is reloaded.
+    let stage = Stage::new();
+    let (state, live) = (stage.at("state"), stage.at("plain"));
+    let old = tree(&live);
+    let swapped = swap(&one_root(&stage, None), &Nginx::default(), &state, &mut |_| {}).unwrap();
+    let _listens = std::os::unix::net::UnixListener::bind(live.join("site.sock")).unwrap();
+    let drift = undo(swapped, &mut |_| {}).unwrap().drift;
+    assert_eq!(tree(&live), old);
+    let seen: Vec<_> = drift.iter().map(|one| (one.path.as_path(), one.kept.as_ref())).collect();
+    assert_eq!(seen, [(Path::new("site.sock"), None)]);
+    assert!(matches!(recover(&state, &mut |_| {}), Ok(Recovered::Clean)));
+}
+
+#[test]
 fn the_next_swap_retires_the_one_before_and_an_unproven_one_stands_in_its_way() {
     let stage = Stage::new();
     let state = stage.at("state");
