@@ -3,13 +3,19 @@
 use std::fs;
 use std::path::Path;
 
-use crate::process;
+use crate::{clock, process};
 
 /// Where the hierarchy that systemd keeps is mounted: alone, beside the old ones, or as one of these.
 const MOUNTS: &[&str] = &["/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"];
 
 /// Parents of parents that are asked for; deeper than any service starts what it runs.
 const GENERATIONS: usize = 32;
+
+/// `USER_HZ`, on every architecture that Linux has left.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// A command beside a start that takes longer hangs.
+const BESIDE_A_START_S: u64 = 30;
 
 /// The service whose end would end the process; `None` without systemd, or for what runs in a session.
 #[must_use]
@@ -32,12 +38,27 @@ pub fn of_its_own(pid: u32, kin: &dyn Fn(u32) -> bool) -> Option<String> {
     });
     // A cgroup that can't be looked into is believed by its name.
     let stranger = |other: &u32| {
+        if !stays(*other, pid) {
+            return false;
+        }
         let related =
             descends(*other, pid, &process::parent) || descends(pid, *other, &process::parent);
         !related && !kin(*other)
     };
     let strangers = listed.is_some_and(|members| members.iter().any(stranger));
     (!strangers).then_some(service)
+}
+
+/// Whether it was there before the process, or has been there for long: what systemd runs beside a start
+/// (`ExecStartPost=`) is neither.
+fn stays(other: u32, pid: u32) -> bool {
+    let (Some(began), Some(of_pid)) =
+        (process::start_time_ticks(other), process::start_time_ticks(pid))
+    else {
+        return false;
+    };
+    let now = clock::now().as_nanos() / (1_000_000_000 / TICKS_PER_SECOND);
+    began < of_pid || now.saturating_sub(began) > BESIDE_A_START_S * TICKS_PER_SECOND
 }
 
 fn place_of(pid: u32) -> Option<(String, String)> {
@@ -79,6 +100,21 @@ mod tests {
             service("0::/user.slice/user-1000.slice/user@1000.service/app.slice/a.scope\n"),
             None
         );
+    }
+
+    #[test]
+    fn who_was_there_before_stays_and_who_has_just_come_may_go() {
+        let own = std::process::id();
+        let mut sleeper = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        // A tick of the clock that both are told by.
+        while process::start_time_ticks(sleeper.id()) == process::start_time_ticks(own) {
+            sleeper.kill().and_then(|()| sleeper.wait()).unwrap();
+            sleeper = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        }
+        assert!(stays(own, sleeper.id()));
+        assert!(!stays(sleeper.id(), own));
+        sleeper.kill().and_then(|()| sleeper.wait()).unwrap();
+        assert!(!stays(sleeper.id(), own), "it has gone");
     }
 
     #[test]
