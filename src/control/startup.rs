@@ -245,9 +245,16 @@ fn choose_from(
     let never = |diagnostics: &[Diagnostic]| {
         Unfit::Never(Refusal { exit: Exit::BadFile, text: show(diagnostics) })
     };
-    let name = cluster
-        .find_self(node, &process::hostname(), local)
-        .map_err(|diagnostic| never(&[diagnostic]))?;
+    let name = cluster.find_self(node, &process::hostname(), local).map_err(|diagnostic| {
+        if node.is_some() || cluster.any_is_local(local) {
+            return never(&[diagnostic]);
+        }
+        // Only an address tells a node that comes up from a machine that is none.
+        Unfit::NotHereYet(format!(
+            "waiting: {}; no address of any node is on this host: give it its own, or correct the file",
+            diagnostic.message
+        ))
+    })?;
     let addresses = cluster.node(&name).map_or_else(Vec::new, |node| node.addresses.clone());
     let interface = interface_of(&addresses).unwrap_or_default();
     let given = cluster.vips.iter().all(|vip| vip.interface.is_some());

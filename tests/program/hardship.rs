@@ -161,3 +161,38 @@ fn a_node_without_its_address_waits_for_it() {
         assert_eq!(daemon.stop(), 0);
     });
 }
+
+#[test]
+fn a_node_that_is_found_by_its_host_name_or_address_waits_for_its_address_too() {
+    rack(
+        "hardship::a_node_that_is_found_by_its_host_name_or_address_waits_for_its_address_too",
+        || {
+            for (name, sign) in [("n1", "is called n1"), ("web7", "no node of")] {
+                let host = Host::new(name, 11);
+                host.cluster(&pair("checks = []", ""));
+                host.sh("ip address del 192.0.2.11/24 dev eth0");
+                let line = format!("{} run", crate::host::STANDIN);
+                let mut daemon = host.start(&line, "/run/standin.log");
+                until("it waits", || {
+                    assert!(daemon.lives(), "systemd starts it no more: {}", host.log());
+                    host.log().contains("waiting: ") && host.log().contains(sign)
+                });
+                host.sh("ip address add 192.0.2.11/24 dev eth0");
+                until("it runs", || host.standin("status").code == 0);
+                assert_eq!(host.status()["node"], "n1");
+                assert_eq!(daemon.stop(), 0);
+            }
+        },
+    );
+}
+
+#[test]
+fn a_clone_of_a_node_does_not_start() {
+    rack("hardship::a_clone_of_a_node_does_not_start", || {
+        let host = Host::new("n1", 12);
+        host.cluster(&pair("checks = []", ""));
+        let said = host.standin("run");
+        assert_eq!(said.code, 3, "{said:?}");
+        assert!(said.err.contains("--node n2"), "{said:?}");
+    });
+}

@@ -165,6 +165,12 @@ impl Cluster {
         }
     }
 
+    /// Whether an address of any node is one of these; at boot there may be none yet.
+    #[must_use]
+    pub fn any_is_local(&self, local: &[IpAddr]) -> bool {
+        self.nodes.iter().any(|node| is_local(node, local))
+    }
+
     /// The node of that name, or whose name has the same first label: `n1` is `n1.example.org`.
     fn node_by_host_name(&self, hostname: &str) -> Option<&Node> {
         let label = |name: &str| name.split('.').next().unwrap_or_default().to_ascii_lowercase();
