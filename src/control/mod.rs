@@ -378,7 +378,7 @@ async fn attend(
             _ = watchdog.tick() => this.feed_watchdog(),
             () = at(this.settled_at) => this.slim(),
             () = watched.guard_died() => this.guard_died(watched),
-            () = at(this.moves.stop_by) => {
+            () = at(this.moves.stop_by) => if !this.stop_is_overdue() {
                 this.log.line(Severity::Error, None, "the engine didn't stop in time");
                 break;
             }

@@ -512,16 +512,18 @@ impl Control {
         }
         let longest = self.cluster.vips.iter().map(|vip| vip.drain_timeout).max();
         let drain = longest.unwrap_or_default().min(STOP_DRAINS_FOR);
-        let begun = self.move_all(by, Some(drain)).await;
+        // Those that were under way before are waited for as well.
+        let _ = self.move_all(by, Some(drain)).await;
         let under_way: Vec<_> =
             self.moves.giving.values_mut().filter_map(|handle| handle.ended.take()).collect();
         let Some(desk) = self.desk.clone().filter(|_| !under_way.is_empty()) else {
             return self.stop_now(by);
         };
         let takes = drain + crate::switchover::GRACE + crate::switchover::OVERHEAD;
+        let moving: Vec<&str> = self.moves.giving.keys().map(String::as_str).collect();
         let text = format!(
             "stopping ({by}) once the clients of {} have finished, in {} s at most",
-            begun.join(", "),
+            moving.join(", "),
             takes.as_secs()
         );
         self.log.line(Severity::Notice, None, &text);
@@ -538,6 +540,16 @@ impl Control {
             }
             let _ = desk.send(Request::Stop).await;
         });
+    }
+
+    /// The time of a stop is over: a move that was given more time than a stop has, say, is still
+    /// draining. What is held is given up in order; false when the engine was told so already.
+    pub(super) fn stop_is_overdue(&mut self) -> bool {
+        if self.moves.stop_asked {
+            return false;
+        }
+        self.stop_now("its clients have had their time");
+        true
     }
 
     /// Gives everything up now.

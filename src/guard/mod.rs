@@ -364,7 +364,8 @@ impl Guard {
         // First things first: every millisecond the address answers for nobody.
         let meant = self.ledger.ended().and_then(Exit::of);
         let state = self.ledger.read();
-        if meant.is_none() {
+        // What ended as it was meant to has nothing left here, unless it couldn't give something up.
+        if meant.is_none() || state != State::default() {
             self.withdraw(&state);
         }
         // A daemon that was adopted has another parent, which reaps it.

@@ -221,6 +221,35 @@ fn a_stop_and_maintenance_lose_nothing() {
     unharmed("large", &large.end());
 }
 
+/// A move that was given more time than a stop has keeps nobody; what can't be moved is given up in order.
+fn a_stop_ends_in_order_beside_a_long_move() {
+    let cluster = Cluster::new(2, 2, "1s");
+    let [n1, n2] = &cluster.nodes[..] else { unreachable!() };
+    for node in &cluster.nodes {
+        let file = node.read(cluster::FILE);
+        let alone = "virtual_router_id = 42\n";
+        let text = file.replace(alone, &format!("{alone}nodes = [\"n1\"]\n"));
+        assert_ne!(text, file);
+        node.write(cluster::FILE, &text);
+    }
+    let mut daemons = cluster.start().into_iter();
+    let (mut first, _second) = (daemons.next().unwrap(), daemons.next().unwrap());
+    let before = cluster.states();
+    let keeps = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::KeepAlive, 2);
+    sleep(ms(300));
+    let long = UnderWay::begin(n1, "web n2 --drain 10m");
+    n2.wait_role("active", SOON);
+    first.signal(15);
+    wait_until("the daemon to end", ms(60_000), || !first.runs());
+    let events = n1.read("/var/lib/standin/events.jsonl");
+    let given_up =
+        |line: &str| line.contains("\"vip\":\"web2\"") && line.contains("\"to\":\"idle\"");
+    assert!(events.lines().any(given_up), "{}\n{events}", n1.read("/run/logs/standin"));
+    wait_state(n1, &before[0]);
+    drop(keeps.end());
+    assert_ne!(long.end().0, Some(0));
+}
+
 /// Whoever is killed in the middle leaves nothing behind.
 fn a_kill_in_the_middle_leaves_no_trace() {
     let cluster = Cluster::new(2, 1, "60s");
@@ -307,6 +336,7 @@ fn a_move_ends_as_it_should() {
             ("not ready".into(), Box::new(what_is_not_ready_stays)),
             ("stop and maintenance".into(), Box::new(a_stop_and_maintenance_lose_nothing)),
             ("killed".into(), Box::new(a_kill_in_the_middle_leaves_no_trace)),
+            ("beside a long move".into(), Box::new(a_stop_ends_in_order_beside_a_long_move)),
         ]);
     });
 }
