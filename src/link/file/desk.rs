@@ -22,6 +22,8 @@ const DECIDES: Duration = Duration::from_secs(60);
 /// One node's part in agreeing on cluster files.
 pub(crate) struct Desk {
     pub(super) shelf: Shelf,
+    /// The version that was taken last. It is asked for each second, by who must wait for no disk.
+    version: Mutex<Version>,
     approved: Approved,
     pub(super) file: PathBuf,
     pub(super) keys: Keys,
@@ -49,7 +51,8 @@ impl Desk {
         requests: mpsc::Sender<Request>,
     ) -> Self {
         let applying = tokio::sync::Mutex::default();
-        Self { shelf, approved, file, keys, requests, proposed: Mutex::default(), applying }
+        let (version, proposed) = (Mutex::new(shelf.version()), Mutex::default());
+        Self { shelf, version, approved, file, keys, requests, proposed, applying }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Proposed>> {
@@ -58,7 +61,7 @@ impl Desk {
     }
 
     pub(crate) fn version(&self) -> Version {
-        self.shelf.version()
+        self.version.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Answers a node that has proved to be `peer`.
@@ -200,7 +203,7 @@ impl Desk {
         by: &str,
     ) -> Result<Option<String>, String> {
         let (shelf, keys) = (self.shelf.clone(), self.keys.clone());
-        let number = version.number;
+        let (number, new) = (version.number, version.clone());
         let write = move || {
             // The keys first: whoever has the version has them too.
             if let Some(renewal) = &renewal {
@@ -213,6 +216,7 @@ impl Desk {
         };
         let written = tokio::task::spawn_blocking(write).await;
         written.map_err(|error| format!("the file can't be written: {error}"))??;
+        *self.version.lock().unwrap_or_else(PoisonError::into_inner) = new;
         let (reply, answer) = oneshot::channel();
         let by = format!("{by}, version {number}");
         if self.requests.send(Request::Reload { by, reply }).await.is_err() {
@@ -253,4 +257,30 @@ fn agreed_to(approved: &Approved, text: &str, in_force: &str) -> Result<(), Stri
 
 fn no(why: &str) -> Answer {
     Answer::No { why: why.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_disk_that_cannot_be_read_for_a_moment_makes_no_older_version() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("standin.toml");
+        let version = |number: u64, text: &str| Version {
+            number,
+            sha256: hash(text.as_bytes()),
+            by: "n1".to_owned(),
+        };
+        let shelf = Shelf::of(dir.path(), &file);
+        shelf.take("seven", &version(7, "seven")).unwrap();
+        let (requests, _) = mpsc::channel(1);
+        let (approved, keys) = (Approved::of(dir.path()), Keys::of(dir.path()));
+        let desk = Desk::new(shelf, approved, file, keys, requests);
+        std::fs::remove_file(dir.path().join("cluster/version.json")).unwrap();
+        assert_eq!(desk.version().number, 7);
+        desk.take("eight".to_owned(), version(8, "eight"), None, "n2").await.unwrap();
+        assert_eq!(desk.version().number, 8);
+        assert_eq!(desk.shelf.version().number, 8);
+    }
 }
