@@ -160,11 +160,18 @@ impl Places {
         let lock = self.run_dir.join("lock");
         match File::options().write(true).open(&lock) {
             Ok(file) => {
-                if let Err(std::fs::TryLockError::WouldBlock) = control::hold(&file) {
-                    let words = format!("a standin runs here ({} is locked), {so}", lock.display());
-                    return Err(Unanswered { exit: Exit::Running, words }.into());
+                match control::hold(&file) {
+                    Ok(()) => Ok(Some(file)),
+                    Err(std::fs::TryLockError::WouldBlock) => {
+                        let lock = lock.display();
+                        let words = format!("a standin runs here ({lock} is locked), {so}");
+                        Err(Unanswered { exit: Exit::Running, words }.into())
+                    }
+                    // Whether one runs isn't known.
+                    Err(std::fs::TryLockError::Error(error)) => {
+                        Err(error).with_context(|| format!("can't lock {}", lock.display()))
+                    }
                 }
-                Ok(Some(file))
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("{}", lock.display())),
