@@ -36,7 +36,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::checks;
-use crate::engine::messages::{Beat, FromEngine, Happened, Post, Posts, ToEngine};
+use crate::engine::messages::{Beat, FromEngine, Handover, Happened, Post, Posts, ToEngine};
 use crate::exit::Exit;
 use crate::guard;
 use crate::link::file::apply::{Order, Steps};
@@ -249,7 +249,7 @@ async fn serve(
     guarded: Option<guard::Daemon>,
 ) -> io::Result<()> {
     let startup::Ready { chosen, log, history, socket, lock: _lock } = ready;
-    let Posts { engine, addresses, control } = Posts::new()?;
+    let Posts { engine, addresses, control, handovers } = Posts::new()?;
     let ledger = guarded.as_ref().map(|guarded| guarded.ledger.clone());
     let beat = Arc::new(Beat::new(ledger.clone()));
     let keeper = crate::addresses::start(
@@ -266,6 +266,7 @@ async fn serve(
         inbox: engine.1,
         addresses: addresses.0,
         control: control.0,
+        handovers: handovers.0,
         beat: Arc::clone(&beat),
     };
     crate::engine::start(chosen.plan.clone(), 0, outside)?;
@@ -303,7 +304,7 @@ async fn serve(
     this.arrange_link();
     crate::api::serve(socket, requests_sender);
     this.listen_tcp().await;
-    let events = Events::new(control.1)?;
+    let events = (Events::new(control.1)?, Events::new(handovers.1)?);
     let mut watched = Watched::new(guarded)?;
     if resumed {
         let text = format!("standin {} took over in place", env!("CARGO_PKG_VERSION"));
@@ -311,10 +312,7 @@ async fn serve(
         watched.renew_guard();
     }
     attend(&mut this, &events, &mut requests, &mut ran, &mut of_link, &mut watched).await?;
-    // Events that came together with the last one.
-    while let Some(FromEngine::Event(happened)) = events.try_next() {
-        this.happened(*happened);
-    }
+    this.hear_the_rest(&events);
     this.finish_telling().await;
     this.wind_down(&mut ran).await;
     // It puts the host's settings back before it goes.
@@ -330,7 +328,7 @@ async fn serve(
 /// Hears everybody until the engine has stopped.
 async fn attend(
     this: &mut Control,
-    events: &Events,
+    (events, handovers): &(Events<FromEngine>, Events<Handover>),
     requests: &mut mpsc::Receiver<Request>,
     ran: &mut mpsc::UnboundedReceiver<notify::Ran>,
     of_link: &mut mpsc::Receiver<link::Told>,
@@ -353,10 +351,10 @@ async fn attend(
                 FromEngine::Event(happened) => this.happened(*happened),
                 FromEngine::Record(entries) => this.history.keep(entries),
                 FromEngine::Complaint(text) => this.log.line(Severity::Warning, None, &text),
-                FromEngine::Handover(handover) => this.hand_over(handover),
                 FromEngine::StillSeen(seen) => this.tell_still_seen(seen),
                 FromEngine::Stopped => break,
             },
+            handover = handovers.next() => this.hand_over(handover?),
             Some(request) = requests.recv() => {
                 let reload = matches!(request, Request::Reload { .. });
                 this.request(request).await;
@@ -388,6 +386,16 @@ async fn attend(
 }
 
 impl Control {
+    /// What came together with the engine's last word.
+    fn hear_the_rest(&mut self, (events, handovers): &(Events<FromEngine>, Events<Handover>)) {
+        while let Some(FromEngine::Event(happened)) = events.try_next() {
+            self.happened(*happened);
+        }
+        while let Some(handover) = handovers.try_next() {
+            self.hand_over(handover);
+        }
+    }
+
     fn start_checks(&mut self) {
         self.slim_later();
         let (engine, generation) = (self.engine.clone(), self.generation);

@@ -30,6 +30,9 @@ const TO_ADDRESSES: usize = 3 * MAX_VIPS;
 /// Events that may wait for the control plane; more are counted and dropped.
 const TO_CONTROL: usize = 8 * MAX_VIPS;
 
+/// Releases that may wait to be told to peers: each VIP's, twice.
+const HANDOVERS: usize = 2 * MAX_VIPS;
+
 /// Between two looks whether a full queue has room.
 const ROOM_AGAIN: Duration = Duration::from_millis(1);
 
@@ -170,8 +173,6 @@ pub(crate) enum FromEngine {
     Event(Box<Happened>),
     /// What the engine was told around a transition.
     Record(Vec<Entry>),
-    /// To be told to `to` over the peer link, at once.
-    Handover(Handover),
     StillSeen(StillSeen),
     /// Everything has been given up.
     Stopped,
@@ -179,7 +180,8 @@ pub(crate) enum FromEngine {
     Complaint(String),
 }
 
-/// A VIP that has been released, and the peer that is to take it.
+/// A VIP that has been released, and the peer that is to take it. It has a queue of its own: behind
+/// the events of a thousand other VIPs it would be void when it is told.
 #[derive(Clone, Debug)]
 pub(crate) struct Handover {
     pub(crate) vip: String,
@@ -271,6 +273,7 @@ pub(crate) struct Posts {
     pub(crate) engine: (Post<ToEngine>, Inbox<ToEngine>),
     pub(crate) addresses: (Post<ToAddresses>, Inbox<ToAddresses>),
     pub(crate) control: (Post<FromEngine>, Inbox<FromEngine>),
+    pub(crate) handovers: (Post<Handover>, Inbox<Handover>),
 }
 
 impl Posts {
@@ -281,6 +284,7 @@ impl Posts {
             engine: channel(TO_ENGINE)?,
             addresses: channel(TO_ADDRESSES)?,
             control: channel(TO_CONTROL)?,
+            handovers: channel(HANDOVERS)?,
         })
     }
 }
@@ -290,14 +294,14 @@ impl Posts {
 pub(crate) struct Beat {
     last: AtomicU64,
     ledger: Option<Ledger>,
-    /// The engine has realtime priority and locked memory.
+    /// The engine has realtime priority and locked memory; until then it may be late.
     hurried: AtomicBool,
 }
 
 impl Beat {
     /// With a ledger the guard sees it too.
     pub(crate) fn new(ledger: Option<Ledger>) -> Self {
-        Self { last: AtomicU64::new(0), ledger, hurried: AtomicBool::new(true) }
+        Self { last: AtomicU64::new(0), ledger, hurried: AtomicBool::new(false) }
     }
 
     pub(crate) fn strike(&self, now: Instant) {
@@ -316,11 +320,13 @@ impl Beat {
         }
     }
 
-    /// The engine must be given more time.
-    pub(crate) fn unhurried(&self) {
-        self.hurried.store(false, Ordering::Relaxed);
-        if let Some(ledger) = &self.ledger {
-            ledger.set_patience(ledger.patience().max(UNHURRIED_PATIENCE));
+    /// The engine can be on time from now on.
+    pub(crate) fn hurry(&self, now: Instant, fastest_advert: Option<Duration>) {
+        // What began before isn't late by the new measure.
+        self.strike(now);
+        self.hurried.store(true, Ordering::Relaxed);
+        if let Some(fastest) = fastest_advert {
+            self.pace(fastest);
         }
     }
 
@@ -334,5 +340,22 @@ impl Beat {
 
     pub(crate) fn age(&self, now: Instant) -> Duration {
         now.since(Instant::from_nanos(self.last.load(Ordering::Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guard_is_patient_until_the_engine_can_be_on_time() {
+        let ledger = Ledger::new().unwrap();
+        let beat = Beat::new(Some(ledger.clone()));
+        let advert = Duration::from_millis(10);
+        beat.pace(advert);
+        assert_eq!(ledger.patience(), UNHURRIED_PATIENCE, "it has no priority yet");
+        beat.hurry(Instant::from_nanos(7), Some(advert));
+        assert_eq!(ledger.patience(), LEAST_PATIENCE);
+        assert_eq!(beat.age(Instant::from_nanos(8)), Duration::from_nanos(1));
     }
 }

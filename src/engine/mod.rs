@@ -38,7 +38,7 @@ use standin_linux::epoll::Poll;
 use standin_linux::queue::Taken;
 use standin_linux::{output, sched};
 
-use messages::{Beat, FromEngine, Happened, Inbox, Post, ToAddresses, ToEngine};
+use messages::{Beat, FromEngine, Handover, Happened, Inbox, Post, ToAddresses, ToEngine};
 use outbox::Outbox;
 use ports::{Opening, Ports};
 use recorder::Recorder;
@@ -68,6 +68,7 @@ pub(crate) struct Engine {
     inbox: Inbox<ToEngine>,
     addresses: Post<ToAddresses>,
     control: Post<FromEngine>,
+    handovers: Post<Handover>,
     ports: Ports,
     outbox: Outbox,
     effects: Effects,
@@ -83,6 +84,7 @@ pub(crate) struct Outside {
     pub(crate) inbox: Inbox<ToEngine>,
     pub(crate) addresses: Post<ToAddresses>,
     pub(crate) control: Post<FromEngine>,
+    pub(crate) handovers: Post<Handover>,
     pub(crate) beat: Arc<Beat>,
     /// What this program's predecessor was doing.
     pub(crate) resume: Option<Resume>,
@@ -94,26 +96,31 @@ pub(crate) struct Outside {
 /// When the kernel has no descriptor or thread left.
 pub(crate) fn start(plan: Plan, generation: u64, outside: Outside) -> io::Result<()> {
     let mut engine = Engine::new(plan, generation, outside)?;
-    if let Err(error) = sched::lock_memory() {
+    let locked = sched::lock_memory();
+    if let Err(error) = &locked {
         engine.complain(format!(
             "memory can't be locked ({error}); swapping may delay adverts. Mend: LimitMEMLOCK in \
              the unit, or CAP_IPC_LOCK"
         ));
-        engine.beat.unhurried();
     }
     thread::Builder::new().name("standin-engine".into()).spawn(move || {
-        if let Err(error) = sched::realtime(REALTIME_PRIORITY) {
+        let realtime = sched::realtime(REALTIME_PRIORITY);
+        if let Err(error) = &realtime {
             engine.complain(format!(
                 "the engine runs without realtime priority ({error}); a loaded machine may delay \
                  its adverts. Mend: LimitRTPRIO and CAP_SYS_NICE in the unit, no RT group limits"
             ));
-            engine.beat.unhurried();
         }
         if let Err(error) = rescue::start(Arc::clone(&engine.whereabouts)) {
             engine.complain(format!(
                 "a CPU that the kernel keeps for itself may delay adverts: there is no thread that \
                  watches for it ({error})"
             ));
+        }
+        // Not before: a program that takes over in place holds VIPs while it still starts as an
+        // ordinary one.
+        if locked.is_ok() && realtime.is_ok() {
+            engine.beat.hurry(now(), engine.fastest_advert());
         }
         // A panic here is a bug in standin: the process must not go on without its engine.
         let run = std::panic::AssertUnwindSafe(|| engine.run());
@@ -132,7 +139,7 @@ pub(crate) fn start(plan: Plan, generation: u64, outside: Outside) -> io::Result
 
 impl Engine {
     fn new(plan: Plan, generation: u64, outside: Outside) -> io::Result<Self> {
-        let Outside { inbox, addresses, control, beat, resume } = outside;
+        let Outside { inbox, addresses, control, handovers, beat, resume } = outside;
         let (poll, timer) = (Poll::new()?, Timer::new()?);
         poll.add(std::os::fd::AsFd::as_fd(&timer), TOKEN_TIMER)?;
         poll.add(std::os::fd::AsFd::as_fd(&*inbox.wake), TOKEN_MESSAGES)?;
@@ -152,6 +159,7 @@ impl Engine {
             inbox,
             addresses,
             control,
+            handovers,
             ports: Ports::default(),
             outbox: Outbox::default(),
             effects: Effects::with_capacity(1024),
@@ -320,13 +328,16 @@ impl Engine {
         opening.complaints.into_iter().for_each(|complaint| self.complain(complaint));
     }
 
+    fn fastest_advert(&self) -> Option<std::time::Duration> {
+        self.node.plan().vips.iter().map(|vip| vip.advert_interval.as_duration()).min()
+    }
+
     /// Tells the address thread what to look after; it answers with the present state of it all.
     fn watch(&mut self) {
         let interfaces = self.node.interfaces().map(|(_, name)| name.to_owned()).collect();
         let plan = self.node.plan();
         let own = plan.nodes.get(plan.me.index()).map_or_else(Vec::new, |me| me.addresses.clone());
-        let intervals = plan.vips.iter().map(|vip| vip.advert_interval.as_duration());
-        if let Some(fastest) = intervals.min() {
+        if let Some(fastest) = self.fastest_advert() {
             self.beat.pace(fastest);
             self.whereabouts.pace(fastest);
         }
@@ -421,7 +432,8 @@ impl Engine {
                 }
                 Effect::Handover { vip, to, epoch } => {
                     if let Some(handover) = peers::handover(&self.node, vip, to, epoch) {
-                        self.tell(FromEngine::Handover(handover));
+                        // Without room the adverts decide.
+                        let _ = self.handovers.offer(handover);
                     }
                 }
                 Effect::Event(event) => self.happened(event),

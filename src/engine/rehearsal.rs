@@ -32,12 +32,13 @@ const TICKS: usize = 64;
 pub(crate) fn rehearse(plan: &Plan) -> io::Result<()> {
     let mut plan = plan.clone();
     plan.vips.truncate(VIPS);
-    let Posts { engine, addresses, control } = Posts::new()?;
+    let Posts { engine, addresses, control, handovers } = Posts::new()?;
     let outside = Outside {
         resume: None,
         inbox: engine.1,
         addresses: addresses.0,
         control: control.0,
+        handovers: handovers.0,
         beat: Arc::new(Beat::new(None)),
     };
     let mut stage = Stage {
@@ -138,8 +139,10 @@ fn frames() {
 
 #[cfg(test)]
 mod tests {
+    use standin_core::Effect;
     use standin_core::event::Role;
 
+    use super::super::messages::FromEngine;
     use super::*;
 
     fn plan() -> Plan {
@@ -154,12 +157,13 @@ mod tests {
     #[test]
     fn it_comes_to_a_takeover_and_to_its_end() {
         let plan = plan();
-        let Posts { engine, addresses, control } = Posts::new().unwrap();
+        let Posts { engine, addresses, control, handovers } = Posts::new().unwrap();
         let outside = Outside {
             resume: None,
             inbox: engine.1,
             addresses: addresses.0,
             control: control.0,
+            handovers: handovers.0,
             beat: Arc::new(Beat::new(None)),
         };
         let mut stage = Stage {
@@ -176,6 +180,12 @@ mod tests {
         stage.hear(&plan, Priority::RELEASE);
         stage.pass();
         assert_eq!(role(&stage), Role::Active);
+        // What a peer waits for isn't kept back by events that nobody takes.
+        while stage.engine.control.offer(FromEngine::Stopped) {}
+        let to = standin_core::types::NodeId(1);
+        stage.engine.effects.push(Effect::Handover { vip: VipId(0), to, epoch: 7 });
+        stage.engine.perform();
+        assert!(matches!(handovers.1.receiver.take(), Taken::Message(word) if word.epoch == 7));
         stage.step(Input::Command(Command::Stop));
         assert!(stage.engine.stopped);
         drop(control.1);
