@@ -107,7 +107,10 @@ fn cluster(args: &ClusterArgs) -> Result<()> {
     let text = match std::fs::read_to_string(&args.file) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::InvalidData => bail!("{name} is no UTF-8 text"),
-        Err(error) => return Err(error).with_context(|| format!("can't read {name}")),
+        Err(error) => {
+            let words = format!("can't read the cluster file {name}: {error}; nothing was changed");
+            return Err(Unanswered { exit: Exit::BadFile, words }.into());
+        }
     };
     let order = json!({ "text": text, "name": name, "without": args.without });
     client::block_on(follow(&args.places, "/v1/apply/cluster", &order, args.json))

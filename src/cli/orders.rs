@@ -8,12 +8,13 @@ use hyper::Method;
 use serde_json::json;
 
 use super::{Places, client};
+use crate::exit::Exit;
 
 #[derive(Debug, Args)]
 pub(crate) struct MaintenanceArgs {
     switch: Switch,
-    /// End it by itself after this time: 30m, 2h
-    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    /// With `on`: end it by itself after this time: 30m, 2h
+    #[arg(long = "for", value_name = "TIME", value_parser = lasting)]
     lasting: Option<Duration>,
     /// With `on`: give the VIPs up at once instead of moving them first; open connections are lost
     #[arg(long)]
@@ -39,8 +40,23 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a time has a unit: 500ms, 90s, 30m, 2h".to_owned())
 }
 
+/// What the daemon takes.
+fn lasting(text: &str) -> Result<Duration, String> {
+    let range = Duration::from_millis(1)..=Duration::from_hours(365 * 24);
+    let time = duration(text)?;
+    if range.contains(&time) {
+        Ok(time)
+    } else {
+        Err("more than nothing, and at most a year (8760h)".to_owned())
+    }
+}
+
 pub(super) fn maintenance(args: &MaintenanceArgs) -> Result<()> {
     let on = args.switch == Switch::On;
+    if !on && (args.lasting.is_some() || args.now) {
+        let words = "--for and --now go with `on`: nothing was done".to_owned();
+        return Err(client::Unanswered { exit: Exit::Usage, words }.into());
+    }
     let for_s = args.lasting.map(|time| time.as_secs_f64());
     let body = json!({ "on": on, "for_s": for_s, "now": args.now });
     let socket = args.places.socket();

@@ -11,7 +11,7 @@ use hyper::Method;
 use super::{Places, ago, client, sync};
 use crate::api::types::link::PeerLink;
 use crate::api::types::sync::Sync;
-use crate::api::types::{Check, Nginx, Status, Vip};
+use crate::api::types::{Check, Nginx, Peer, Status, Vip};
 
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
@@ -119,7 +119,13 @@ fn page(status: &Status, color: bool) -> String {
     }
     for peer in &status.peers {
         let seen = match peer.last_advert_ms {
-            Some(ms) => format!("last advert {} ago", ago(Duration::from_millis(ms))),
+            Some(ms) if holds_any(peer) => {
+                format!("last advert {} ago", ago(Duration::from_millis(ms)))
+            }
+            Some(ms) => format!(
+                "last advert {} ago (only the active sends them)",
+                ago(Duration::from_millis(ms))
+            ),
             None => "no advert heard (only the active sends them)".to_owned(),
         };
         let kind = if peer.vrrp_only { "  VRRP only" } else { "" };
@@ -129,6 +135,14 @@ fn page(status: &Status, color: bool) -> String {
         }
     }
     out
+}
+
+/// Whether adverts are due from it: without a link nobody knows better.
+fn holds_any(peer: &Peer) -> bool {
+    peer.link
+        .as_ref()
+        .filter(|link| link.state == "connected")
+        .is_none_or(|link| link.vips.iter().any(|vip| vip.role == "active"))
 }
 
 /// One line for each node; `standin sync status` says more.
@@ -147,7 +161,9 @@ fn sync_block(out: &mut String, sync: &Sync, color: bool) {
             _ => Paint::Attention,
         };
         let word = painted(word, paint, color);
-        let _ = writeln!(out, "  {:<width$}  serves {number} of {desired}  {word}", node.name);
+        let more = if node.problem.is_some() { ": standin sync status says why" } else { "" };
+        let _ =
+            writeln!(out, "  {:<width$}  serves {number} of {desired}  {word}{more}", node.name);
     }
     let strays = sync.outside.len();
     if strays > 0 {
@@ -184,6 +200,8 @@ fn peer_link(out: &mut String, link: &PeerLink, color: bool) {
     // Writing to a String can't fail; the same below.
     let _ = write!(out, "      link {}{since}{why}", painted(&link.state, paint, color));
     if let (Some(trip), Some(clock)) = (link.round_trip_ms, link.clock_difference_ms) {
+        // Not "-0.0".
+        let clock = (clock * 10.0).round() / 10.0 + 0.0;
         let _ = write!(out, ", round trip {trip:.1} ms, its clock {clock:+.1} ms");
     }
     if let Some(version) = link.version.as_ref().filter(|it| *it != env!("CARGO_PKG_VERSION")) {

@@ -72,7 +72,8 @@ async fn follow(args: &SwitchoverArgs, order: &Value) -> Result<()> {
         shown.line(&step, line, args.json)?;
         match step.get("step").and_then(Value::as_str) {
             Some("done") => Ok(true),
-            Some("failed" | "called_off") => Err(failed(text(&step).to_owned())),
+            Some("called_off") => Err(failed(format!("called off: {}", text(&step)))),
+            Some("failed") => Err(failed(text(&step).to_owned())),
             _ => Ok(false),
         }
     });

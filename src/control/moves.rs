@@ -234,7 +234,8 @@ impl Control {
         match (ready.pop(), &wish.to) {
             (Some((_, peer)), _) => Ok(peer.clone()),
             (None, Some(wanted)) if reasons.is_empty() => {
-                Err(format!("no peer is called {wanted}"))
+                let known: Vec<_> = link.peers.iter().map(|(peer, _)| peer.as_str()).collect();
+                Err(format!("no peer is called {wanted}; there are: {}", known.join(", ")))
             }
             (None, _) => Err(format!("no node is ready to take {name}: {}", reasons.join("; "))),
         }

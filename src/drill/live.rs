@@ -71,6 +71,9 @@ pub(super) fn main(args: &LiveArgs) -> Result<bool> {
     {
         eprintln!("warning: this drill isn't in the history: {error:#}");
     }
+    if let Some(remark) = past::remark(&drill) {
+        eprintln!("{remark}");
+    }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&drill)?);
     }

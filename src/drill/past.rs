@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::HistoryArgs;
 use crate::authority::files;
+use crate::control::time;
 
 /// A drill a week for four years.
 const KEPT: usize = 200;
@@ -100,12 +101,26 @@ pub(super) fn show(args: &HistoryArgs) -> Result<()> {
     }
     for drill in &drills {
         let Drill { at, vip, measured_from, .. } = drill;
+        let at = at.parse::<jiff::Timestamp>().map(std::time::SystemTime::from);
+        let at = at.map_or_else(|_| drill.at.clone(), time::for_people);
         writeln!(out, "{at}  {vip}, measured from {measured_from}")?;
         for one in &drill.moves {
             writeln!(out, "  {}", line(one))?;
         }
     }
     Ok(())
+}
+
+/// What to think of a failure that the VIP's own node met.
+pub(super) fn remark(drill: &Drill) -> Option<String> {
+    let Drill { measured_from: here, .. } = drill;
+    let own = |one: &Move| !one.good && (one.from == *here || one.to == *here);
+    drill.moves.iter().any(own).then(|| {
+        format!(
+            "{here} had the VIP itself before or after: its own requests then don't cross the network. \
+             Where there is a third node, measure there"
+        )
+    })
 }
 
 /// One move as a person reads it.

@@ -66,8 +66,9 @@ pub(super) fn runs(name: &str) -> Result<bool> {
 
 /// Asks the lab of that name.
 pub(super) fn ask(name: &str, request: &Request) -> Result<Reply> {
-    let mut stream = UnixStream::connect_addr(&address(name)?)
-        .with_context(|| format!("no lab called `{name}` runs: start one with `standin lab`"))?;
+    let Ok(mut stream) = UnixStream::connect_addr(&address(name)?) else {
+        bail!("no lab called `{name}` runs: start one with `standin lab`");
+    };
     if spawn::peer_user_id(&stream)? != spawn::user_id() {
         bail!("somebody else's process answers for the lab `{name}`; nothing was told to it");
     }

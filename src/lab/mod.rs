@@ -74,7 +74,7 @@ struct Wanted {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repeat: u32,
     /// Drill: inject these faults only
-    #[arg(long, value_name = "FAULT,…", value_delimiter = ',')]
+    #[arg(long, value_name = "FAULT,…", value_delimiter = ',', value_parser = fault)]
     only: Vec<String>,
     /// Drill: print the result as JSON
     #[arg(long)]
@@ -202,9 +202,14 @@ pub(crate) fn drill(args: DrillArgs) -> ExitCode {
     finish(up(Wanted { drill: true, ..args.wanted }))
 }
 
+/// The name of a fault; a wrong one is answered with all that there are.
+fn fault(name: &str) -> Result<String, String> {
+    faults::Fault::named(name).map(|_| name.to_owned()).map_err(|error| error.to_string())
+}
+
 fn finish(result: Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        eprintln!("standin lab: {error:#}");
+        eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
 }

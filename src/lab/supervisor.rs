@@ -16,6 +16,7 @@ use super::drill::{self, Report, Wish};
 use super::example::{self, Variant};
 use super::faults::Fault;
 use super::{Wanted, table};
+use crate::exit::Exit;
 
 /// The arguments, as one line.
 const LONGEST_LINE: u64 = 1 << 16;
@@ -50,7 +51,7 @@ pub(super) fn main() -> Result<ExitCode> {
     let mut line = String::new();
     BufReader::new(launcher.try_clone()?).take(LONGEST_LINE).read_line(&mut line)?;
     let args: Wanted = serde_json::from_str(&line).context("no arguments from `standin lab`")?;
-    let Some((cluster, text)) = read(&args)? else { return Ok(ExitCode::FAILURE) };
+    let Some((cluster, text)) = read(&args)? else { return Ok(Exit::BadFile.into()) };
     let faults = wished_faults(&args)?;
 
     let name = args.name.clone().unwrap_or_else(|| super::DEFAULT_NAME.to_owned());
@@ -107,13 +108,18 @@ pub(super) fn main() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The cluster file, read; `None` when it has faults, which are shown.
+/// The cluster file, read; `None` when it has faults or is none, which is shown.
 fn read(args: &Wanted) -> Result<Option<(Cluster, String)>> {
     let (name, text) = match &args.file {
         Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            (path.display().to_string(), text)
+            let name = path.display().to_string();
+            match std::fs::read_to_string(path) {
+                Ok(text) => (name, text),
+                Err(error) => {
+                    eprintln!("error: can't read the cluster file {name}: {error}");
+                    return Ok(None);
+                }
+            }
         }
         None => {
             let variant =

@@ -309,7 +309,10 @@ impl Giving {
             if told.is_none_or(|(at, before)| before != count && at.elapsed() >= TELL_EVERY) {
                 told = Some((Instant::now(), count));
                 let left = self.job.drain.saturating_sub(began.elapsed()).as_secs();
-                let text = format!("{count} connections still here, {left} s left for them");
+                let text = match count {
+                    0 => "nobody is left here; waiting a moment for who still comes".to_owned(),
+                    _ => format!("{} still here, {left} s left for them", connections(count)),
+                };
                 self.tell("draining", text, |progress| progress.connections = Some(count));
             }
             if let Some(from) = self.listen(COUNT_EVERY).await {
@@ -368,7 +371,10 @@ impl Giving {
     async fn finish(&mut self, left: usize) -> Option<Option<String>> {
         let mut cut = 0;
         if left > 0 {
-            let text = format!("{left} connections are left; nginx ends them as they become idle");
+            let text = match left {
+                1 => "1 connection is left; nginx ends it as it becomes idle".to_owned(),
+                _ => format!("{left} connections are left; nginx ends them as they become idle"),
+            };
             self.tell("finishing", text, |progress| progress.connections = Some(left));
             if !self.reload_nginx() {
                 let text = "nginx can't be asked to end them: it isn't known here".to_owned();
@@ -406,12 +412,12 @@ impl Giving {
         let text = match (left, cut) {
             (0, _) => format!("{to} has {vip}; no connection was cut"),
             (_, 0) => format!(
-                "{to} has {vip}; nginx closed {ended} connections that didn't end by themselves, none \
-                 was cut"
+                "{to} has {vip}; nginx closed {} that didn't end by itself; none was cut",
+                connections(ended)
             ),
             (_, cut) => format!(
-                "{to} has {vip}; nginx closed {ended} connections that didn't end by themselves, {cut} \
-                 more were cut"
+                "{to} has {vip}; nginx closed {} that didn't end by itself; {cut} more cut",
+                connections(ended)
             ),
         };
         self.tell("done", text, |progress| {
@@ -489,6 +495,10 @@ impl Giving {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
+}
+
+fn connections(count: usize) -> String {
+    if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
 }
 
 fn count_all(addresses: &[IpAddr]) -> io::Result<usize> {

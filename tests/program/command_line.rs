@@ -20,8 +20,22 @@ fn each_way_to_fail_has_its_exit_code() {
             assert_eq!(said.code, 5, "{words}: {said:?}");
             assert!(said.err.contains("systemctl status standin"), "{words}: {said:?}");
         }
-        for words in ["nonsense", "maintenance", "maintenance on --for 5", "status --nonsense"] {
+        for words in [
+            "nonsense",
+            "maintenance",
+            "maintenance on --for 5",
+            "maintenance on --for 0s",
+            "maintenance on --for 99999h",
+            "maintenance off --for 5m",
+            "maintenance off --now",
+            "status --nonsense",
+            "drill --only nonsense",
+        ] {
             assert_eq!(host.standin(words).code, 2, "{words}");
+        }
+        for words in ["apply cluster /none.toml", "lab /none.toml", "check /none.toml"] {
+            let missing = host.standin(words);
+            assert_eq!(missing.code, 3, "{words}: {missing:?}");
         }
         let missing = host.standin("run -f /etc/standin/none.toml");
         assert_eq!(missing.code, 3, "{missing:?}");
@@ -47,6 +61,28 @@ fn each_way_to_fail_has_its_exit_code() {
         ));
         assert!(bare.contains("code 4"), "{bare}");
     });
+}
+
+/// At night nobody wants to add eight hours.
+#[test]
+fn times_for_people_are_in_the_zone_of_the_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let drill = r#"{"at":"2026-11-22T16:48:01.687Z","cluster":"edge","vip":"web",
+        "measured_from":"n3","every_ms":10.0,"good":true,"moves":[]}"#;
+    fs::write(dir.path().join("drills.jsonl"), drill.replace('\n', "")).unwrap();
+    let shown = |zone: &str| {
+        let mut command = std::process::Command::new(crate::host::STANDIN);
+        command.args(["drill", "history", "--state-dir"]).arg(dir.path()).env("TZ", zone);
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    assert!(shown("UTC").starts_with("2026-11-22 16:48:01.687  web"), "{}", shown("UTC"));
+    let mut zones = vec!["CST-8"];
+    if fs::exists("/usr/share/zoneinfo/Asia/Shanghai").unwrap() {
+        zones.push("Asia/Shanghai");
+    }
+    for zone in zones {
+        assert!(shown(zone).starts_with("2026-11-23 00:48:01.687  web"), "{}", shown(zone));
+    }
 }
 
 #[test]

@@ -388,7 +388,7 @@ impl Obstacle {
                 write!(out, "check {} failed: {detail}", check_name(plan, *check))
             }
             Self::Maintenance => out.write_str("maintenance"),
-            Self::HoldDown => out.write_str("it failed too short a time ago (hold_down)"),
+            Self::HoldDown => out.write_str("it failed less than hold_down ago"),
             Self::AddressRefused { errno } => {
                 write!(out, "the kernel refused the address (errno {errno})")
             }
