@@ -234,7 +234,7 @@ impl Control {
         match (ready.pop(), &wish.to) {
             (Some((_, peer)), _) => Ok(peer.clone()),
             (None, Some(wanted)) if reasons.is_empty() => {
-                let known: Vec<_> = link.peers.iter().map(|(peer, _)| peer.as_str()).collect();
+                let known: Vec<_> = link.peers.keys().map(String::as_str).collect();
                 Err(format!("no peer is called {wanted}; there are: {}", known.join(", ")))
             }
             (None, _) => Err(format!("no node is ready to take {name}: {}", reasons.join("; "))),
