@@ -202,6 +202,10 @@ impl<T: Copy> BySender<T> {
         self.0.iter().flatten().copied()
     }
 
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.0.iter_mut().flatten()
+    }
+
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(Option::is_none)
@@ -400,6 +404,25 @@ impl Machine {
         node.router(id).map(|_| id)
     }
 
+    /// Everything that it learnt of others.
+    pub fn forget_others(&mut self) {
+        (0..self.heard.len()).for_each(|vip| self.forget_others_of(vip));
+        self.identified = [[Nanos::MAX; 3]; MAX_MACHINES];
+        self.asked = [[false; 3]; MAX_MACHINES];
+    }
+
+    /// Everything that it learnt of others that have or had this VIP.
+    pub fn forget_others_of(&mut self, vip: usize) {
+        self.heard[vip].clear();
+        self.arrived[vip].clear();
+        self.unsure[vip].clear();
+        self.maybe[vip].clear();
+        self.answered[vip] = None;
+        self.told_active[vip] = None;
+        self.saw_foreign[vip] = false;
+        self.foreign_answered[vip] = None;
+    }
+
     /// Everything that a process forgets when it ends.
     pub fn forget(&mut self) {
         self.node = None;
@@ -414,15 +437,7 @@ impl Machine {
         self.stopping = false;
         self.kernel_busy_until = 0;
         self.roles.fill(Role::Idle);
-        self.heard.iter_mut().for_each(BySender::clear);
-        self.arrived.iter_mut().for_each(BySender::clear);
-        self.unsure.iter_mut().chain(&mut self.maybe).for_each(BySender::clear);
-        self.answered.fill(None);
-        self.told_active.fill(None);
-        self.saw_foreign.fill(false);
-        self.foreign_answered.fill(None);
-        self.identified = [[Nanos::MAX; 3]; MAX_MACHINES];
-        self.asked = [[false; 3]; MAX_MACHINES];
+        self.forget_others();
         self.checks.iter_mut().for_each(CheckTruth::forget);
         for slot in &mut self.kernel {
             slot.wanted = false;

@@ -2,7 +2,7 @@
 //!
 //! The deadline counts from the last fault, or its end: three intervals and a skew of at most one
 //! (the longest interval that anybody may still follow), the kernel's time for the addresses, and
-//! the network's delays. Where everybody hears everybody, each healthy machine must hear an
+//! the network's delays: of packets that were sent during a spike the late ones come after its end. Where everybody hears everybody, each healthy machine must hear an
 //! eligible holder or be it; in a partial cut some eligible machine must hold the VIP. When nobody
 //! is eligible and `all_ineligible = "keep"`, somebody holds it after two intervals more.
 
@@ -78,7 +78,8 @@ pub(super) fn patience(scene: &Scene, vip: u8) -> Nanos {
     } else {
         0
     };
-    waits + kernel + probes + shadows + 3 * scene.network.longest() + MILLISECOND
+    let late = 3 * scene.network.longest_under_way(scene.now);
+    waits + kernel + probes + shadows + late + MILLISECOND
 }
 
 /// What is wrong with the VIP at the moment, if anything.
