@@ -253,6 +253,8 @@ pub struct Machine {
     pub heard: Vec<BySender<(Nanos, u8)>>,
     /// When anybody last answered for the VIP, by VIP.
     pub answered: Vec<Option<Nanos>>,
+    /// It yielded to a node that it doesn't hear, and has heard no advert since, by VIP.
+    pub shadows: Vec<bool>,
     /// When a peer last said over the link that it is active, by VIP.
     pub told_active: Vec<Option<Nanos>>,
     /// Adverts of whom the core couldn't know yet, by VIP and sender: when, and priority.
@@ -312,6 +314,7 @@ impl Machine {
             roles: vec![Role::Idle; vips],
             heard: vec![BySender::default(); vips],
             answered: vec![None; vips],
+            shadows: vec![false; vips],
             told_active: vec![None; vips],
             unsure: vec![BySender::default(); vips],
             maybe: vec![BySender::default(); vips],
@@ -418,6 +421,7 @@ impl Machine {
         self.unsure[vip].clear();
         self.maybe[vip].clear();
         self.answered[vip] = None;
+        self.shadows[vip] = false;
         self.told_active[vip] = None;
         self.saw_foreign[vip] = false;
         self.foreign_answered[vip] = None;

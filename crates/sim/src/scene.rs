@@ -423,6 +423,7 @@ impl Scene {
         if !packet.corrupt && host.knows(packet) && host.accepts(packet) {
             let (place, said) = (usize::from(packet.vip), (self.now, packet.priority));
             host.heard[place].insert(packet.from, said);
+            host.shadows[place] = false;
             if mem::take(&mut host.saw_foreign[place]) {
                 self.seen.push(Observation::Disturbed);
             }
@@ -523,6 +524,8 @@ impl Scene {
                 let (from, to) = (*from, *to);
                 let host = &mut self.machines[usize::from(machine)];
                 host.roles[usize::from(vip)] = to;
+                host.shadows[usize::from(vip)] =
+                    matches!(reason, Reason::RivalUnheard { .. } | Reason::RivalByLink { .. });
                 let heard = host.heard[usize::from(vip)];
                 let arrived = host.arrived[usize::from(vip)];
                 let maybe = host.maybe[usize::from(vip)];

@@ -69,11 +69,12 @@ pub(super) fn patience(scene: &Scene, vip: u8) -> Nanos {
     // Who follows a node by its answers alone takes a second of silence for its end; by what it says
     // over the link, two and a half, and the last word may come late. A kernel answers on the second
     // cable until the lifetime ends.
-    let shadows = if scene.link.is_some() && !scene.network.whole() {
+    let shadowed = scene.machines.iter().any(|host| host.shadows[usize::from(vip)]);
+    let shadows = if scene.link.is_some() && (shadowed || !scene.network.whole()) {
         8 * SECOND
     } else if scene.file.vip(vip).is_some_and(|plan| !plan.heartbeat.is_empty()) {
         3_500 * MILLISECOND
-    } else if scene.network.mutes() {
+    } else if shadowed || scene.network.mutes() {
         1_500 * MILLISECOND
     } else {
         0
