@@ -243,6 +243,7 @@ impl Scene {
         let text = Resume::of(old, now).to_text();
         host.node = Some(Node::resumed(now, plan, &Resume::from_text(&text)));
         host.upgraded_at = Some(self.now);
+        host.drop_requests();
         host.roles.fill(Role::Idle);
         host.places.clear();
         host.forget_others();

@@ -243,7 +243,7 @@ pub struct Machine {
     /// When the timer that is set will fire.
     pub armed: Nanos,
     pub token: u32,
-    /// Counts deaths; what belongs to an earlier life is void.
+    /// Counts deaths and replacements; what belongs to an earlier life is void.
     pub life: u32,
     /// Where each of the core's VIPs stands in the scene.
     pub places: Vec<Option<u8>>,
@@ -427,11 +427,22 @@ impl Machine {
         self.foreign_answered[vip] = None;
     }
 
+    /// The address thread and the peer link's connections have ended with the program, and with them
+    /// what was asked of the one and was still to come over the other.
+    pub fn drop_requests(&mut self) {
+        self.life += 1;
+        self.inbox.retain(|mail| !matches!(mail, Mail::Kernel(_) | Mail::Word { .. }));
+        self.kernel_busy_until = 0;
+        for slot in &mut self.kernel {
+            slot.wanted = false;
+            slot.pending = 0;
+        }
+    }
+
     /// Everything that a process forgets when it ends.
     pub fn forget(&mut self) {
         self.node = None;
         self.run = Run::Off;
-        self.life += 1;
         self.token += 1;
         self.armed = Nanos::MAX;
         self.deadline = Instant::FAR;
@@ -439,14 +450,10 @@ impl Machine {
         self.upgrading = false;
         self.maintenance = false;
         self.stopping = false;
-        self.kernel_busy_until = 0;
         self.roles.fill(Role::Idle);
         self.forget_others();
         self.checks.iter_mut().for_each(CheckTruth::forget);
-        for slot in &mut self.kernel {
-            slot.wanted = false;
-            slot.pending = 0;
-        }
+        self.drop_requests();
     }
 }
 
