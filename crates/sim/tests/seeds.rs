@@ -33,12 +33,18 @@ fn a_fresh_seed_breaks_no_promise() {
 
 #[test]
 fn cases_of_which_a_checker_once_spoke_untruly_break_no_promise() {
-    let campaign = Campaign { seed: 2_084_901_116_011_918_970, fewest_nodes: 2, most_nodes: 8 };
-    // An advert waited for its sender's name while its machine's clock stood still; adverts came late
-    // from a spike that was over.
-    for case in [2_898, 6_125] {
+    let cases = [
+        // An advert waited for its sender's name while its machine's clock stood still.
+        (2_084_901_116_011_918_970, 2_898),
+        // Adverts came late from a spike that was over.
+        (2_084_901_116_011_918_970, 6_125),
+        // A holder never heard of the rival whom the client believes, and missed another one later.
+        (1_721_184_450_010_872_493, 1_761),
+    ];
+    for (seed, case) in cases {
+        let campaign = Campaign { seed, fewest_nodes: 2, most_nodes: 8 };
         if let Err(failure) = campaign.run(case, None) {
-            panic!("case {case}: {}", failure.what);
+            panic!("seed {seed}, case {case}: {}", failure.what);
         }
     }
 }
