@@ -3,6 +3,7 @@
 use std::mem;
 use std::time::Duration;
 
+use standin_core::election::VirtualRouter;
 use standin_core::event::Role;
 use standin_core::node::Node;
 use standin_core::plan::{Failback, Plan};
@@ -14,7 +15,7 @@ use standin_core::{Command, Input, Verdict};
 use crate::clock::{Clock, MILLISECOND, Nanos, SECOND};
 use crate::fault::Fault;
 use crate::machine::{BySender, Mail, Run, Sabotage};
-use crate::network::{CLIENT, FOREIGN, MAX_MACHINES, WITNESS};
+use crate::network::{CLIENT, FOREIGN, WITNESS};
 use crate::queue::Due;
 use crate::scene::{CACHE_UNKNOWN, Cause, Observation, Scene};
 
@@ -188,9 +189,13 @@ impl Scene {
             Run::Suspended { since } => {
                 if clock_stood {
                     host.clock.stood_still(since, self.now);
+                    // Its waits took so much longer.
+                    let stood = self.now - since;
                     for slot in &mut host.kernel {
-                        // Its waits took so much longer.
-                        slot.refused_at = slot.refused_at.map(|at| at + (self.now - since));
+                        slot.refused_at = slot.refused_at.map(|at| at + stood);
+                    }
+                    for (at, _) in host.unsure.iter_mut().flat_map(BySender::values_mut) {
+                        *at += stood;
                     }
                 }
                 self.client_lost_sight(machine);
@@ -238,17 +243,10 @@ impl Scene {
         let text = Resume::of(old, now).to_text();
         host.node = Some(Node::resumed(now, plan, &Resume::from_text(&text)));
         host.upgraded_at = Some(self.now);
+        host.drop_requests();
         host.roles.fill(Role::Idle);
         host.places.clear();
-        host.heard.iter_mut().for_each(BySender::clear);
-        host.arrived.iter_mut().for_each(BySender::clear);
-        host.unsure.iter_mut().chain(&mut host.maybe).for_each(BySender::clear);
-        host.answered.fill(None);
-        host.told_active.fill(None);
-        host.foreign_answered.fill(None);
-        host.saw_foreign.fill(false);
-        host.identified = [[Nanos::MAX; 3]; MAX_MACHINES];
-        host.asked = [[false; 3]; MAX_MACHINES];
+        host.forget_others();
         for check in &mut host.checks {
             check.begin_anew();
         }
@@ -428,9 +426,19 @@ impl Scene {
         plan
     }
 
+    /// A VIP that left the file and comes back is a new one to the core: it never heard of it.
+    fn forget_of_buried(&mut self, machine: u8) {
+        for vip in self.vips() {
+            if self.router(machine, vip).is_none_or(VirtualRouter::is_over) {
+                self.machines[usize::from(machine)].forget_others_of(vip.into());
+            }
+        }
+    }
+
     fn reload(&mut self, machine: u8) {
         if self.machines[usize::from(machine)].running() {
             let plan = self.read_file(machine);
+            self.forget_of_buried(machine);
             self.step(machine, Cause::Plan, Input::Plan(Box::new(plan)));
             // A reload without effects changes what a packet says all the same.
             self.learn_places(machine);

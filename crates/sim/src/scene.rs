@@ -141,6 +141,8 @@ pub struct Scene {
     /// When the client learnt that, and when a holder last missed a sign of a rival.
     pub cached_at: Vec<Nanos>,
     pub missed_at: Vec<Nanos>,
+    /// What the client learnt last may so have been a rival's word, which the holder never answered.
+    pub unanswered: Vec<bool>,
     /// Whether a foreign host has the address, by VIP, and since when it is so.
     pub foreign: Vec<bool>,
     pub foreign_since: Vec<Nanos>,
@@ -180,6 +182,7 @@ impl Scene {
             cache: vec![None; vips],
             cached_at: vec![0; vips],
             missed_at: vec![0; vips],
+            unanswered: vec![false; vips],
             foreign: vec![false; vips],
             foreign_since: vec![0; vips],
             witness,
@@ -423,6 +426,7 @@ impl Scene {
         if !packet.corrupt && host.knows(packet) && host.accepts(packet) {
             let (place, said) = (usize::from(packet.vip), (self.now, packet.priority));
             host.heard[place].insert(packet.from, said);
+            host.shadows[place] = false;
             if mem::take(&mut host.saw_foreign[place]) {
                 self.seen.push(Observation::Disturbed);
             }
@@ -523,6 +527,8 @@ impl Scene {
                 let (from, to) = (*from, *to);
                 let host = &mut self.machines[usize::from(machine)];
                 host.roles[usize::from(vip)] = to;
+                host.shadows[usize::from(vip)] =
+                    matches!(reason, Reason::RivalUnheard { .. } | Reason::RivalByLink { .. });
                 let heard = host.heard[usize::from(vip)];
                 let arrived = host.arrived[usize::from(vip)];
                 let maybe = host.maybe[usize::from(vip)];

@@ -9,6 +9,7 @@ use standin_core::plan::{Mode, VipPlan};
 use standin_core::types::{Family, InterfaceId, IntervalCs, Priority};
 use standin_core::wire::vrrp::{self, Envelope, HOP_LIMIT, MULTICAST_V4, MULTICAST_V6, Outgoing};
 
+use crate::check::clients::BURST;
 use crate::clock::{MILLISECOND, Nanos};
 use crate::machine::{Mail, Run, Sabotage, mac};
 use crate::network::{CLIENT, FOREIGN, Fate, STRANGER};
@@ -116,7 +117,10 @@ impl Scene {
     fn missed(&mut self, to: u8, vip: u8) {
         let slot = &self.machines[usize::from(to)].kernel[usize::from(vip)];
         if slot.present || slot.wanted {
-            self.missed_at[usize::from(vip)] = self.now;
+            let place = usize::from(vip);
+            self.missed_at[place] = self.now;
+            // It stays so until the client learns something else, whatever is missed later.
+            self.unanswered[place] |= self.cached_at[place] + BURST > self.now;
         }
     }
 
@@ -315,6 +319,8 @@ impl Scene {
             if let Seen::Vip(vip) = what {
                 self.cache[usize::from(vip)] = Some(from);
                 self.cached_at[usize::from(vip)] = self.now;
+                self.unanswered[usize::from(vip)] =
+                    self.missed_at[usize::from(vip)] + BURST > self.now;
             }
             return;
         }

@@ -1,6 +1,6 @@
 //! The checkers: each holds the machines to one of the promises of the design.
 
-mod clients;
+pub(crate) mod clients;
 mod history;
 mod overlap;
 mod rivals;
