@@ -6,6 +6,7 @@
 //! milliseconds, which is why this isn't done by the engine.
 
 mod host;
+mod own;
 mod stay;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +32,7 @@ use crate::engine::messages::{
 };
 use crate::guard::ledger::{Goodbye, Ledger, State};
 use host::HostSettings;
+use own::Own;
 use stay::Stays;
 
 /// An address that isn't renewed is gone after this (tried: 2.0 s for IPv4, 2.2 s for IPv6).
@@ -77,12 +79,11 @@ pub(crate) struct Addresses {
     held: BTreeMap<VipId, Held>,
     stays: Stays,
     watched: Vec<Watched>,
-    own: Vec<IpAddr>,
+    own: Own,
     /// What the host has, as the kernel last said.
     present: BTreeMap<(u32, Prefix), Address>,
     /// Removals of our own whose notices are still to come.
     expected_gone: BTreeMap<(u32, Prefix), u32>,
-    own_reported: Option<Vec<IpAddr>>,
     next_renewal: Instant,
     /// VIPs whose last order hasn't been answered.
     unsettled: BTreeSet<VipId>,
@@ -133,10 +134,9 @@ pub(crate) fn start(
         held: BTreeMap::new(),
         stays: Stays::default(),
         watched: Vec::new(),
-        own: Vec::new(),
+        own: Own::default(),
         present: BTreeMap::new(),
         expected_gone: BTreeMap::new(),
-        own_reported: None,
         next_renewal: Instant::FAR,
         unsettled: BTreeSet::new(),
         refused: BTreeMap::new(),
@@ -422,8 +422,11 @@ impl Addresses {
             self.again()?;
         }
         self.listen_again(time);
+        if self.own.due() <= time {
+            self.report();
+        }
         let deaf = self.deaf.iter().map(|(at, _)| *at).min().unwrap_or(Instant::FAR);
-        let deadline = self.next_renewal.min(self.again_at).min(deaf);
+        let deadline = self.next_renewal.min(self.again_at).min(deaf).min(self.own.due());
         self.timer.arm(Some(deadline).filter(|at| *at != Instant::FAR))
     }
 
@@ -535,8 +538,7 @@ impl Addresses {
     fn watch(&mut self, interfaces: Vec<String>, own: Vec<IpAddr>) -> io::Result<()> {
         let fresh = |name| Watched { name, reported: None, link: None };
         self.watched = interfaces.into_iter().map(fresh).collect();
-        self.own = own;
-        self.own_reported = None;
+        self.own.watch(own);
         self.dump()?;
         self.report();
         Ok(())
@@ -582,14 +584,10 @@ impl Addresses {
                 news.push(ToEngine::Interface { name: watched.name.clone(), index, state });
             }
         }
-        let here = |own: &&IpAddr| {
-            self.present.values().any(|one| one.prefix.address() == **own && usable(one))
+        let here = |own: &IpAddr| {
+            self.present.values().any(|one| one.prefix.address() == *own && usable(one))
         };
-        let own: Vec<_> = self.own.iter().filter(here).copied().collect();
-        if self.own_reported.as_ref() != Some(&own) {
-            self.own_reported = Some(own.clone());
-            news.push(ToEngine::OwnAddresses(own));
-        }
+        news.extend(self.own.news(now(), here).map(ToEngine::OwnAddresses));
         news.into_iter().for_each(|one| self.tell(one));
     }
 
@@ -617,7 +615,7 @@ impl Addresses {
             return Ok(());
         }
         self.complain(format!(
-            "removed {} addresses that an earlier standin had left on this host",
+            "removed what an earlier standin had left on this host, addresses: {}",
             leftovers.len()
         ));
         self.rtnl.change(&leftovers, &mut Vec::new())

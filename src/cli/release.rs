@@ -11,6 +11,9 @@ use super::Places;
 
 #[derive(Debug, Args)]
 pub(crate) struct ReleaseArgs {
+    /// Say only what was removed
+    #[arg(long)]
+    quiet: bool,
     #[command(flatten)]
     places: Places,
 }
@@ -27,7 +30,9 @@ pub(super) fn main(args: &ReleaseArgs) -> Result<()> {
         addresses.iter().filter(|address| address.protocol == PROTOCOL).collect();
     let tables = forward::remove_leftovers();
     if leftovers.is_empty() && tables.as_ref().is_ok_and(Vec::is_empty) {
-        println!("nothing to release: no address or table on this host was left by a standin");
+        if !args.quiet {
+            println!("nothing to release: no address or table on this host was left by a standin");
+        }
         return Ok(());
     }
     let drops: Vec<_> = leftovers

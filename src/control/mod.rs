@@ -31,6 +31,7 @@ use standin_config::Cluster;
 use standin_core::Command;
 use standin_core::event::{Kind, Reason};
 use standin_core::view::View;
+use standin_linux::output;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -219,7 +220,11 @@ pub(crate) fn run(paths: Paths) -> Exit {
     let ready = match startup::prepare(&paths, &log) {
         Ok(ready) => ready,
         Err(Refusal { exit, text }) => {
-            eprint!("{text}");
+            if output::stderr_is_journal() {
+                output::journal(output::ERROR, &text);
+            } else {
+                eprint!("{text}");
+            }
             return exit;
         }
     };
@@ -311,6 +316,7 @@ async fn serve(
         this.note(Severity::Notice, "upgraded", None, &text);
         watched.renew_guard();
     }
+    this.mourn(&watched);
     attend(&mut this, &events, &mut requests, &mut ran, &mut of_link, &mut watched).await?;
     this.hear_the_rest(&events);
     this.finish_telling().await;

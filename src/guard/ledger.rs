@@ -28,6 +28,7 @@ const ENDED: usize = 3;
 const HELD: usize = 4;
 /// One for each half.
 const LENGTH: usize = 5;
+const GUARD: usize = 7;
 
 /// What a daemon has done to the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -127,6 +128,15 @@ impl Ledger {
     pub(super) fn ended(&self) -> Option<u8> {
         let code = self.counter(ENDED).load(Ordering::Acquire).checked_sub(1)?;
         u8::try_from(code).ok()
+    }
+
+    /// Which process guards now, for the daemon that had it started.
+    pub(super) fn set_guard(&self, pid: u32) {
+        self.counter(GUARD).store(u64::from(pid), Ordering::Release);
+    }
+
+    pub(super) fn guard(&self) -> u32 {
+        u32::try_from(self.counter(GUARD).load(Ordering::Acquire)).unwrap_or(0)
     }
 
     /// A new daemon begins.

@@ -69,12 +69,18 @@ const SIGKILL: i32 = 9;
 const SIGUSR1: i32 = 10;
 const SIGTERM: i32 = 15;
 
+/// [`fork::reap`] adds it to a signal.
+const SIGNALLED: i32 = 128;
+
 const TOKEN_DAEMON: u64 = 0;
 const TOKEN_SIGNALS: u64 = 1;
 const TOKEN_TIMER: u64 = 2;
 
 /// The descriptor of the ledger and the daemon to watch, for a guard that replaces another.
 const REPLACES: &str = "STANDIN_GUARD_REPLACES";
+
+/// Behind those of a guard that is to leave its parent.
+const APART: &str = "apart";
 
 /// The descriptor of the ledger, the guard, and the descriptor of what to go on with, for a daemon
 /// whose program was replaced.
@@ -92,6 +98,8 @@ pub(crate) struct Daemon {
     pub(crate) ledger: Ledger,
     pub(crate) guard: PidFd,
     pub(crate) guard_pid: u32,
+    /// How the daemon before this one died, whose place it takes.
+    pub(crate) mourns: Option<String>,
     /// What the program before this one was doing, when it was replaced in place.
     pub(crate) resume: Option<Resume>,
 }
@@ -111,7 +119,11 @@ pub(crate) fn begin() -> io::Result<Role> {
     if let Some(daemon) = resumed()? {
         return Ok(Role::Daemon(daemon));
     }
-    if let Some((ledger, daemon)) = inherited()? {
+    if let Some((ledger, daemon, apart)) = inherited()? {
+        if apart && let Half::Parent { child } = fork::split()? {
+            ledger.set_guard(child);
+            return Ok(Role::Ended(Exit::Done));
+        }
         // The daemon is the child of a guard that died; it is watched all the same.
         return Guard::new(ledger)?.guard(Some(daemon));
     }
@@ -125,8 +137,15 @@ pub(crate) fn begin() -> io::Result<Role> {
 pub(crate) fn replace(ledger: &Ledger) -> io::Result<(PidFd, u32)> {
     let mut command = again(Path::new("/proc/self/exe"));
     let fd = ledger.region().pass(&mut command);
-    let child = command.env(REPLACES, format!("{fd}:{}", std::process::id())).spawn()?;
-    Ok((PidFd::open(child.id())?, child.id()))
+    let words = format!("{fd}:{}:{APART}", std::process::id());
+    // It ends as soon as it has split: systemd waits at a stop only for a main process that is its
+    // own child, and ends the others of the unit at once.
+    let done = command.env(REPLACES, words).spawn()?.wait()?;
+    if !done.success() {
+        return Err(io::Error::other(format!("it didn't start ({done})")));
+    }
+    let guard = ledger.guard();
+    Ok((PidFd::open(guard)?, guard))
 }
 
 /// Replaces the program of this daemon by the one at `path`; returns only when that fails.
@@ -175,18 +194,21 @@ fn resumed() -> io::Result<Option<Daemon>> {
         ledger: Ledger::of(Region::inherited(ledger, ledger::REGION)?),
         guard: PidFd::open(guard_pid)?,
         guard_pid,
+        mourns: None,
         resume: Some(Resume::from_text(&String::from_utf8_lossy(&text))),
     }))
 }
 
-/// What [`replace`] left for this process: the ledger, and the daemon to watch.
-fn inherited() -> io::Result<Option<(Ledger, u32)>> {
+/// What [`replace`] left for this process: the ledger, the daemon to watch, and
+/// whether in a process that isn't the daemon's child.
+fn inherited() -> io::Result<Option<(Ledger, u32, bool)>> {
     let Ok(words) = std::env::var(REPLACES) else { return Ok(None) };
-    let parsed = words
-        .split_once(':')
-        .and_then(|(fd, pid)| Some((fd.parse::<RawFd>().ok()?, pid.parse::<u32>().ok()?)));
-    let (fd, daemon) = parsed.ok_or(io::ErrorKind::InvalidInput)?;
-    Ok(Some((Ledger::of(Region::inherited(fd, ledger::REGION)?), daemon)))
+    let mut words = words.split(':');
+    let fd = words.next().and_then(|fd| fd.parse::<RawFd>().ok());
+    let pid = words.next().and_then(|pid| pid.parse::<u32>().ok());
+    let (fd, daemon) = fd.zip(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    let ledger = Ledger::of(Region::inherited(fd, ledger::REGION)?);
+    Ok(Some((ledger, daemon, words.next() == Some(APART))))
 }
 
 struct Guard {
@@ -205,7 +227,8 @@ struct Guard {
 enum End {
     /// It was meant to.
     Over(Exit),
-    Died,
+    /// How.
+    Died(String),
 }
 
 impl Guard {
@@ -224,6 +247,7 @@ impl Guard {
     fn guard(mut self, adopted: Option<u32>) -> io::Result<Role> {
         let mut adopted = adopted;
         let mut deaths = 0;
+        let mut mourned = None;
         loop {
             let began = now();
             let daemon = match adopted.take() {
@@ -239,6 +263,7 @@ impl Guard {
                                 ledger: self.ledger,
                                 guard,
                                 guard_pid: this,
+                                mourns: mourned,
                                 resume: None,
                             }));
                         }
@@ -253,8 +278,8 @@ impl Guard {
             self.rehearse();
             match self.watch(daemon)? {
                 End::Over(exit) => return Ok(Role::Ended(exit)),
-                End::Died if self.stopping => return Ok(Role::Ended(Exit::Failed)),
-                End::Died => {}
+                End::Died(_) if self.stopping => return Ok(Role::Ended(Exit::Failed)),
+                End::Died(how) => mourned = Some(how),
             }
             let young = now().since(began) < LIVED;
             deaths = if young { deaths + 1 } else { 0 };
@@ -378,13 +403,18 @@ impl Guard {
             // It refused to start, and said why.
             (None, Some(exit)) if state == State::default() => End::Over(exit),
             _ => {
-                let how = code.map_or_else(String::new, |code| format!(" (exit code {code})"));
-                say(&format!(
-                    "the daemon (pid {daemon}) died{how}; {} addresses were taken away; it is \
-                     started again",
-                    state.addresses.len()
-                ));
-                End::Died
+                let how = code.map(|code| match code.checked_sub(SIGNALLED) {
+                    Some(signal @ 1..) => format!(" (signal {signal})"),
+                    _ => format!(" (exit code {code})"),
+                });
+                let taken = match state.addresses.len() {
+                    0 => "it held no address".to_owned(),
+                    _ => format!("its addresses were taken away: {}", state.addresses.len()),
+                };
+                let how = how.unwrap_or_default();
+                let died = format!("the daemon (pid {daemon}) died{how}; {taken}");
+                say(&format!("{died}; it is started again"));
+                End::Died(died)
             }
         }
     }

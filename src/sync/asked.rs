@@ -60,7 +60,7 @@ impl Driver {
                     let served = running.replica.proven().map(|id| id.tree);
                     self.accepted = lies.into_iter().chain(served).collect();
                 }
-                (Command::Resume { accept_deletion }, "it goes on".to_owned())
+                (Command::Resume { accept_deletion }, "synchronisation is to go on".to_owned())
             }
             Order::Rollback { generation } => {
                 here()?;
@@ -83,7 +83,7 @@ impl Driver {
                 if view.ordered.is_some_and(|ordered| !ordered.over()) {
                     return Err("an apply is under way".to_owned());
                 }
-                (Command::Apply, "begun".to_owned())
+                (Command::Apply, "the files are brought to every node, the active last".to_owned())
             }
         };
         let text = format!("{said} (asked by {by})");

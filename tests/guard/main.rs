@@ -108,6 +108,7 @@ fn a_killed_daemon_loses_its_addresses_at_once_and_comes_back() {
     wait_until("another daemon", Duration::from_secs(3), || {
         child(guard).is_some_and(|new| new != daemon) && pair.n1.role() == "backup"
     });
+    pair.n1.wait_said("daemon_died", "(signal 9)", Duration::from_secs(3));
     let setting = pair.n1.run("cat /proc/sys/net/ipv4/conf/eth0/promote_secondaries");
     assert_eq!(setting.trim(), "0", "put back by the guard");
 }
