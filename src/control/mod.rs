@@ -252,14 +252,19 @@ async fn serve(
     let Posts { engine, addresses, control, handovers } = Posts::new()?;
     let ledger = guarded.as_ref().map(|guarded| guarded.ledger.clone());
     let beat = Arc::new(Beat::new(ledger.clone()));
+    let resume = guarded.as_ref().and_then(|guarded| guarded.resume.clone());
+    let goes_on = |name: &String| resume.as_ref().is_some_and(|it| it.active.contains(name));
+    let kept = chosen.plan.vips.iter().filter(|vip| goes_on(&vip.name));
+    let kept: Vec<_> = kept.flat_map(|vip| vip.addresses.iter().copied()).collect();
     let keeper = crate::addresses::start(
         addresses.1,
         engine.0.clone(),
         control.0.clone(),
         Arc::clone(&beat),
         ledger,
+        &paths.run_dir,
+        &kept,
     )?;
-    let resume = guarded.as_ref().and_then(|guarded| guarded.resume.clone());
     let resumed = resume.is_some();
     let outside = crate::engine::Outside {
         resume,

@@ -79,6 +79,15 @@ impl Setting {
     pub fn stands(&self, now: &str) -> bool {
         same(now, &self.new)
     }
+
+    /// Whether it is one of those that a daemon changes; what stands in shared memory or in a file is
+    /// believed no further than it has to be.
+    #[must_use]
+    pub fn is_of_an_interface(&self) -> bool {
+        let last = self.path.rsplit('/').next();
+        self.path.starts_with("net/ipv4/conf/")
+            && last.is_some_and(|last| INTERFACE_SETTINGS.contains(&last))
+    }
 }
 
 /// Values of several numbers are shown with tabs and written with blanks.
@@ -104,6 +113,10 @@ pub struct Signs {
 }
 
 impl Signs {
+    /// Nothing to lose.
+    pub const NONE: Self =
+        Self { holds: false, patience: Duration::ZERO, last_beat: Instant::from_nanos(0) };
+
     const fn matters(self) -> bool {
         self.holds && !self.patience.is_zero()
     }
@@ -181,6 +194,8 @@ pub struct Lives {
 }
 
 impl Lives {
+    pub const NONE: Self = Self { began: Instant::from_nanos(0), deaths: 0 };
+
     pub const fn begins(&mut self, now: Instant) {
         self.began = now;
     }
@@ -218,14 +233,9 @@ pub fn duties(state: &State) -> Vec<Duty> {
     goodbyes.sort_by_key(|goodbye| (goodbye.index, goodbye.source));
     let groups = goodbyes.chunk_by(|a, b| (a.index, a.source) == (b.index, b.source));
     duties.extend(groups.map(|group| Duty::SayGoodbye(group.to_vec())));
-    // What stands in shared memory is believed no further than it has to be.
-    let known = |setting: &&Setting| {
-        let last = setting.path.rsplit('/').next();
-        setting.path.starts_with("net/ipv4/conf/")
-            && last.is_some_and(|last| INTERFACE_SETTINGS.contains(&last))
-    };
     // The last one first.
-    duties.extend(state.settings.iter().rev().filter(known).cloned().map(Duty::PutBack));
+    let known = state.settings.iter().rev().filter(|setting| setting.is_of_an_interface());
+    duties.extend(known.cloned().map(Duty::PutBack));
     duties
 }
 

@@ -24,12 +24,14 @@ pub const LOOPBACK: u32 = 1;
 /// Its interface isn't there: `ENODEV`.
 const ENODEV: i32 = 19;
 
-/// Asked of whoever keeps the addresses.
+/// Asked of whoever keeps the addresses. The number of an order comes back with what became of it: whoever
+/// has ordered something else since waits for that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
     /// `index`: of the interface, if it is there; `goodbyes`: what the guard says if the daemon dies.
     Hold {
         vip: VipId,
+        number: u64,
         interface: String,
         index: Option<u32>,
         prefixes: Vec<Prefix>,
@@ -37,11 +39,13 @@ pub enum Order {
     },
     Release {
         vip: VipId,
+        number: u64,
     },
     /// As a release; this host's sockets go on using the addresses. `interfaces`: those that mustn't
     /// answer for them.
     Stay {
         vip: VipId,
+        number: u64,
         interfaces: Vec<String>,
     },
     /// What has stayed goes.
@@ -83,8 +87,8 @@ pub enum Step {
     PutBack(Setting),
     /// Answered with [`Answer::Results`]; what is as it should be already is no error.
     Change { batch: Vec<Change>, wait: Wait },
-    /// Tell the engine.
-    Settled { vip: VipId, outcome: Outcome },
+    /// Tell the engine what became of the order with this number, and of those before.
+    Settled { vip: VipId, number: u64, outcome: Outcome },
     /// Tell the operator.
     Complain(String),
 }
@@ -141,6 +145,7 @@ enum Meaning {
 
 #[derive(Clone, Debug)]
 struct Held {
+    interface: String,
     index: u32,
     prefixes: Vec<Prefix>,
     goodbyes: Vec<Goodbye>,
@@ -175,6 +180,8 @@ pub struct Holding {
     prepared: BTreeSet<String>,
     /// VIPs whose last order hasn't been answered.
     unsettled: BTreeSet<VipId>,
+    /// Each VIP's last order.
+    numbers: BTreeMap<VipId, u64>,
     /// Those among them that the kernel refused, and why.
     refused: BTreeMap<VipId, i32>,
     tasks: VecDeque<Task>,
@@ -205,18 +212,19 @@ impl Holding {
         this
     }
 
-    /// A program goes on in place of another one, of which this is recorded.
+    /// A program goes on in place of another one. `state` is what that one has recorded, with those of its
+    /// addresses that are about to be held again; `found` is what is on the host.
     #[must_use]
-    pub fn resumed(state: State, leftovers: impl IntoIterator<Item = Key>) -> Self {
+    pub fn resumed(state: State, found: impl IntoIterator<Item = Key>) -> Self {
         let mut this = Self {
             inherited: state.addresses.into_iter().collect(),
-            going: leftovers.into_iter().collect(),
+            going: found.into_iter().collect(),
             settings: state.settings,
             ..Self::default()
         };
         this.going.retain(|key| !this.inherited.contains(key));
-        if !this.going.is_empty() {
-            this.tasks.extend([Task::Make, Task::Record]);
+        if !this.going.is_empty() || !this.settings.is_empty() {
+            this.tasks.extend([Task::Make, Task::Undo]);
         }
         this
     }
@@ -236,9 +244,11 @@ impl Holding {
         self.held.is_empty() && self.stays.is_empty() && self.inherited.is_empty()
     }
 
+    /// Whether a VIP has stayed, or is about to.
     #[must_use]
-    pub fn holds(&self, vip: VipId) -> bool {
-        self.held.contains_key(&vip)
+    pub fn stays(&self) -> bool {
+        let stay = |task: &Task| matches!(task, Task::Stay(_));
+        !self.stays.is_empty() || self.staying.is_some() || self.tasks.iter().any(stay)
     }
 
     /// Whose an address is.
@@ -282,17 +292,13 @@ impl Holding {
         for order in orders {
             self.order(order, &mut comes_back);
         }
-        self.tasks.extend([Task::Make, Task::Settle]);
-        if !comes_back.is_empty() {
-            // On the interface first, then off the loopback link: the sockets notice nothing.
-            self.tasks.extend([Task::ComeBack(comes_back), Task::Make, Task::Settle]);
-        }
+        self.then_all(comes_back);
     }
 
     fn order(&mut self, order: Order, comes_back: &mut Vec<VipId>) {
         match order {
-            Order::Hold { vip, interface, index, prefixes, goodbyes } => {
-                self.unsettled.insert(vip);
+            Order::Hold { vip, number, interface, index, prefixes, goodbyes } => {
+                self.ordered(vip, number);
                 self.let_go(vip);
                 self.stays_not(vip);
                 if self.stays.contains_key(&vip) {
@@ -302,19 +308,15 @@ impl Holding {
                     self.refused.insert(vip, ENODEV);
                     return;
                 };
-                if self.prepared.insert(interface.clone()) {
-                    // The end of a primary address must not delete the secondaries and routes behind it.
-                    let path = format!("net/ipv4/conf/{interface}/promote_secondaries");
-                    self.tasks.push_back(Task::Prepare(Wish { path, least: 1 }));
-                }
-                self.held.insert(vip, Held { index, prefixes, goodbyes });
+                self.prepare(&interface);
+                self.held.insert(vip, Held { interface, index, prefixes, goodbyes });
             }
-            Order::Release { vip } => {
-                self.unsettled.insert(vip);
+            Order::Release { vip, number } => {
+                self.ordered(vip, number);
                 self.let_go(vip);
             }
-            Order::Stay { vip, interfaces } => {
-                self.unsettled.insert(vip);
+            Order::Stay { vip, number, interfaces } => {
+                self.ordered(vip, number);
                 let Some(held) = self.let_go(vip) else { return };
                 // Asked for an address of another interface it says nothing, and asks in its own name.
                 // (For IPv6 no interface answers for the address of another one.)
@@ -334,9 +336,22 @@ impl Holding {
         }
     }
 
+    /// The end of a primary address must not delete the secondaries and routes behind it.
+    fn prepare(&mut self, interface: &str) {
+        if self.prepared.insert(interface.to_owned()) {
+            let path = format!("net/ipv4/conf/{interface}/promote_secondaries");
+            self.tasks.push_back(Task::Prepare(Wish { path, least: 1 }));
+        }
+    }
+
     /// An order of the same moment says otherwise.
     fn stays_not(&mut self, vip: VipId) {
         self.tasks.retain(|task| !matches!(task, Task::Stay(staying) if staying.vip == vip));
+    }
+
+    fn ordered(&mut self, vip: VipId, number: u64) {
+        self.unsettled.insert(vip);
+        self.numbers.insert(vip, number);
     }
 
     fn let_go(&mut self, vip: VipId) -> Option<Held> {
@@ -363,6 +378,7 @@ impl Holding {
         self.tasks.clear();
         self.staying = None;
         self.awaited = None;
+        self.prepared.clear();
     }
 
     /// After that: what is held is held anew, of what is `present` all else goes, and all is settled.
@@ -370,7 +386,19 @@ impl Holding {
         self.unsettled.extend(self.held.keys());
         self.going.extend(present);
         self.going.retain(|key| !self.inherited.contains(key));
+        let interfaces: Vec<_> = self.held.values().map(|held| held.interface.clone()).collect();
+        interfaces.iter().for_each(|interface| self.prepare(interface));
+        let back = self.stays.keys().filter(|vip| self.held.contains_key(vip));
+        self.then_all(back.copied().collect());
+    }
+
+    /// What was asked for is made; then those that were held again while they stayed come back.
+    fn then_all(&mut self, comes_back: Vec<VipId>) {
         self.tasks.extend([Task::Make, Task::Settle]);
+        if !comes_back.is_empty() {
+            // On the interface first, then off the loopback link: the sockets notice nothing.
+            self.tasks.extend([Task::ComeBack(comes_back), Task::Make, Task::Settle]);
+        }
     }
 
     /// The daemon ends: the host is left as it was found.
@@ -383,6 +411,12 @@ impl Holding {
         self.unsettled.clear();
         self.refused.clear();
         self.tasks.extend([Task::Make, Task::UndoAll, Task::Record]);
+    }
+
+    /// At the end the kernel can't be talked to: what can't be removed runs out.
+    pub fn lose(&mut self) {
+        self.going.clear();
+        self.tasks.extend([Task::UndoAll, Task::Record]);
     }
 
     /// The next step; `None` when all is done, or the last one hasn't been answered.
@@ -495,7 +529,8 @@ impl Holding {
                 (None, true) => Outcome::Held,
                 (None, false) => Outcome::Released,
             };
-            self.then(Step::Settled { vip, outcome }, Meaning::None);
+            let number = self.numbers.get(&vip).copied().unwrap_or(0);
+            self.then(Step::Settled { vip, number, outcome }, Meaning::None);
         }
         self.tasks.push_front(Task::Undo);
     }

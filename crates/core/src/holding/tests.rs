@@ -12,6 +12,7 @@ fn key(text: &str) -> Key {
 fn hold(vip: VipId, prefix: &str) -> Order {
     Order::Hold {
         vip,
+        number: 1,
         interface: "eth0".into(),
         index: Some(2),
         prefixes: vec![prefix.parse().unwrap()],
@@ -68,7 +69,7 @@ impl Host {
                 self.told.push(format!("change {}", batch.len()));
                 return Answer::Results(vec![Ok(()); batch.len()]);
             }
-            Step::Settled { vip, outcome } => self.told.push(format!("{} {outcome:?}", vip.0)),
+            Step::Settled { vip, outcome, .. } => self.told.push(format!("{} {outcome:?}", vip.0)),
             Step::Complain(text) => self.told.push(text),
         }
         Answer::Done
@@ -94,7 +95,7 @@ fn a_hold_and_its_release_leave_nothing() {
     let set = format!("set {promote}");
     assert_eq!(host.told, ["record", &set, "record", "change 1", "0 Held", "record"]);
     host.told.clear();
-    holding.orders([Order::Release { vip: WEB }]);
+    holding.orders([Order::Release { vip: WEB, number: 2 }]);
     host.run(&mut holding);
     let put_back = format!("put back {promote}");
     assert_eq!(host.told, ["record", "change 1", "0 Released", &put_back, "record"]);
@@ -107,8 +108,8 @@ fn an_address_that_is_released_beside_a_stay_is_known_until_it_has_gone() {
     let (mut holding, mut host) = (Holding::default(), Host::default());
     holding.orders([hold(WEB, "10.0.0.41/24"), hold(API, "10.0.0.42/24")]);
     host.run(&mut holding);
-    let stay = Order::Stay { vip: API, interfaces: vec!["eth0".into(), "eth1".into()] };
-    holding.orders([Order::Release { vip: WEB }, stay]);
+    let stay = Order::Stay { vip: API, number: 3, interfaces: vec!["eth0".into(), "eth1".into()] };
+    holding.orders([Order::Release { vip: WEB, number: 2 }, stay]);
     host.run(&mut holding);
     let on_lo = on_loopback("10.0.0.42".parse().unwrap());
     assert_eq!(host.addresses, [on_lo].into());
@@ -124,7 +125,7 @@ fn an_address_that_is_released_beside_a_stay_is_known_until_it_has_gone() {
 fn what_comes_back_is_on_the_interface_before_it_leaves_the_loopback_link() {
     let (mut holding, mut host) = (Holding::default(), Host::default());
     holding.orders([hold(WEB, "10.0.0.41/24")]);
-    holding.orders([Order::Stay { vip: WEB, interfaces: vec!["eth0".into()] }]);
+    holding.orders([Order::Stay { vip: WEB, number: 3, interfaces: vec!["eth0".into()] }]);
     host.run(&mut holding);
     host.told.clear();
     holding.orders([hold(WEB, "10.0.0.41/24")]);
@@ -139,7 +140,7 @@ fn a_hold_and_a_stay_of_the_same_moment_are_a_hold() {
     let (mut holding, mut host) = (Holding::default(), Host::default());
     holding.orders([hold(WEB, "10.0.0.41/24")]);
     host.run(&mut holding);
-    let stay = Order::Stay { vip: WEB, interfaces: vec!["eth0".into()] };
+    let stay = Order::Stay { vip: WEB, number: 3, interfaces: vec!["eth0".into()] };
     holding.orders([stay, hold(WEB, "10.0.0.41/24")]);
     host.run(&mut holding);
     assert_eq!(host.addresses, [key("10.0.0.41/24")].into());
@@ -202,7 +203,7 @@ fn a_setting_that_cannot_be_written_cuts_connections_and_nothing_else() {
     let (mut holding, mut host) = (Holding::default(), Host::default());
     holding.orders([hold(WEB, "10.0.0.41/24")]);
     host.run(&mut holding);
-    holding.orders([Order::Stay { vip: WEB, interfaces: vec!["eth0".into()] }]);
+    holding.orders([Order::Stay { vip: WEB, number: 3, interfaces: vec!["eth0".into()] }]);
     while let Some(step) = holding.next() {
         let answer = match step {
             Step::Set { .. } => Answer::Failed("read-only".into()),
