@@ -162,6 +162,8 @@ fn settings_that_guard_and_daemon_left_are_put_back_by_whoever_comes_next() {
     assert_eq!(setting().trim(), "1");
     let kill = |guard: u32| {
         let daemon = child(guard).unwrap();
+        // A daemon that runs would have another guard in a moment.
+        spawn::kill(daemon, 19).unwrap();
         spawn::kill(guard, 9).unwrap();
         spawn::kill(daemon, 9).unwrap();
         wait_until("both to be gone", Duration::from_secs(1), || !exists(guard) && !exists(daemon));

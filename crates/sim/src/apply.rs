@@ -81,9 +81,12 @@ impl Scene {
             Fault::Start { machine } => self.start(machine),
             Fault::Quit { machine } => {
                 self.leftovers_gone(machine);
-                self.told_to_stop(machine);
+                if self.told_to_stop(machine) {
+                    return;
+                }
                 self.machines[usize::from(machine)].stopping = true;
                 self.command(machine, Command::Stop);
+                self.trapped(machine, "a daemon is told to stop", true);
             }
             Fault::Service { machine, check, works, sudden, gap } => {
                 self.service(machine, check, works, sudden, gap);

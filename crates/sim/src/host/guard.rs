@@ -60,7 +60,7 @@ impl Scene {
             return;
         }
         let now = self.now;
-        let Some(host) = self.host(machine).filter(|host| host.guard == Guard::Up) else { return };
+        let Some(host) = self.host(machine) else { return };
         if host.flaw == Flaw::NeverStarts && host.lives > 0 {
             return;
         }
@@ -68,7 +68,9 @@ impl Scene {
         (host.ended, host.burying, host.patience) = (false, false, 0);
         host.guarded_lives.begins(Instant::from_nanos(now));
         if self.trapped(machine, "a daemon is forked", false) && !self.guard_is_up(machine) {
-            return;
+            let Some(host) = self.host(machine) else { return };
+            let guard_life = host.guard_life;
+            return self.later(machine, (0, 0), Happening::Forks { guard_life });
         }
         self.start_process(machine);
         self.process_begins(machine);
@@ -160,9 +162,11 @@ impl Scene {
         self.ends_process(machine);
         let Some(host) = self.host(machine) else { return };
         (host.holding, host.step) = (None, None);
-        (host.begins, host.ends, host.hangs) = (false, false, false);
+        (host.begins, host.ends, host.ending, host.hangs) = (false, false, false, false);
         host.orders.clear();
         host.deferred[0].clear();
+        host.held.clear();
+        host.wanted.clear();
     }
 
     pub(crate) fn daemon_is_gone(&mut self, machine: u8) {
@@ -185,13 +189,11 @@ impl Scene {
         let now = self.now;
         let Some(host) = self.host(machine) else { return };
         let bound = if host.guard == Guard::Up { bound + slow } else { ALL_GONE };
-        let patience = host.patience;
         host.down = Some(match host.down {
             // It was stopped before it was killed.
             Some(down) => Down { bound: down.bound.max(now - down.since + bound), ..down },
             None => Down { since: now, bound },
         });
-        let _ = patience;
     }
 
     pub(crate) fn stands_still(&mut self, machine: u8) {
@@ -228,6 +230,7 @@ impl Scene {
 
     /// Another guard, or another program of it, has opened its eyes.
     pub(crate) fn guard_watches(&mut self, machine: u8) {
+        self.trapped(machine, "another guard watches", false);
         let run = self.machines[usize::from(machine)].run;
         let now = self.now;
         let Some(host) = self.host(machine).filter(|host| host.guard == Guard::Begins) else { return };

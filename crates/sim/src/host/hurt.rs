@@ -101,7 +101,7 @@ pub const AT: [&str; 18] = [
 ];
 
 /// The name of a step, for the table of a run.
-pub fn name_of(step: &Step) -> &'static str {
+pub(super) fn name_of(step: &Step) -> &'static str {
     match step {
         Step::Record(_) => "the ledger is written",
         Step::Look { .. } => "a setting is read",

@@ -72,11 +72,15 @@ impl Scene {
         self.later(machine, EXEC, Happening::Watches { guard_life });
     }
 
-    /// SIGTERM, by way of the guard.
-    pub(crate) fn told_to_stop(&mut self, machine: u8) {
-        let Some(host) = self.host(machine) else { return };
-        host.stopping = host.guard != Guard::Gone;
-        self.trapped(machine, "a daemon is told to stop", true);
+    /// SIGTERM, by way of the guard; true when there is no daemon to stop any more.
+    pub(crate) fn told_to_stop(&mut self, machine: u8) -> bool {
+        self.trapped(machine, "a daemon is told to stop", false);
+        let running = self.machines[usize::from(machine)].running();
+        let Some(host) = self.host(machine) else { return false };
+        if running {
+            host.stopping = host.guard != Guard::Gone;
+        }
+        !running
     }
 
     pub(crate) fn own_in_kernel(&mut self, machine: u8, present: bool) {

@@ -96,6 +96,8 @@ pub struct Host {
     pub begins: bool,
     /// It leaves the host as it was found.
     pub ends: bool,
+    /// It has begun to.
+    pub ending: bool,
     /// Its engine hangs, and the rest of it doesn't.
     pub hangs: bool,
     pub beat: Nanos,
@@ -258,6 +260,7 @@ impl Host {
             step: None,
             begins: false,
             ends: false,
+            ending: false,
             hangs: false,
             beat: 0,
             began: 0,

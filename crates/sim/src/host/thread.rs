@@ -94,14 +94,21 @@ impl Scene {
             return;
         }
         if holding.idle() {
-            if host.orders.is_empty() {
+            if host.ends && !host.ending {
+                host.ending = true;
+                host.orders.clear();
+                holding.end();
+            } else if host.orders.is_empty() {
                 return self.at_rest(machine);
+            } else {
+                holding.orders(host.orders.drain(..));
             }
-            holding.orders(host.orders.drain(..));
         }
         host.step = holding.next();
         let wait = match &host.step {
-            None => return self.work(machine),
+            // What was left to do needed no step.
+            None if holding.idle() => return self.work(machine),
+            None => return,
             Some(Step::Change { .. }) => (takes.0 + slow, takes.1 + slow),
             Some(_) => BRIEFLY,
         };
@@ -116,14 +123,13 @@ impl Scene {
         if self.trapped(machine, at, false) && self.is_not_done(machine, life) {
             return;
         }
-        let Some(host) = self.host(machine) else { return };
-        host.step = None;
         let answer = self.do_step(machine, step);
         if self.machines[usize::from(machine)].life != life {
             return;
         }
-        if let Some(holding) = self.host(machine).and_then(|host| host.holding.as_mut()) {
-            holding.answer(answer);
+        if let Some(host) = self.host(machine) {
+            host.holding.iter_mut().for_each(|holding| holding.answer(answer.clone()));
+            host.step = None;
         }
         self.trapped(machine, at, true);
         if self.machines[usize::from(machine)].life == life {
@@ -404,12 +410,12 @@ impl Scene {
             self.trapped(machine, "a daemon begins", false);
             if self.machines[usize::from(machine)].running() {
                 self.node_begins(machine);
+                self.trapped(machine, "a daemon begins", true);
             } else if let Some(host) = self.host(machine) {
                 // It goes on once it runs.
                 host.begins = host.holding.is_some();
             }
         } else if host.ends {
-            host.ends = false;
             host.ended = true;
             self.process_has_ended(machine);
             self.process_over(machine);
@@ -423,7 +429,7 @@ impl Scene {
         let Some(host) = self.host(machine) else { return };
         let ours: Vec<_> = host.kernel.ours().collect();
         host.holding = Some(Holding::begun(ours, host.file.clone()));
-        (host.begins, host.ends, host.hangs) = (true, false, false);
+        (host.begins, host.ends, host.ending, host.hangs) = (true, false, false, false);
         (host.began, host.restart_by) = (now, None);
         host.lives += 1;
         host.orders.clear();
@@ -460,9 +466,6 @@ impl Scene {
     pub(crate) fn process_is_to_end(&mut self, machine: u8) {
         let Some(host) = self.host(machine) else { return };
         host.ends = true;
-        host.step = None;
-        host.orders.clear();
-        host.holding.iter_mut().for_each(Holding::end);
         self.work(machine);
     }
 
