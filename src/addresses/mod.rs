@@ -210,7 +210,13 @@ impl Addresses {
         let mut watch = None;
         let alive = loop {
             match self.inbox.receiver.take() {
-                Taken::Message(ToAddresses::Hold { vip, number, interface, prefixes, goodbyes }) => {
+                Taken::Message(ToAddresses::Hold {
+                    vip,
+                    number,
+                    interface,
+                    prefixes,
+                    goodbyes,
+                }) => {
                     let index = self.index_of(&interface);
                     orders.push(Order::Hold { vip, number, interface, index, prefixes, goodbyes });
                 }
@@ -302,7 +308,8 @@ impl Addresses {
             self.holding.disinherit();
             self.work()?;
             if self.beat.age(time) < ENGINE_DEAD_AFTER {
-                let batch: Vec<_> = self.holding.renewals().into_iter().map(steps::change).collect();
+                let batch: Vec<_> =
+                    self.holding.renewals().into_iter().map(steps::change).collect();
                 self.rtnl.renew(&batch)?;
             }
         }

@@ -22,7 +22,9 @@ const ROUTED_WITHIN: Duration = Duration::from_secs(1);
 
 pub(super) const fn change(wanted: Wanted) -> Change {
     match wanted {
-        Wanted::Hold { key: (index, prefix) } => Change::Hold { index, prefix, valid_s: LIFETIME_S },
+        Wanted::Hold { key: (index, prefix) } => {
+            Change::Hold { index, prefix, valid_s: LIFETIME_S }
+        }
         Wanted::Keep { address } => keep(address),
         Wanted::Drop { key: (index, prefix) } => Change::Drop { index, prefix },
     }

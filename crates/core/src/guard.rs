@@ -296,8 +296,7 @@ mod tests {
                 Duty::PutBack(setting) => setting.path,
             })
             .collect();
-        let settings =
-            ["net/ipv4/conf/eth0/arp_ignore", "net/ipv4/conf/eth0/promote_secondaries"];
+        let settings = ["net/ipv4/conf/eth0/arp_ignore", "net/ipv4/conf/eth0/promote_secondaries"];
         assert_eq!(told[..3], ["drop 1", "goodbye 2", "goodbye 1"]);
         assert_eq!(told[3..], settings);
         assert!(duties(&State::default()).is_empty());

@@ -58,10 +58,16 @@ pub enum Order {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// It comes, or is renewed, with a lifetime.
-    Hold { key: Key },
+    Hold {
+        key: Key,
+    },
     /// The same on the loopback link, for this host alone.
-    Keep { address: IpAddr },
-    Drop { key: Key },
+    Keep {
+        address: IpAddr,
+    },
+    Drop {
+        key: Key,
+    },
 }
 
 /// How long the shell waits until a new address can be used.
@@ -204,8 +210,7 @@ impl Holding {
     /// A daemon begins on a host where an earlier one has left `leftovers` and `settings`.
     #[must_use]
     pub fn begun(leftovers: impl IntoIterator<Item = Key>, settings: Vec<Setting>) -> Self {
-        let mut this =
-            Self { going: leftovers.into_iter().collect(), settings, ..Self::default() };
+        let mut this = Self { going: leftovers.into_iter().collect(), settings, ..Self::default() };
         if !this.going.is_empty() || !this.settings.is_empty() {
             this.tasks.extend([Task::Make, Task::UndoAll, Task::Record]);
         }
@@ -321,8 +326,9 @@ impl Holding {
                 // Asked for an address of another interface it says nothing, and asks in its own name.
                 // (For IPv6 no interface answers for the address of another one.)
                 let wishes = interfaces.iter().flat_map(|interface| {
-                    [("arp_ignore", 1), ("arp_announce", 2)].map(|(name, least)| {
-                        Wish { path: format!("net/ipv4/conf/{interface}/{name}"), least }
+                    [("arp_ignore", 1), ("arp_announce", 2)].map(|(name, least)| Wish {
+                        path: format!("net/ipv4/conf/{interface}/{name}"),
+                        least,
                     })
                 });
                 let addresses = held.prefixes.iter().map(|prefix| prefix.address()).collect();

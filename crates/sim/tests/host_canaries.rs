@@ -96,8 +96,3 @@ fn promise_8_sees_settings_that_are_lost_with_guard_and_daemon() {
 fn promise_9_sees_settings_that_are_put_back_before_the_addresses_go() {
     is_caught(Flaw::SettingsFirst, "P9: ");
 }
-
-#[test]
-fn promise_9_sees_a_primary_that_takes_the_own_address_along() {
-    is_caught(Flaw::NeverPromotes, "P9: ");
-}

@@ -43,9 +43,15 @@ fn unlike(now: Nanos, machine: &Machine, host: &Host) -> Option<(&'static str, S
     {
         let after = (now - down.since) / 1_000;
         let bound = down.bound / 1_000;
-        return Some(("P3", format!("has {} {after} us after its end, {bound} us is the bound", key.1)));
+        return Some((
+            "P3",
+            format!("has {} {after} us after its end, {bound} us is the bound", key.1),
+        ));
     }
-    if machine.running() && machine.node.is_some() && !machine.stopping && host.at_rest()
+    if machine.running()
+        && machine.node.is_some()
+        && !machine.stopping
+        && host.at_rest()
         && let Some((path, is, meant)) = host.kernel.changed()
     {
         return Some(("P8", format!("holds nothing, and {path} is {is}, not {meant}")));

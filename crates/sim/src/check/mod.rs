@@ -152,7 +152,8 @@ impl Checks {
 
     fn next_due(&self, scene: &Scene) -> Nanos {
         let first = self.overlap.due(scene).min(self.takeover.due(scene));
-        let first = first.min(self.clients.due()).min(self.witness.due(scene)).min(self.rivals.due());
+        let first =
+            first.min(self.clients.due()).min(self.witness.due(scene)).min(self.rivals.due());
         first.min(self.hosts.due(scene))
     }
 

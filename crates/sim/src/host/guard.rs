@@ -67,9 +67,9 @@ impl Scene {
         (host.ledger, host.late_ledger) = (State::default(), State::default());
         (host.ended, host.burying, host.patience) = (false, false, 0);
         host.guarded_lives.begins(Instant::from_nanos(now));
+        let guard_life = host.guard_life;
         if self.trapped(machine, "a daemon is forked", false) && !self.guard_is_up(machine) {
-            let Some(host) = self.host(machine) else { return };
-            let guard_life = host.guard_life;
+            // A guard that died meanwhile starts nobody.
             return self.later(machine, (0, 0), Happening::Forks { guard_life });
         }
         self.start_process(machine);
@@ -233,7 +233,9 @@ impl Scene {
         self.trapped(machine, "another guard watches", false);
         let run = self.machines[usize::from(machine)].run;
         let now = self.now;
-        let Some(host) = self.host(machine).filter(|host| host.guard == Guard::Begins) else { return };
+        let Some(host) = self.host(machine).filter(|host| host.guard == Guard::Begins) else {
+            return;
+        };
         host.guard = Guard::Up;
         host.guarded_lives = Lives::NONE;
         host.guarded_lives.begins(Instant::from_nanos(now));
@@ -294,7 +296,9 @@ impl Scene {
 
     pub(crate) fn duty_done(&mut self, machine: u8) {
         let Some(host) = self.host(machine) else { return };
-        let (guard_life, Some(duty)) = (host.guard_life, host.duties.front().cloned()) else { return };
+        let (guard_life, Some(duty)) = (host.guard_life, host.duties.front().cloned()) else {
+            return;
+        };
         let at = match duty {
             Duty::Drop(_) => "the guard takes addresses away",
             Duty::SayGoodbye(_) => "the guard says goodbye",
@@ -369,7 +373,8 @@ impl Scene {
             && let Some((path, is, meant)) = host.kernel.changed()
             && host.ledger.settings.iter().any(|setting| setting.path == path)
         {
-            let what = format!("P8: the guard of {name} has cleared up, and {path} is {is}, not {meant}");
+            let what =
+                format!("P8: the guard of {name} has cleared up, and {path} is {is}, not {meant}");
             self.seen.push(Observation::Broken(what));
         }
         let Some(host) = self.host(machine) else { return };
@@ -395,7 +400,8 @@ impl Scene {
         let untold = host.held.difference(&host.said).next().copied();
         host.held.clear();
         if let Some(vip) = untold.filter(|_| can) {
-            let what = format!("P2: the guard of {name} told nobody that {} is free", self.name(vip));
+            let what =
+                format!("P2: the guard of {name} told nobody that {} is free", self.name(vip));
             self.seen.push(Observation::Broken(what));
         }
     }
@@ -411,7 +417,9 @@ impl Scene {
             return self.apply(Fault::Continue { machine, clock_stood: false });
         }
         let still = matches!(self.machines[usize::from(machine)].run, Run::Stopped { .. });
-        let Some(host) = self.host(machine).filter(|host| host.guard == Guard::Stopped) else { return };
+        let Some(host) = self.host(machine).filter(|host| host.guard == Guard::Stopped) else {
+            return;
+        };
         host.guard = Guard::Up;
         self.undefer(machine, true);
         if still {

@@ -111,8 +111,7 @@ pub(super) fn name_of(step: &Step) -> &'static str {
         Step::Change { batch, .. } => {
             let has = |what: fn(&Change) -> bool| batch.iter().any(what);
             let keeps = has(|change| matches!(change, Change::Keep { .. }));
-            let leaves =
-                has(|change| matches!(change, Change::Drop { key } if key.0 == LOOPBACK));
+            let leaves = has(|change| matches!(change, Change::Drop { key } if key.0 == LOOPBACK));
             let holds = has(|change| matches!(change, Change::Hold { .. }));
             let drops = has(|change| matches!(change, Change::Drop { .. }));
             match (keeps, leaves, holds, drops) {

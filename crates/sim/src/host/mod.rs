@@ -61,8 +61,6 @@ pub enum Flaw {
     LosesFile,
     /// Nobody puts settings back.
     KeepsSettings,
-    /// The host's own secondary addresses aren't promoted.
-    NeverPromotes,
 }
 
 /// The guard of a machine.
@@ -137,28 +135,55 @@ pub struct Host {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Happening {
     /// The address thread is through with its step.
-    Step { life: u32 },
+    Step {
+        life: u32,
+    },
     /// An address that somebody took away is put back.
-    PutBack { life: u32 },
+    PutBack {
+        life: u32,
+    },
     /// What a program before this one held has had its time.
-    Disinherit { life: u32 },
+    Disinherit {
+        life: u32,
+    },
     /// No socket needs what has stayed.
-    Drained { life: u32, vip: VipId },
+    Drained {
+        life: u32,
+        vip: VipId,
+    },
     /// The daemon hears that its guard has died.
-    Orphaned { life: u32, forks: bool },
+    Orphaned {
+        life: u32,
+        forks: bool,
+    },
     /// The guard is there, or another program in its place.
-    Watches { guard_life: u32 },
-    Looks { guard_life: u32, due: Nanos },
+    Watches {
+        guard_life: u32,
+    },
+    Looks {
+        guard_life: u32,
+        due: Nanos,
+    },
     /// The guard hears that its daemon has died.
-    Buries { guard_life: u32 },
+    Buries {
+        guard_life: u32,
+    },
     /// It is through with a duty.
-    Duty { guard_life: u32 },
+    Duty {
+        guard_life: u32,
+    },
     /// It starts a daemon.
-    Forks { guard_life: u32 },
+    Forks {
+        guard_life: u32,
+    },
     /// A lifetime ends.
-    Expires { token: u32 },
+    Expires {
+        token: u32,
+    },
     /// A process is to go on: the daemon, the guard.
-    GoesOn { daemon: bool },
+    GoesOn {
+        daemon: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -209,12 +234,15 @@ impl Scene {
             | Happening::Forks { guard_life } => (None, Some(guard_life)),
             Happening::Expires { .. } | Happening::GoesOn { .. } => (None, None),
         };
-        if of_daemon.is_some_and(|of| of != life) || of_guard.is_some_and(|of| of != host.guard_life)
+        if of_daemon.is_some_and(|of| of != life)
+            || of_guard.is_some_and(|of| of != host.guard_life)
         {
             return;
         }
         let still = matches!(run, Run::Stopped { .. });
-        if of_daemon.is_some() && (still || suspended) || what == (Happening::GoesOn { daemon: true }) && suspended {
+        if of_daemon.is_some() && (still || suspended)
+            || what == (Happening::GoesOn { daemon: true }) && suspended
+        {
             return host.deferred[0].push(what);
         }
         if suspended || of_guard.is_some() && host.guard == Guard::Stopped {
@@ -266,7 +294,11 @@ impl Host {
             began: 0,
             lives: 0,
             ledger: State { addresses: Vec::new(), goodbyes: Vec::new(), settings: Vec::new() },
-            late_ledger: State { addresses: Vec::new(), goodbyes: Vec::new(), settings: Vec::new() },
+            late_ledger: State {
+                addresses: Vec::new(),
+                goodbyes: Vec::new(),
+                settings: Vec::new(),
+            },
             ended: false,
             patience: 0,
             file: Vec::new(),

@@ -166,9 +166,7 @@ impl Scene {
             }
             Step::Look { path } => Answer::Value(host.kernel.setting(&path).to_owned()),
             Step::Set { path, value } => {
-                if host.flaw != Flaw::NeverPromotes {
-                    host.kernel.set(&path, &value);
-                }
+                host.kernel.set(&path, &value);
                 Answer::Value(value)
             }
             Step::PutBack(setting) => {
@@ -340,7 +338,8 @@ impl Scene {
         self.look_at_kernel(machine, false);
         for prefix in back {
             let place = self.place_with(prefix);
-            let Some(vip) = place.and_then(|it| self.machines[usize::from(machine)].id_of(it)) else {
+            let Some(vip) = place.and_then(|it| self.machines[usize::from(machine)].id_of(it))
+            else {
                 continue;
             };
             let address = prefix.address();
@@ -372,7 +371,9 @@ impl Scene {
 
     pub(crate) fn lifetime_ends(&mut self, machine: u8, token: u32) {
         let now = self.now;
-        let Some(host) = self.host(machine).filter(|host| host.kernel.token == token) else { return };
+        let Some(host) = self.host(machine).filter(|host| host.kernel.token == token) else {
+            return;
+        };
         let over = |one: &&super::kernel::Address| one.expires.is_some_and(|end| end <= now);
         let keys: Vec<_> = host.kernel.addresses.iter().filter(over).map(|one| one.key).collect();
         for key in keys {
@@ -471,7 +472,9 @@ impl Scene {
 
     /// A guard that died can't be replaced: the daemon ends in order.
     pub(crate) fn orphaned(&mut self, machine: u8, forks: bool) {
-        let Some(host) = self.host(machine).filter(|host| host.guard == Guard::Gone) else { return };
+        let Some(host) = self.host(machine).filter(|host| host.guard == Guard::Gone) else {
+            return;
+        };
         if forks {
             host.guard_life += 1;
             host.guard = Guard::Begins;
