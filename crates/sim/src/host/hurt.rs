@@ -79,14 +79,13 @@ pub const KINDS: [&str; 14] = [
 ];
 
 /// The steps at which it has to have been done, before and after.
-pub const AT: [&str; 18] = [
+pub const AT: [&str; 17] = [
     "the ledger is written",
     "a setting is read",
     "a setting is changed",
     "a setting is put back",
     "addresses come",
     "addresses go",
-    "addresses come and go",
     "a VIP is put on the loopback link",
     "a VIP leaves the loopback link",
     "the engine is told",
@@ -113,12 +112,10 @@ pub(super) fn name_of(step: &Step) -> &'static str {
             let keeps = has(|change| matches!(change, Change::Keep { .. }));
             let leaves = has(|change| matches!(change, Change::Drop { key } if key.0 == LOOPBACK));
             let holds = has(|change| matches!(change, Change::Hold { .. }));
-            let drops = has(|change| matches!(change, Change::Drop { .. }));
-            match (keeps, leaves, holds, drops) {
+            match (keeps, leaves, holds) {
                 (true, ..) => "a VIP is put on the loopback link",
                 (_, true, ..) => "a VIP leaves the loopback link",
-                (_, _, true, true) => "addresses come and go",
-                (_, _, true, false) => "addresses come",
+                (_, _, true) => "addresses come",
                 _ => "addresses go",
             }
         }
