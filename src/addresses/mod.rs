@@ -518,7 +518,7 @@ impl Addresses {
     fn undo(&mut self) {
         self.holding.end();
         while let Err(error) = self.work() {
-            // What can't be removed runs out.
+            // The guard takes the rest away, or it runs out.
             self.complain(format!("the kernel's netlink failed at the end: {error}"));
             self.holding.lose();
         }

@@ -166,10 +166,11 @@ pub struct Remains<E> {
 }
 
 impl<E: Copy> Remains<E> {
-    /// Whether the host has to be cleared up.
+    /// Whether the host has to be cleared up: what ended as it was meant to has left nothing, unless it
+    /// couldn't give something up.
     #[must_use]
     pub const fn left(&self) -> bool {
-        self.meant.is_none()
+        self.meant.is_none() || !self.clean
     }
 
     /// What its end means; `done` is the end of one that was told to stop.

@@ -419,10 +419,9 @@ impl Holding {
         self.tasks.extend([Task::Make, Task::UndoAll, Task::Record]);
     }
 
-    /// At the end the kernel can't be talked to: what can't be removed runs out.
+    /// At the end the kernel can't be talked to: the rest is the guard's, by what is recorded.
     pub fn lose(&mut self) {
-        self.going.clear();
-        self.tasks.extend([Task::UndoAll, Task::Record]);
+        self.tasks.push_back(Task::Record);
     }
 
     /// The next step; `None` when all is done, or the last one hasn't been answered.
