@@ -263,7 +263,7 @@ impl Scene {
     pub(crate) fn guard_buries(&mut self, machine: u8) {
         let left = self.remains(machine).left();
         let Some(host) = self.host(machine) else { return };
-        if host.burying {
+        if host.burying || host.flaw == Flaw::NeverBuries {
             return;
         }
         host.burying = true;
@@ -271,7 +271,6 @@ impl Scene {
         if left {
             host.duties.extend(duties(&host.ledger));
             match host.flaw {
-                Flaw::NeverDrops => host.duties.retain(|duty| !matches!(duty, Duty::Drop(_))),
                 Flaw::GoodbyeFirst => sort(host, |duty| !matches!(duty, Duty::SayGoodbye(_))),
                 Flaw::SettingsFirst => sort(host, |duty| !matches!(duty, Duty::PutBack(_))),
                 Flaw::Silent => host.duties.retain(|duty| !matches!(duty, Duty::SayGoodbye(_))),

@@ -41,8 +41,8 @@ const BEGINS: (Nanos, Nanos) = (3 * MILLISECOND, 40 * MILLISECOND);
 pub enum Flaw {
     #[default]
     None,
-    /// The guard takes no address away.
-    NeverDrops,
+    /// The guard doesn't hear that its daemon has died.
+    NeverBuries,
     /// The guard doesn't look whether its daemon is stuck.
     NeverLooks,
     /// Lifetimes don't end.
