@@ -5,7 +5,6 @@
 //! away is put back at once. The kernel's rtnl lock may be held by others for hundreds of
 //! milliseconds, which is why this isn't done by the engine.
 
-pub(crate) mod left;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -33,7 +32,7 @@ use crate::engine::messages::{
     Beat, FromEngine, Inbox, Listen, Listening, Post, ToAddresses, ToEngine,
 };
 use crate::guard::ledger::Ledger;
-use left::Left;
+use crate::left::Left;
 
 /// An address that isn't renewed is gone after this (tried: 2.0 s for IPv4, 2.2 s for IPv6).
 const LIFETIME_S: u32 = 2;

@@ -37,7 +37,7 @@ pub(super) const fn keep(address: IpAddr) -> Change {
 impl Addresses {
     /// Does everything that is to be done.
     pub(super) fn work(&mut self) -> io::Result<()> {
-        while let Some(step) = self.holding.next() {
+        while let Some(step) = self.holding.next_step() {
             match self.done(step) {
                 Ok(answer) => self.holding.answer(answer),
                 Err(error) => {

@@ -9,7 +9,7 @@ use standin_linux::netlink::{Change, PROTOCOL, Rtnl};
 use standin_linux::{forward, sysctl};
 
 use super::Places;
-use crate::addresses::left::Left;
+use crate::left::Left;
 
 #[derive(Debug, Args)]
 pub(crate) struct ReleaseArgs {

@@ -425,7 +425,7 @@ impl Holding {
     }
 
     /// The next step; `None` when all is done, or the last one hasn't been answered.
-    pub fn next(&mut self) -> Option<Step> {
+    pub fn next_step(&mut self) -> Option<Step> {
         if self.awaited.is_some() {
             return None;
         }

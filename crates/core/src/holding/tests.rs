@@ -31,8 +31,8 @@ struct Host {
 
 impl Host {
     fn run(&mut self, holding: &mut Holding) {
-        while let Some(step) = holding.next() {
-            assert!(holding.next().is_none(), "one step at a time");
+        while let Some(step) = holding.next_step() {
+            assert!(holding.next_step().is_none(), "one step at a time");
             let answer = self.done(step);
             holding.answer(answer);
             self.nothing_is_unknown();
@@ -154,7 +154,7 @@ fn a_vip_of_which_one_address_is_refused_is_not_held_at_all() {
         prefixes.push("10.0.0.43/24".parse().unwrap());
     }
     holding.orders([order]);
-    while let Some(step) = holding.next() {
+    while let Some(step) = holding.next_step() {
         let refuses = matches!(&step, Step::Change { batch, .. } if batch.len() == 2);
         let mut answer = host.done(step);
         if refuses {
@@ -204,7 +204,7 @@ fn a_setting_that_cannot_be_written_cuts_connections_and_nothing_else() {
     holding.orders([hold(WEB, "10.0.0.41/24")]);
     host.run(&mut holding);
     holding.orders([Order::Stay { vip: WEB, number: 3, interfaces: vec!["eth0".into()] }]);
-    while let Some(step) = holding.next() {
+    while let Some(step) = holding.next_step() {
         let answer = match step {
             Step::Set { .. } => Answer::Failed("read-only".into()),
             step => host.done(step),

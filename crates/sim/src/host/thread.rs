@@ -104,7 +104,7 @@ impl Scene {
                 holding.orders(host.orders.drain(..));
             }
         }
-        host.step = holding.next();
+        host.step = holding.next_step();
         let wait = match &host.step {
             // What was left to do needed no step.
             None if holding.idle() => return self.work(machine),
