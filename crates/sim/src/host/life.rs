@@ -3,7 +3,7 @@
 use super::{Down, Guard, Happening};
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::machine::Run;
-use crate::scene::Scene;
+use crate::scene::{Observation, Scene};
 
 /// From one program to the next one in its place.
 const EXEC: (Nanos, Nanos) = (MILLISECOND, 20 * MILLISECOND);
@@ -112,6 +112,7 @@ impl Scene {
         if let Some(host) = self.host(machine) {
             host.down = None;
             self.pace(machine);
+            self.seen.push(Observation::Disturbed);
         }
     }
 }
