@@ -63,6 +63,9 @@ pub enum Flaw {
     KeepsSettings,
 }
 
+/// Packets, and which machines they go to.
+type Written = Vec<(u8, Rc<Packet>)>;
+
 /// The guard of a machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Guard {
@@ -121,7 +124,7 @@ pub struct Host {
     pub held: BTreeSet<u8>,
     pub said: BTreeSet<u8>,
     /// Written when the daemon took the VIP: by VIP and family.
-    pub goodbyes: BTreeMap<(u8, u8), Vec<(u8, Rc<Packet>)>>,
+    pub goodbyes: BTreeMap<(u8, u8), Written>,
     /// What the daemon wanted when it died.
     pub wanted: BTreeSet<u8>,
     pub trap: Option<Trap>,
