@@ -5,20 +5,22 @@
 //! away is put back at once. The kernel's rtnl lock may be held by others for hundreds of
 //! milliseconds, which is why this isn't done by the engine.
 
-mod host;
 mod own;
-mod stay;
+mod steps;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use standin_core::types::{Instant, Prefix, VipId};
-use standin_core::{InterfaceState, Outcome};
+use standin_core::InterfaceState;
+use standin_core::guard::{Key, State};
+use standin_core::holding::{Holding, Order, Owner};
+use standin_core::types::{Instant, Prefix};
 use standin_linux::advert::AdvertReceiver;
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
@@ -30,10 +32,9 @@ use crate::engine::REALTIME_PRIORITY;
 use crate::engine::messages::{
     Beat, FromEngine, Inbox, Listen, Listening, Post, ToAddresses, ToEngine,
 };
-use crate::guard::ledger::{Goodbye, Ledger, State};
-use host::HostSettings;
+use crate::guard::ledger::Ledger;
+use crate::left::Left;
 use own::Own;
-use stay::Stays;
 
 /// An address that isn't renewed is gone after this (tried: 2.0 s for IPv4, 2.2 s for IPv6).
 const LIFETIME_S: u32 = 2;
@@ -46,9 +47,6 @@ const GIVE_UP: Duration = Duration::from_secs(5);
 
 /// A socket that couldn't be opened is tried again after this.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
-
-/// The kernel makes an IPv6 address usable right after it has taken it.
-const USABLE_WITHIN: Duration = Duration::from_millis(20);
 
 const RENEW_EVERY: Duration = Duration::from_millis(500);
 
@@ -75,9 +73,8 @@ pub(crate) struct Addresses {
     control: Post<FromEngine>,
     beat: Arc<Beat>,
     ledger: Option<Ledger>,
-    settings: HostSettings,
-    held: BTreeMap<VipId, Held>,
-    stays: Stays,
+    left: Left,
+    holding: Holding,
     watched: Vec<Watched>,
     own: Own,
     /// What the host has, as the kernel last said.
@@ -85,10 +82,6 @@ pub(crate) struct Addresses {
     /// Removals of our own whose notices are still to come.
     expected_gone: BTreeMap<(u32, Prefix), u32>,
     next_renewal: Instant,
-    /// VIPs whose last order hasn't been answered.
-    unsettled: BTreeSet<VipId>,
-    /// Those among them that the kernel refused, and why.
-    refused: BTreeMap<VipId, i32>,
     /// Since when netlink fails.
     failing_since: Option<Instant>,
     /// When everything is looked at anew, after a failure.
@@ -97,28 +90,25 @@ pub(crate) struct Addresses {
     deaf: Vec<(Instant, Listen)>,
 }
 
-struct Held {
-    index: u32,
-    prefixes: Vec<Prefix>,
-    goodbyes: Vec<Goodbye>,
-}
-
 struct Watched {
     name: String,
     reported: Option<(Option<u32>, InterfaceState)>,
     link: Option<standin_linux::netlink::Link>,
 }
 
-/// Starts the address thread.
+/// Starts the address thread; `kept` are the addresses that a program before this one held, and that this one
+/// is about to hold.
 ///
 /// # Errors
-/// When netlink can't be opened.
+/// When netlink can't be opened, or leftovers can't be removed.
 pub(crate) fn start(
     inbox: Inbox<ToAddresses>,
     engine: Post<ToEngine>,
     control: Post<FromEngine>,
     beat: Arc<Beat>,
     ledger: Option<Ledger>,
+    run_dir: &Path,
+    kept: &[Prefix],
 ) -> io::Result<thread::JoinHandle<()>> {
     let mut addresses = Addresses {
         // The monitor first: what changes after the first dump must not be missed.
@@ -130,24 +120,20 @@ pub(crate) fn start(
         control,
         beat,
         ledger,
-        settings: HostSettings::default(),
-        held: BTreeMap::new(),
-        stays: Stays::default(),
+        left: Left::at(run_dir),
+        holding: Holding::default(),
         watched: Vec::new(),
         own: Own::default(),
         present: BTreeMap::new(),
         expected_gone: BTreeMap::new(),
         next_renewal: Instant::FAR,
-        unsettled: BTreeSet::new(),
-        refused: BTreeMap::new(),
         failing_since: None,
         again_at: Instant::FAR,
         deaf: Vec::new(),
     };
     // Without it every renewal wakes this thread once more.
     let _ = addresses.monitor.spare_renewals_of(&addresses.rtnl);
-    addresses.adopt();
-    addresses.remove_leftovers()?;
+    addresses.begin(kept)?;
     thread::Builder::new().name("standin-address".into()).spawn(move || {
         // The engine has complained about the same already.
         let _ = sched::realtime(REALTIME_PRIORITY);
@@ -219,34 +205,31 @@ impl Addresses {
     /// Takes all orders and makes one change of them; false once there is nobody left to give any.
     fn orders(&mut self) -> io::Result<bool> {
         self.inbox.wake.clear();
-        let mut drops = Vec::new();
-        let mut comes_back = Vec::new();
+        let mut orders = Vec::new();
         let mut watch = None;
         let alive = loop {
             match self.inbox.receiver.take() {
-                Taken::Message(ToAddresses::Hold { vip, interface, prefixes, goodbyes }) => {
-                    self.unsettled.insert(vip);
-                    comes_back.extend(Some(vip).filter(|vip| self.stays.holds(*vip)));
-                    drops.extend(self.held.remove(&vip).iter().flat_map(Held::keys));
-                    if let Some(index) = self.index_of(&interface) {
-                        self.settings.prepare(&interface);
-                        self.held.insert(vip, Held { index, prefixes, goodbyes });
-                    } else {
-                        self.refused.insert(vip, ENODEV);
-                    }
+                Taken::Message(ToAddresses::Hold {
+                    vip,
+                    number,
+                    interface,
+                    prefixes,
+                    goodbyes,
+                }) => {
+                    let index = self.index_of(&interface);
+                    orders.push(Order::Hold { vip, number, interface, index, prefixes, goodbyes });
                 }
-                Taken::Message(ToAddresses::Release { vip }) => {
-                    self.unsettled.insert(vip);
-                    drops.extend(self.held.remove(&vip).iter().flat_map(Held::keys));
+                Taken::Message(ToAddresses::Release { vip, number }) => {
+                    orders.push(Order::Release { vip, number });
                 }
-                Taken::Message(ToAddresses::Stay { vip }) => {
-                    self.unsettled.insert(vip);
-                    if let Some(held) = self.held.remove(&vip) {
-                        drops.extend(held.keys());
-                        self.stay(vip, &held)?;
-                    }
+                Taken::Message(ToAddresses::Stay { vip, number }) => {
+                    // That of the VIP, and those over which peers ask who has it.
+                    let there = |watched: &&Watched| watched.link.is_some();
+                    let interfaces = self.watched.iter().filter(there);
+                    let interfaces = interfaces.map(|watched| watched.name.clone()).collect();
+                    orders.push(Order::Stay { vip, number, interfaces });
                 }
-                Taken::Message(ToAddresses::Leave { vip }) => drops.extend(self.stays.end(vip)),
+                Taken::Message(ToAddresses::Leave { vip }) => orders.push(Order::Leave { vip }),
                 Taken::Message(ToAddresses::Watch { interfaces, own }) => {
                     watch = Some((interfaces, own))
                 }
@@ -255,12 +238,10 @@ impl Addresses {
                 Taken::Message(ToAddresses::End) | Taken::Over => break false,
             }
         };
-        self.make(drops)?;
-        // On the interface first, then off the loopback link: the sockets notice nothing.
-        let back: Vec<_> = comes_back.into_iter().flat_map(|vip| self.stays.end(vip)).collect();
-        if !back.is_empty() {
-            self.make(back)?;
+        if !orders.is_empty() {
+            self.holding.orders(orders);
         }
+        self.work()?;
         if let Some((interfaces, own)) = watch {
             self.watch(interfaces, own)?;
         }
@@ -301,120 +282,33 @@ impl Addresses {
         Some(watched.link.as_ref()?.index)
     }
 
-    /// Makes the host have what is wanted of VIPs that aren't settled, and lose `drops`.
-    fn make(&mut self, mut drops: Vec<(u32, Prefix)>) -> io::Result<()> {
-        // What one VIP lets go, another one may hold by now.
-        drops.retain(|key| !self.is_held(*key));
-        let drop =
-            |(index, prefix): &(u32, Prefix)| Change::Drop { index: *index, prefix: *prefix };
-        let mut batch: Vec<_> = drops.iter().map(drop).collect();
-        let mut owners = vec![None; batch.len()];
-        for vip in &self.unsettled {
-            let Some(held) = self.held.get(vip) else { continue };
-            batch.extend(held.changes());
-            owners.resize(batch.len(), Some(*vip));
-        }
-        // The guard must know before the kernel does.
-        self.record(&drops);
-        for key in drops {
-            if self.present.contains_key(&key) {
-                *self.expected_gone.entry(key).or_default() += 1;
-            }
-        }
-        let mut results = Vec::with_capacity(batch.len());
-        if !batch.is_empty() {
-            // What is announced too early costs its clients their first packets.
-            self.rtnl.change_and_wait(&batch, &mut results, USABLE_WITHIN)?;
-        }
-        for ((change, result), owner) in batch.iter().zip(&results).zip(owners) {
-            match (change, result, owner) {
-                (Change::Hold { .. }, Err(errno), Some(vip)) if *errno != EEXIST => {
-                    self.refused.insert(vip, *errno);
-                }
-                (Change::Drop { prefix, .. }, Err(errno), _)
-                    if !matches!(*errno, EADDRNOTAVAIL | ENODEV) =>
-                {
-                    self.complain(format!("couldn't remove {prefix}: errno {errno}"));
-                }
-                _ => {}
-            }
-        }
-        self.settle()
-    }
-
-    /// Tells the engine what became of its orders.
-    fn settle(&mut self) -> io::Result<()> {
-        let refused: Vec<_> = self.refused.keys().copied().collect();
-        for vip in refused {
-            // A VIP of which one address was refused isn't held at all.
-            let Some(held) = self.held.remove(&vip) else { continue };
-            let keys: Vec<_> = held.keys().filter(|key| !self.is_held(*key)).collect();
-            let drop =
-                |(index, prefix): &(u32, Prefix)| Change::Drop { index: *index, prefix: *prefix };
-            let batch: Vec<_> = keys.iter().map(drop).collect();
-            // Those that were refused aren't there.
-            self.rtnl.change(&batch, &mut Vec::new())?;
-        }
-        for vip in std::mem::take(&mut self.unsettled) {
-            let outcome = match (self.refused.remove(&vip), self.held.contains_key(&vip)) {
-                (Some(errno), _) => Outcome::Refused { errno },
-                (None, true) => Outcome::Held,
-                (None, false) => Outcome::Released,
-            };
-            self.tell(ToEngine::Settled { vip, outcome });
-        }
-        if self.held.is_empty() {
-            self.settings.undo_interfaces();
-        }
-        for (path, error) in self.stays.undo() {
-            self.complain(format!("couldn't put {path} back: {error}"));
-        }
-        let nothing = self.held.is_empty() && self.stays.is_empty();
-        if !nothing && self.next_renewal == Instant::FAR {
-            self.next_renewal = now() + RENEW_EVERY;
-        }
-        self.record(&[]);
-        Ok(())
-    }
-
     /// After a failure: what is held is held anew, what isn't is taken away, and all is settled.
     fn again(&mut self) -> io::Result<()> {
         self.dump()?;
         let ours = |address: &&Address| address.protocol == PROTOCOL;
-        let keys = self.present.values().filter(ours).map(|one| (one.index, one.prefix)).collect();
-        self.unsettled.extend(self.held.keys());
-        self.make(keys)?;
+        let keys: Vec<_> =
+            self.present.values().filter(ours).map(|one| (one.index, one.prefix)).collect();
+        self.holding.again(keys);
+        self.work()?;
         self.report();
         self.again_at = Instant::FAR;
         Ok(())
     }
 
-    /// Writes down what is on the host or about to be, and what is `going` from there.
-    fn record(&self, going: &[(u32, Prefix)]) {
-        let Some(ledger) = &self.ledger else { return };
-        let settings = self.settings.changes().iter().chain(self.stays.settings());
-        let mut state = State { settings: settings.cloned().collect(), ..State::default() };
-        state.addresses.extend(self.stays.keys());
-        for held in self.held.values() {
-            state.addresses.extend(held.prefixes.iter().map(|prefix| (held.index, *prefix)));
-            state.goodbyes.extend(held.goodbyes.iter().cloned());
-        }
-        state.addresses.extend(going);
-        if !ledger.write(&state) {
-            self.complain("too much is held for the guard's ledger; it guards less".into());
-        }
-    }
-
     /// Renews every lifetime while the engine lives.
     fn renew(&mut self) -> io::Result<()> {
         let time = now();
-        if self.held.is_empty() && self.stays.is_empty() {
+        if self.holding.is_empty() {
             self.next_renewal = Instant::FAR;
+        } else if self.next_renewal == Instant::FAR {
+            self.next_renewal = time + RENEW_EVERY;
         } else if self.next_renewal <= time {
             self.next_renewal = time + RENEW_EVERY;
+            self.holding.disinherit();
+            self.work()?;
             if self.beat.age(time) < ENGINE_DEAD_AFTER {
-                let held = self.held.values().flat_map(Held::changes);
-                let batch: Vec<_> = held.chain(self.stays.changes()).collect();
+                let batch: Vec<_> =
+                    self.holding.renewals().into_iter().map(steps::change).collect();
                 self.rtnl.renew(&batch)?;
             }
         }
@@ -483,11 +377,14 @@ impl Addresses {
             }
             return Ok(());
         }
-        if self.stays.has(key) {
-            return self.rtnl.change(&[stay::change(key.1.address())], &mut Vec::new());
-        }
-        let owner = self.held.iter().find(|(_, held)| held.has(key)).map(|(vip, _)| *vip);
-        let Some(vip) = owner else { return Ok(()) };
+        let vip = match self.holding.owner(key) {
+            None => return Ok(()),
+            Some(Owner::Stays) => {
+                let back = steps::keep(key.1.address());
+                return self.rtnl.change(&[back], &mut Vec::new());
+            }
+            Some(Owner::Held(vip)) => vip,
+        };
         if self.beat.age(now()) >= ENGINE_DEAD_AFTER {
             return Ok(());
         }
@@ -498,9 +395,8 @@ impl Addresses {
             // Its interface went, and took it along: the engine hears of that, and nobody refused.
             Some(Err(ENODEV)) => {}
             Some(Err(errno)) if *errno != EEXIST => {
-                self.refused.insert(vip, *errno);
-                self.unsettled.insert(vip);
-                self.settle()?;
+                self.holding.refuse(vip, *errno);
+                self.work()?;
             }
             _ => self.tell(ToEngine::Restored { vip, address: key.1.address() }),
         }
@@ -531,8 +427,8 @@ impl Addresses {
         if batch.is_empty() { Ok(()) } else { self.rtnl.change(&batch, &mut Vec::new()) }
     }
 
-    fn is_held(&self, key: (u32, Prefix)) -> bool {
-        self.stays.has(key) || self.held.values().any(|held| held.has(key))
+    fn is_held(&self, key: Key) -> bool {
+        self.holding.owner(key).is_some()
     }
 
     fn watch(&mut self, interfaces: Vec<String>, own: Vec<IpAddr>) -> io::Result<()> {
@@ -591,55 +487,37 @@ impl Addresses {
         news.into_iter().for_each(|one| self.tell(one));
     }
 
-    /// Takes over the settings that the program before this one had changed.
-    fn adopt(&mut self) {
-        if let Some(ledger) = &self.ledger {
-            self.settings.resume(ledger.read().settings);
+    /// Removes what an earlier standin left behind when it was killed, unless this program goes on in
+    /// its place: what it held is about to be held again.
+    fn begin(&mut self, kept: &[Prefix]) -> io::Result<()> {
+        let ours = |address: &Address| address.protocol == PROTOCOL;
+        let found = self.rtnl.addresses()?.into_iter().filter(ours);
+        let found: Vec<Key> = found.map(|address| (address.index, address.prefix)).collect();
+        let mut recorded = self.ledger.as_ref().map(Ledger::read).unwrap_or_default();
+        // What the program before this one was about to take away isn't held again.
+        recorded.addresses.retain(|(_, prefix)| kept.contains(prefix));
+        let leftovers = found.iter().filter(|key| !recorded.addresses.contains(key)).count();
+        if leftovers > 0 {
+            self.complain(format!(
+                "removed what an earlier standin had left on this host, addresses: {leftovers}"
+            ));
         }
-    }
-
-    /// Addresses that an earlier standin left behind when it was killed.
-    fn remove_leftovers(&mut self) -> io::Result<()> {
-        // What a program held that was replaced in place is about to be held again.
-        let kept = self.ledger.as_ref().map(Ledger::read).unwrap_or_default().addresses;
-        let leftovers: Vec<_> = self
-            .rtnl
-            .addresses()?
-            .into_iter()
-            .filter(|address| {
-                address.protocol == PROTOCOL && !kept.contains(&(address.index, address.prefix))
-            })
-            .map(|address| Change::Drop { index: address.index, prefix: address.prefix })
-            .collect();
-        if leftovers.is_empty() {
-            return Ok(());
-        }
-        self.complain(format!(
-            "removed what an earlier standin had left on this host, addresses: {}",
-            leftovers.len()
-        ));
-        self.rtnl.change(&leftovers, &mut Vec::new())
+        let settings = self.left.read(recorded.settings.clone());
+        self.holding = if recorded.addresses.is_empty() {
+            Holding::begun(found, settings)
+        } else {
+            Holding::resumed(State { settings, ..recorded }, found)
+        };
+        self.work()
     }
 
     /// The engine has gone for good: leaves the host as it was found.
     fn undo(&mut self) {
-        let drops = |held: &Held| -> Vec<_> {
-            let drop = |prefix: &Prefix| Change::Drop { index: held.index, prefix: *prefix };
-            held.prefixes.iter().map(drop).collect()
-        };
-        let stays = self.stays.keys().map(|(index, prefix)| Change::Drop { index, prefix });
-        let batch: Vec<_> = self.held.values().flat_map(drops).chain(stays).collect();
-        if !batch.is_empty() {
-            // What can't be removed runs out.
-            let _ = self.rtnl.change(&batch, &mut Vec::new());
-        }
-        self.held.clear();
-        self.stays.forget();
-        let mut failed = self.settings.undo();
-        failed.extend(self.stays.undo());
-        self.record(&[]);
-        for (path, error) in failed {
-            self.complain(format!("couldn't put {path} back: {error}"));
+        self.holding.end();
+        while let Err(error) = self.work() {
+            // The guard takes the rest away, or it runs out.
+            self.complain(format!("the kernel's netlink failed at the end: {error}"));
+            self.holding.lose();
         }
     }
 
@@ -652,24 +530,6 @@ impl Addresses {
     fn complain(&self, complaint: String) {
         // A full queue has worse news in it already.
         let _ = self.control.offer(FromEngine::Complaint(complaint));
-    }
-}
-
-impl Held {
-    fn has(&self, (index, prefix): (u32, Prefix)) -> bool {
-        self.index == index && self.prefixes.contains(&prefix)
-    }
-
-    fn keys(&self) -> impl Iterator<Item = (u32, Prefix)> + '_ {
-        self.prefixes.iter().map(|prefix| (self.index, *prefix))
-    }
-
-    fn changes(&self) -> impl Iterator<Item = Change> + '_ {
-        self.prefixes.iter().map(|prefix| Change::Hold {
-            index: self.index,
-            prefix: *prefix,
-            valid_s: LIFETIME_S,
-        })
     }
 }
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use standin_core::guard::{Goodbye, Setting, Signs, State};
 use standin_core::types::{Instant, Prefix};
 use standin_linux::region::Region;
-use standin_linux::sysctl::Change as Setting;
 
 /// 1,024 VIPs with a few addresses each and a goodbye to 15 peers for each of them; only what is
 /// written takes memory.
@@ -29,24 +29,6 @@ const HELD: usize = 4;
 /// One for each half.
 const LENGTH: usize = 5;
 const GUARD: usize = 7;
-
-/// What a daemon has done to the host.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct State {
-    pub(crate) addresses: Vec<(u32, Prefix)>,
-    pub(crate) goodbyes: Vec<Goodbye>,
-    pub(crate) settings: Vec<Setting>,
-}
-
-/// A finished advert of priority 0.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Goodbye {
-    pub(crate) index: u32,
-    pub(crate) interface: String,
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
-    pub(crate) payload: Vec<u8>,
-}
 
 /// The shared region, as both sides use it.
 #[derive(Clone, Debug)]
@@ -106,7 +88,13 @@ impl Ledger {
         self.counter(BEAT).store(now.as_nanos(), Ordering::Relaxed);
     }
 
-    pub(super) fn last_beat(&self) -> Instant {
+    /// What the daemon shows of itself.
+    pub(super) fn signs(&self) -> Signs {
+        let (holds, patience) = (self.holds(), self.patience());
+        Signs { holds, patience, last_beat: self.last_beat() }
+    }
+
+    fn last_beat(&self) -> Instant {
         Instant::from_nanos(self.counter(BEAT).load(Ordering::Relaxed))
     }
 

@@ -19,8 +19,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use standin_core::guard::{Duty, End, Goodbye, Key, Lives, Remains, State, duties};
 use standin_core::resume::{self, Resume};
-use standin_core::types::{Family, Instant, Prefix};
+use standin_core::types::{Family, Prefix};
 use standin_linux::advert::AdvertSender;
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
@@ -33,34 +34,7 @@ use standin_linux::{sched, sysctl};
 
 use crate::engine::REALTIME_PRIORITY;
 use crate::exit::Exit;
-use ledger::{Ledger, State};
-
-/// How often a beat that is late is looked at while there is something to lose.
-const LOOK: Duration = Duration::from_millis(20);
-
-/// A beat that is this old makes the guard look whether the daemon was stopped by a signal; one
-/// that was gets no more time.
-const STOPPED_AFTER: Duration = Duration::from_millis(100);
-
-/// How often it is looked at otherwise: whether there is something to lose.
-const IDLE_LOOK: Duration = Duration::from_millis(100);
-
-/// A daemon that dies again and again is started less and less often.
-const BACK_OFF: [Duration; 6] = [
-    Duration::ZERO,
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(5),
-    Duration::from_secs(15),
-    Duration::from_secs(60),
-];
-
-/// Who lived this long didn't die of its start.
-const LIVED: Duration = Duration::from_secs(60);
-
-/// What a daemon changes of an interface: for the end of a primary address, and for a VIP that stays
-/// on the loopback link after a switchover.
-const INTERFACE_SETTINGS: [&str; 3] = ["promote_secondaries", "arp_ignore", "arp_announce"];
+use ledger::Ledger;
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
@@ -221,14 +195,8 @@ struct Guard {
     program: PathBuf,
     /// Somebody told the daemon, by way of the guard, to stop.
     stopping: bool,
-}
-
-/// How a daemon ended.
-enum End {
-    /// It was meant to.
-    Over(Exit),
-    /// How.
-    Died(String),
+    /// How the last daemon died.
+    mourned: Option<String>,
 }
 
 impl Guard {
@@ -240,16 +208,15 @@ impl Guard {
         // Opened now: when it is needed there may be no descriptor left.
         let rtnl = Rtnl::open()?;
         let program = process::executable(std::process::id())?;
-        Ok(Self { ledger, poll, timer, rtnl, signals, program, stopping: false })
+        Ok(Self { ledger, poll, timer, rtnl, signals, program, stopping: false, mourned: None })
     }
 
     /// Starts daemons until one ends as it should.
     fn guard(mut self, adopted: Option<u32>) -> io::Result<Role> {
         let mut adopted = adopted;
-        let mut deaths = 0;
-        let mut mourned = None;
+        let mut lives = Lives::default();
         loop {
-            let began = now();
+            lives.begins(now());
             let daemon = match adopted.take() {
                 Some(daemon) => daemon,
                 None => {
@@ -263,7 +230,7 @@ impl Guard {
                                 ledger: self.ledger,
                                 guard,
                                 guard_pid: this,
-                                mourns: mourned,
+                                mourns: self.mourned,
                                 resume: None,
                             }));
                         }
@@ -278,12 +245,10 @@ impl Guard {
             self.rehearse();
             match self.watch(daemon)? {
                 End::Over(exit) => return Ok(Role::Ended(exit)),
-                End::Died(_) if self.stopping => return Ok(Role::Ended(Exit::Failed)),
-                End::Died(how) => mourned = Some(how),
+                End::Died if self.stopping => return Ok(Role::Ended(Exit::Failed)),
+                End::Died => {}
             }
-            let young = now().since(began) < LIVED;
-            deaths = if young { deaths + 1 } else { 0 };
-            self.pause(BACK_OFF[deaths.min(BACK_OFF.len() - 1).saturating_sub(1)])?;
+            self.pause(lives.died(now()))?;
             if self.stopping {
                 return Ok(Role::Ended(Exit::Failed));
             }
@@ -291,7 +256,7 @@ impl Guard {
     }
 
     /// Watches until the daemon is gone, and clears up behind one that died.
-    fn watch(&mut self, daemon: u32) -> io::Result<End> {
+    fn watch(&mut self, daemon: u32) -> io::Result<End<Exit>> {
         let pidfd = match PidFd::open(daemon) {
             Ok(pidfd) => pidfd,
             // It died before this guard came.
@@ -300,8 +265,8 @@ impl Guard {
         self.poll.add(pidfd.as_fd(), TOKEN_DAEMON)?;
         let mut ready = Vec::new();
         loop {
-            let next_look = self.next_look(now());
-            self.timer.arm(Some(next_look))?;
+            let due = self.ledger.signs().next_look(now());
+            self.timer.arm(Some(due))?;
             self.poll.wait(&mut ready)?;
             if ready.contains(&TOKEN_DAEMON) {
                 self.poll.remove(pidfd.as_fd())?;
@@ -313,34 +278,13 @@ impl Guard {
             if ready.contains(&TOKEN_TIMER) {
                 self.timer.clear();
             }
-            let time = now();
-            // A guard that was late itself says nothing about the daemon: everybody may have been.
-            let punctual = time.since(next_look) < LOOK;
-            if punctual && self.is_stuck(daemon, time) {
+            let is_stopped = || process::is_stopped(daemon);
+            if self.ledger.signs().stuck(now(), due, is_stopped) {
                 // It is gone at the next turn, if it isn't already.
                 let _ = pidfd.signal(SIGKILL);
                 say(&format!("the daemon (pid {daemon}) holds VIPs and doesn't move: ended"));
             }
         }
-    }
-
-    /// A beat can't be late before it is [`STOPPED_AFTER`] old.
-    fn next_look(&self, time: Instant) -> Instant {
-        if self.ledger.patience().is_zero() || !self.ledger.holds() {
-            return time + IDLE_LOOK;
-        }
-        let late = self.ledger.last_beat() + STOPPED_AFTER;
-        // A little after, so that one look is enough.
-        if late > time { late + Duration::from_millis(1) } else { time + LOOK }
-    }
-
-    fn is_stuck(&self, daemon: u32, time: Instant) -> bool {
-        let patience = self.ledger.patience();
-        if patience.is_zero() || !self.ledger.holds() {
-            return false;
-        }
-        let silence = time.since(self.ledger.last_beat());
-        silence > patience || (silence > STOPPED_AFTER && process::is_stopped(daemon))
     }
 
     fn forward(&mut self, daemon: Option<(&PidFd, u32)>) {
@@ -385,73 +329,68 @@ impl Guard {
     }
 
     /// The daemon is gone: looks how, and if it died clears up.
-    fn buried(&mut self, daemon: u32) -> End {
+    fn buried(&mut self, daemon: u32) -> End<Exit> {
         // First things first: every millisecond the address answers for nobody.
         let meant = self.ledger.ended().and_then(Exit::of);
         let state = self.ledger.read();
-        // What ended as it was meant to has nothing left here, unless it couldn't give something up.
-        if meant.is_none() || state != State::default() {
+        let (clean, stopping) = (state == State::default(), self.stopping);
+        let remains = Remains { meant, code: None, clean, stopping };
+        if remains.left() {
             self.withdraw(&state);
         }
         // A daemon that was adopted has another parent, which reaps it.
         let code = fork::reap(daemon).ok();
         let refused = code.and_then(|code| u8::try_from(code).ok()).and_then(Exit::of);
-        match (meant, refused) {
-            (Some(exit), _) => End::Over(exit),
-            // Told to stop before it had anything to give up: while it waited for its address, say.
-            (None, _) if self.stopping && state == State::default() => End::Over(Exit::Done),
-            // It refused to start, and said why.
-            (None, Some(exit)) if state == State::default() => End::Over(exit),
-            _ => {
-                let how = code.map(|code| match code.checked_sub(SIGNALLED) {
-                    Some(signal @ 1..) => format!(" (signal {signal})"),
-                    _ => format!(" (exit code {code})"),
-                });
-                let taken = match state.addresses.len() {
-                    0 => "it held no address".to_owned(),
-                    _ => format!("its addresses were taken away: {}", state.addresses.len()),
-                };
-                let how = how.unwrap_or_default();
-                let died = format!("the daemon (pid {daemon}) died{how}; {taken}");
-                say(&format!("{died}; it is started again"));
-                End::Died(died)
-            }
+        let end = Remains { code: refused, ..remains }.end(Exit::Done);
+        if end == End::Died {
+            let how = code.map(|code| match code.checked_sub(SIGNALLED) {
+                Some(signal @ 1..) => format!(" (signal {signal})"),
+                _ => format!(" (exit code {code})"),
+            });
+            let taken = match state.addresses.len() {
+                0 => "it held no address".to_owned(),
+                _ => format!("its addresses were taken away: {}", state.addresses.len()),
+            };
+            let how = how.unwrap_or_default();
+            let died = format!("the daemon (pid {daemon}) died{how}; {taken}");
+            say(&format!("{died}; it is started again"));
+            self.mourned = Some(died);
         }
+        end
     }
 
     /// Takes the addresses away, says goodbye, puts the settings back.
     fn withdraw(&mut self, state: &State) {
-        let drops = state
-            .addresses
-            .iter()
-            .map(|(index, prefix)| Change::Drop { index: *index, prefix: *prefix });
-        let drops: Vec<_> = drops.collect();
-        if !drops.is_empty()
-            && let Err(error) = self.rtnl.change(&drops, &mut Vec::new())
-        {
-            say(&format!("the guard couldn't remove addresses ({error}); they run out in 2 s"));
-        }
-        let mut goodbyes: Vec<_> = state.goodbyes.iter().collect();
-        goodbyes.sort_by_key(|goodbye| (goodbye.index, goodbye.source));
-        for group in goodbyes.chunk_by(|a, b| (a.index, a.source) == (b.index, b.source)) {
-            let Some(first) = group.first() else { continue };
-            let family = Family::of(first.source);
-            let messages = group.iter().map(|one| (one.destination, one.payload.as_slice()));
-            let said = AdvertSender::open(family, first.index, &first.interface, first.source)
-                .and_then(|mut sender| sender.send(messages));
-            if let Err(error) = said {
-                say(&format!("the guard couldn't say goodbye on {}: {error}", first.interface));
+        for duty in duties(state) {
+            match duty {
+                Duty::Drop(keys) => self.drop(&keys),
+                Duty::SayGoodbye(group) => say_goodbye(&group),
+                Duty::PutBack(setting) => {
+                    if let Err(error) = sysctl::put_back(&setting) {
+                        say(&format!("the guard couldn't put {} back: {error}", setting.path));
+                    }
+                }
             }
         }
-        // What stands in shared memory is believed no further than it has to be.
-        let known = |setting: &&sysctl::Change| {
-            let last = setting.path.rsplit('/').next();
-            setting.path.starts_with("net/ipv4/conf/")
-                && last.is_some_and(|last| INTERFACE_SETTINGS.contains(&last))
-        };
-        let settings = state.settings.iter().filter(known).cloned().collect();
-        for (path, error) in sysctl::Settings::resume(settings).undo() {
-            say(&format!("the guard couldn't put {path} back: {error}"));
+    }
+
+    fn drop(&mut self, keys: &[Key]) {
+        let drop = |(index, prefix): &Key| Change::Drop { index: *index, prefix: *prefix };
+        let drops: Vec<_> = keys.iter().map(drop).collect();
+        if let Err(error) = self.rtnl.change(&drops, &mut Vec::new()) {
+            say(&format!("the guard couldn't remove addresses ({error}); they run out in 2 s"));
         }
+    }
+}
+
+/// Goodbyes that go out of one interface from one address.
+fn say_goodbye(group: &[Goodbye]) {
+    let Some(first) = group.first() else { return };
+    let family = Family::of(first.source);
+    let messages = group.iter().map(|one| (one.destination, one.payload.as_slice()));
+    let said = AdvertSender::open(family, first.index, &first.interface, first.source)
+        .and_then(|mut sender| sender.send(messages));
+    if let Err(error) = said {
+        say(&format!("the guard couldn't say goodbye on {}: {error}", first.interface));
     }
 }

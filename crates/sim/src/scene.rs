@@ -17,6 +17,7 @@ use standin_core::{Effect, Effects, Input};
 use crate::beside::BESIDE;
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::cluster::ClusterFile;
+use crate::host::{Hosts, Wish};
 use crate::link::Link;
 use crate::machine::{BySender, Machine, Mail, Run, SOCKET_BUFFER, Sabotage};
 use crate::network::{MAX_MACHINES, Network, Weather};
@@ -135,6 +136,8 @@ pub struct Scene {
     /// `None`: VRRP decides alone.
     pub link: Option<Link>,
     pub machines: Vec<Machine>,
+    /// `None`: a machine is its daemon, and nothing else of it is looked at.
+    pub hosts: Option<Hosts>,
     pub file: ClusterFile,
     /// The client's neighbour cache: which host it sends to, by VIP.
     pub cache: Vec<Option<u8>>,
@@ -178,6 +181,7 @@ impl Scene {
             network: Network::new(weather),
             link: None,
             machines,
+            hosts: None,
             file,
             cache: vec![None; vips],
             cached_at: vec![0; vips],
@@ -306,6 +310,8 @@ impl Scene {
             Due::Fault(fault) => self.apply(fault),
             Due::Disturb => self.seen.push(Observation::Disturbed),
             Due::NextFault => self.next_fault(),
+            Due::Host { machine, what } => self.happens(machine, what),
+            Due::Hurt => self.hurt(),
             Due::Word { to, from, life, word } => self.word(to, from, life, word),
             Due::Lie => self.lie(),
             Due::Summaries => self.summarize(),
@@ -454,10 +460,9 @@ impl Scene {
                         self.advertise(machine, vip, *family, *priority);
                     }
                 }
-                Effect::Hold { vip } => self.request(machine, *vip, true),
-                Effect::Release { vip } | Effect::Stay { vip } => {
-                    self.request(machine, *vip, false)
-                }
+                Effect::Hold { vip } => self.request(machine, *vip, Wish::Hold),
+                Effect::Release { vip } => self.request(machine, *vip, Wish::Release),
+                Effect::Stay { vip } => self.request(machine, *vip, Wish::Stay),
                 Effect::Announce { vip } => {
                     assert!(sabotage != Sabotage::Panics, "this shell panics on purpose");
                     if let Some(vip) = self.place_of(machine, *vip)

@@ -56,6 +56,36 @@ impl Scene {
         }
     }
 
+    /// Writes the goodbye that the guard would say for a VIP.
+    pub(crate) fn keep_goodbye(&mut self, machine: u8, vip: u8, family: Family) {
+        let Some(router) = self.router(machine, vip) else { return };
+        let multicast = router.plan().mode == Mode::Multicast;
+        let members: Vec<u8> = router.plan().members.iter().map(|member| member.node.0).collect();
+        let mut written = Vec::new();
+        for to in self.places().filter(|to| *to != machine && (multicast || members.contains(to))) {
+            let packet = self.packet(machine, vip, family, Priority::RELEASE, (to, multicast));
+            written.extend(packet.map(|packet| (to, packet)));
+        }
+        if let Some(host) = self.host(machine) {
+            host.goodbyes.insert((vip, family as u8), written);
+        }
+    }
+
+    /// That goodbye, by whom it goes to; nothing from a machine without network.
+    pub(crate) fn kept_goodbye(
+        &mut self,
+        machine: u8,
+        vip: u8,
+        family: Family,
+    ) -> Vec<(u8, Rc<Packet>)> {
+        let there = &self.machines[usize::from(machine)];
+        if !there.on_the_air() || !there.own_present {
+            return Vec::new();
+        }
+        let host = self.host(machine);
+        host.and_then(|host| host.goodbyes.get(&(vip, family as u8)).cloned()).unwrap_or_default()
+    }
+
     /// The advert in its bytes, encoded once for as long as the file stays the same.
     fn packet(
         &mut self,
@@ -74,7 +104,7 @@ impl Scene {
         Some(packet)
     }
 
-    fn send(&mut self, from: u8, to: u8, packet: Rc<Packet>) {
+    pub(crate) fn send(&mut self, from: u8, to: u8, packet: Rc<Packet>) {
         let (source, target) = (usize::from(from), usize::from(to));
         if self.network.is_mute(source, target) {
             return;
