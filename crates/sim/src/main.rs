@@ -193,7 +193,7 @@ impl Options {
 fn faults() -> Vec<String> {
     let at = |step: &&str| [format!("before: {step}"), format!("after: {step}")];
     let kinds = Fault::KINDS.iter().chain(&host::KINDS).map(ToString::to_string);
-    kinds.chain(host::AT.iter().flat_map(|step| at(step))).collect()
+    kinds.chain(host::AT.iter().flat_map(at)).collect()
 }
 
 fn fresh_seed() -> Result<u64, String> {
