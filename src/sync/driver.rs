@@ -73,8 +73,8 @@ pub(super) struct Ready {
     recovered: Option<String>,
 }
 
-/// A tree, and when it was known to lie here.
-type Had = (TreeHash, SystemTime);
+/// A tree, and when it was known to lie here; none: another one than the last generation's.
+pub(super) type Had = (Option<TreeHash>, SystemTime);
 
 /// The tree on disk, as it was read last.
 pub(super) struct Disk {
@@ -675,7 +675,8 @@ fn open(dir: &std::path::Path, journals: &std::path::Path) -> Result<Opened, Str
         // nginx may have been reloaded before it was undone.
         saved.proven = None;
     }
-    let had = saved.line.tip().and_then(|tip| Some((tip.tree, memory::written(dir)?)));
+    let known = |tip: Id| (!saved.strayed).then_some(tip.tree);
+    let had = saved.line.tip().and_then(|tip| Some((known(tip), memory::written(dir)?)));
     Ok((Arc::new(store), saved, had, recovered))
 }
 

@@ -84,9 +84,9 @@ impl Driver {
         }
         let since = running.placed.map_or(newest, |placed| newest.max(placed));
         let settle = self.settings.as_ref().map_or(Duration::ZERO, |it| it.settle);
-        match before.map(|disk| (disk.tree, disk.read)).or(running.had) {
+        match before.map(|disk| (Some(disk.tree), disk.read)).or(running.had) {
             _ if cause == Cause::Hint => since.max(read - settle),
-            Some((had, at)) if had == tree => since.max(at),
+            Some((had, at)) if had == Some(tree) => since.max(at),
             // An old tree was put back, and nobody has seen when.
             Some((_, at)) if newest <= at => read,
             Some(_) | None => since,

@@ -1,6 +1,6 @@
 //! What a replica does next: as the writer with its own disk, as a follower with the writer's offer.
 
-use super::replica::{Held, Replica};
+use super::replica::{AGAIN, Held, Replica};
 use super::{
     Effect, Effects, Event, Id, Job, Line, Order, Outcome, Problem, Relation, Step, TreeHash,
     Trigger, Trouble,
@@ -351,6 +351,7 @@ impl Replica {
             }
             Job::Keep(tree) => {
                 self.kept = Some(tree);
+                self.forget_problem(&[Trouble::Passing]);
                 let event = match self.line.tip() {
                     Some(_) => {
                         let id = self.desired().filter(|_| self.rollback.is_none());
@@ -360,8 +361,14 @@ impl Replica {
                 };
                 effects.push(Effect::Event(event));
             }
-            Job::Fetch { id, .. } => self.staged = Some(id),
-            Job::Test(id) => self.tested = Some(id),
+            Job::Fetch { id, .. } => {
+                self.staged = Some(id);
+                self.forget_problem(&[Trouble::Passing]);
+            }
+            Job::Test(id) => {
+                self.tested = Some(id);
+                self.forget_problem(&[Trouble::Passing]);
+            }
             Job::Apply { id, .. } => {
                 self.in_place(id, undoing, effects);
                 self.proved(id, effects);
@@ -397,6 +404,7 @@ impl Replica {
         if self.problem.as_ref().is_some_and(|problem| problem.trouble != Trouble::Undone) {
             self.retry_now();
         }
+        self.patience = AGAIN;
         self.strayed = false;
         if self.proven != Some(id) {
             self.proven = Some(id);

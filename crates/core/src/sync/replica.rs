@@ -11,7 +11,7 @@ use super::{
 use crate::types::Instant;
 
 /// What wasn't the generation's fault is tried again after this, then twice as long, up to the last.
-const AGAIN: Duration = Duration::from_secs(2);
+pub(super) const AGAIN: Duration = Duration::from_secs(2);
 const AGAIN_AT_MOST: Duration = Duration::from_secs(120);
 
 /// Peers that are remembered; a cluster has a few dozen nodes.
@@ -146,7 +146,7 @@ impl Replica {
             line: saved.line.clone(),
             proven: saved.proven,
             loaded: None,
-            strayed: false,
+            strayed: saved.strayed,
             highest: saved.highest,
             problem: saved.problem.clone().filter(|it| !still_there(it, &saved.line)),
             told_problem: saved.problem.clone(),
@@ -233,8 +233,8 @@ impl Replica {
         match input {
             Input::Tick => {
                 if self.again.is_some_and(|at| at <= now) {
+                    // What is wrong is said until it is well again.
                     (self.again, self.unkept) = (None, None);
-                    self.forget_problem(&[Trouble::Passing, Trouble::Unproven]);
                 }
             }
             Input::Config(config) => {
@@ -511,8 +511,9 @@ impl Replica {
     fn tell(&mut self, effects: &mut Effects) {
         let saved = Saved {
             line: self.line.clone(),
-            // What happens while this daemon doesn't run is seen by nobody.
-            proven: self.proven.filter(|_| !self.strayed),
+            proven: self.proven,
+            // What is about to be a generation itself needs no word of it.
+            strayed: self.strayed && !matches!(self.busy, Some(Job::Take(_))),
             highest: self.highest,
             held: self.hold,
             problem: self.problem.clone(),

@@ -101,8 +101,9 @@ pub(super) struct Host {
     pub(super) replica: Option<Replica>,
     pub(super) disk: Option<Disk>,
     pub(super) unsure: bool,
-    /// What it had, and when that was written down, before this life.
-    pub(super) had: Option<(TreeHash, Nanos)>,
+    /// What lay there, and when that was written down, before this life; no tree: another one than
+    /// the last generation's.
+    pub(super) had: Option<(Option<TreeHash>, Nanos)>,
     /// When a tree was put there, or put back, whose times are older.
     pub(super) placed: Nanos,
     pub(super) sessions: BTreeMap<u8, Session>,

@@ -34,7 +34,8 @@ impl World {
         let it = self.host(host);
         it.up = Up::Running;
         let saved_at = it.saved_at;
-        it.had = it.saved.line.tip().map(|tip| (tip.tree, saved_at));
+        let known = |tip: standin_core::sync::Id| (!it.saved.strayed).then_some(tip.tree);
+        it.had = it.saved.line.tip().map(|tip| (known(tip), saved_at));
         it.replica = Some(Replica::new(config, it.saved.clone()));
         let (life, holder) = (it.life, it.holder);
         let sessions: Vec<_> = it.sessions.iter().map(|(k, v)| (*k, v.clone())).collect();
@@ -189,11 +190,15 @@ impl World {
             return;
         }
         let since = if cause == Cause::Hint { now.saturating_sub(SETTLE) } else { newest };
-        let before = it.disk.map(|disk| (disk.tree, disk.read)).or(it.had);
+        let before = it.disk.map(|disk| (Some(disk.tree), disk.read)).or(it.had);
         let since = since.max(newest).max(it.placed).max(match before {
             // Another one than before, and no younger: an old tree was put back, some time.
-            Some((known, read)) if known != tree && newest <= read && cause != Cause::Hint => now,
-            Some((known, read)) if known == tree => read,
+            Some((known, read))
+                if known != Some(tree) && newest <= read && cause != Cause::Hint =>
+            {
+                now
+            }
+            Some((known, read)) if known == Some(tree) => read,
             _ => 0,
         });
         let since = it.disk.filter(|disk| disk.tree == tree).map_or(since, |disk| disk.since);

@@ -452,3 +452,44 @@ fn what_nginx_does_not_run_with_is_not_proven_because_it_was_once() {
     rig.command("n2", Command::Retry);
     assert_eq!(rig.state("n2").proven, rig.state("n2").applied);
 }
+
+#[test]
+fn what_is_wrong_is_said_also_while_it_is_tried_again() {
+    let mut rig = pair();
+    rig.down.insert("n2".to_owned());
+    rig.edit("n1", tree(2));
+    rig.slow.insert("n2".to_owned(), Vec::new());
+    rig.wait(Duration::from_secs(3));
+    assert!(matches!(rig.slow["n2"].as_slice(), [Job::Apply { .. }]));
+    assert_eq!(rig.problem("n2"), Some(Trouble::Unproven));
+    rig.down.clear();
+    rig.finish("n2");
+    assert_eq!(rig.problem("n2"), None);
+}
+
+#[test]
+fn patience_begins_anew_once_all_is_well() {
+    let mut rig = pair();
+    for n in 2..5 {
+        rig.down.insert("n2".to_owned());
+        rig.edit("n1", tree(n));
+        assert_eq!(rig.problem("n2"), Some(Trouble::Unproven));
+        rig.down.clear();
+        rig.wait(Duration::from_secs(3));
+        assert_eq!(rig.problem("n2"), None);
+    }
+}
+
+#[test]
+fn that_other_files_lay_there_outlives_a_crash() {
+    let mut rig = pair();
+    assert!(!rig.machines["n1"].saved.strayed);
+    rig.machines.get_mut("n1").unwrap().disk = tree(2);
+    let loss = Some("9 of 10 files are gone".to_owned());
+    rig.input("n1", Input::Disk { tree: tree(2), loss });
+    assert!(rig.machines["n1"].saved.strayed, "it waits for an operator");
+    rig.command("n1", Command::Resume { accept_deletion: true });
+    assert!(!rig.machines["n1"].saved.strayed, "it is a generation");
+    rig.input("n1", Input::Loaded(tree(2)));
+    assert_eq!(rig.state("n1").proven, rig.state("n1").applied);
+}
