@@ -64,6 +64,8 @@ pub struct Saved {
     /// Other files than the last generation's have lain on the disk, and whether it has been loaded
     /// since isn't known.
     pub strayed: bool,
+    /// What was seen of them last.
+    pub disk: Option<TreeHash>,
     /// The highest number that was ever seen.
     pub highest: u64,
     /// `standin sync hold`.

@@ -509,11 +509,13 @@ impl Replica {
 
     /// Says and saves what has changed.
     fn tell(&mut self, effects: &mut Effects) {
+        // What is about to be a generation itself needs no word of it.
+        let strayed = self.strayed && !matches!(self.busy, Some(Job::Take(_)));
         let saved = Saved {
             line: self.line.clone(),
             proven: self.proven,
-            // What is about to be a generation itself needs no word of it.
-            strayed: self.strayed && !matches!(self.busy, Some(Job::Take(_))),
+            strayed,
+            disk: self.disk().filter(|_| strayed),
             highest: self.highest,
             held: self.hold,
             problem: self.problem.clone(),

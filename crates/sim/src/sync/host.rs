@@ -101,8 +101,12 @@ pub(super) struct Host {
     pub(super) replica: Option<Replica>,
     pub(super) disk: Option<Disk>,
     pub(super) unsure: bool,
-    /// What lay there, and when that was written down, before this life; no tree: another one than
-    /// the last generation's.
+    /// When the last reading is told of.
+    pub(super) told_at: Nanos,
+    /// An event of inotify waits.
+    pub(super) hinted: bool,
+    /// What lay there, and when that was written down, before this life; no tree: one that
+    /// isn't known.
     pub(super) had: Option<(Option<TreeHash>, Nanos)>,
     /// When a tree was put there, or put back, whose times are older.
     pub(super) placed: Nanos,
@@ -141,6 +145,8 @@ impl Host {
             replica: None,
             disk: None,
             unsure: false,
+            told_at: 0,
+            hinted: false,
             had: None,
             placed: 0,
             sessions: BTreeMap::new(),
@@ -195,6 +201,7 @@ impl Host {
         self.replica = None;
         self.disk = None;
         self.unsure = false;
+        self.hinted = false;
         self.sessions.clear();
         (self.holder, self.nginx_seen, self.looking) = (None, false, false);
         self.job += 1;

@@ -488,8 +488,29 @@ fn that_other_files_lay_there_outlives_a_crash() {
     let loss = Some("9 of 10 files are gone".to_owned());
     rig.input("n1", Input::Disk { tree: tree(2), loss });
     assert!(rig.machines["n1"].saved.strayed, "it waits for an operator");
+    assert_eq!(rig.machines["n1"].saved.disk, Some(tree(2)));
     rig.command("n1", Command::Resume { accept_deletion: true });
     assert!(!rig.machines["n1"].saved.strayed, "it is a generation");
     rig.input("n1", Input::Loaded(tree(2)));
     assert_eq!(rig.state("n1").proven, rig.state("n1").applied);
+}
+
+#[test]
+fn who_comes_back_while_another_apply_is_under_way_goes_back_when_that_fails() {
+    let mut rig = three();
+    rig.edit("n1", tree(2));
+    rig.bad_load.insert(("n1".to_owned(), tree(2)));
+    rig.link("n1", "n3", false);
+    rig.command("n1", Command::Apply);
+    assert_eq!((rig.disk("n2"), rig.disk("n3")), (tree(1), tree(2)));
+    rig.slow.insert("n1".to_owned(), Vec::new());
+    rig.command("n1", Command::Apply);
+    assert!(matches!(rig.slow["n1"].as_slice(), [Job::Test(_)]));
+    rig.link("n1", "n3", true);
+    rig.run();
+    assert_eq!(rig.disk("n3"), tree(2), "it may be what that one brings");
+    rig.link("n1", "n2", false);
+    rig.finish("n1");
+    assert_eq!(rig.told("n1", "apply_failed"), 2);
+    assert_eq!((rig.disk("n3"), rig.problem("n3")), (tree(1), Some(Trouble::Undone)));
 }
