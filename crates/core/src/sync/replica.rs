@@ -281,6 +281,8 @@ impl Replica {
         self.reborn = false;
         // Both were ordered in the name of the writer of that time.
         (self.rollback, self.undo) = (None, None);
+        // Who orders it again is told again that it can't be.
+        self.stays = None;
         self.problem = self.problem.take().filter(|it| !still_there(it, &self.line));
         if self.writes() {
             self.offer_all(effects);

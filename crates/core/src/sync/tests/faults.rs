@@ -514,3 +514,17 @@ fn who_comes_back_while_another_apply_is_under_way_goes_back_when_that_fails() {
     assert_eq!(rig.told("n1", "apply_failed"), 2);
     assert_eq!((rig.disk("n3"), rig.problem("n3")), (tree(1), Some(Trouble::Undone)));
 }
+
+#[test]
+fn that_it_cannot_go_back_is_said_again_to_a_writer_that_is_back() {
+    let mut rig = three();
+    rig.edit("n1", tree(2));
+    rig.bad.insert(tree(1));
+    rig.bad_load.insert(("n1".to_owned(), tree(2)));
+    rig.command("n1", Command::Apply);
+    assert_eq!(rig.problem("n2"), Some(Trouble::Refused));
+    rig.holder(&["n2"], "n2");
+    assert_eq!(rig.problem("n2"), None);
+    rig.holder(&["n2"], "n1");
+    assert_eq!((rig.disk("n2"), rig.problem("n2")), (tree(2), Some(Trouble::Refused)));
+}
