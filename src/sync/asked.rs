@@ -5,6 +5,7 @@ use std::sync::Arc;
 use standin_core::sync::{Command, Input, Trouble, View};
 
 use super::driver::{Driver, own};
+use super::push::Accepted;
 use super::{Ask, Order, powers, report};
 use crate::control::log::Severity;
 
@@ -58,7 +59,8 @@ impl Driver {
                 if accept_deletion {
                     let lies = running.disk.as_ref().map(|disk| disk.tree);
                     let served = running.replica.proven().map(|id| id.tree);
-                    self.accepted = lies.into_iter().chain(served).collect();
+                    self.accepted =
+                        Accepted::of(&self.pusher.targets(), lies.into_iter().chain(served));
                 }
                 (Command::Resume { accept_deletion }, "synchronisation is to go on".to_owned())
             }
