@@ -135,7 +135,7 @@ impl Scene {
     }
 
     /// A daemon dies: whatever it held stays on the host.
-    pub(crate) fn daemon_dies(&mut self, machine: u8) {
+    pub fn daemon_dies(&mut self, machine: u8) {
         let host = &self.machines[usize::from(machine)];
         if host.run == Run::Off {
             return;

@@ -361,7 +361,9 @@ impl Scene {
         let mut ends = Vec::new();
         for one in host.kernel.addresses.iter_mut().filter(|one| one.ours) {
             let v6 = if one.key.1.address().is_ipv6() { SECOND / 5 } else { 0 };
-            let end = one.expires.unwrap_or(now + after + LIFETIME + v6 - since_renewal);
+            let end = now + after + LIFETIME + v6 - since_renewal;
+            // A thread that renews on beside an engine that hangs may die before it has given up.
+            let end = one.expires.map_or(end, |before| before.min(end));
             one.expires = Some(end);
             ends.push(end);
         }
