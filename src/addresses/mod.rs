@@ -5,7 +5,10 @@
 //! away is put back at once. The kernel's rtnl lock may be held by others for hundreds of
 //! milliseconds, which is why this isn't done by the engine.
 
+mod held;
 mod host;
+mod listening;
+mod own_link;
 mod stay;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,19 +21,18 @@ use std::time::Duration;
 
 use standin_core::types::{Instant, Prefix, VipId};
 use standin_core::{InterfaceState, Outcome};
-use standin_linux::advert::AdvertReceiver;
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
-use standin_linux::netlink::{Address, Change, Monitor, Notice, PROTOCOL, Rtnl};
+use standin_linux::netlink::{Address, Change, Link, Monitor, Notice, PROTOCOL, Rtnl};
 use standin_linux::queue::Taken;
 use standin_linux::{output, sched};
 
 use crate::engine::REALTIME_PRIORITY;
-use crate::engine::messages::{
-    Beat, FromEngine, Inbox, Listen, Listening, Post, ToAddresses, ToEngine,
-};
-use crate::guard::ledger::{Goodbye, Ledger, State};
-use host::HostSettings;
+use crate::engine::messages::{Beat, FromEngine, Hold, Inbox, Listen, Post, ToAddresses, ToEngine};
+use crate::guard::ledger::{Ledger, State};
+use held::Held;
+use host::{HostSettings, Wanted};
+use own_link::Going;
 use stay::Stays;
 
 /// An address that isn't renewed is gone after this (tried: 2.0 s for IPv4, 2.2 s for IPv6).
@@ -41,9 +43,6 @@ const TRY_AGAIN: Duration = Duration::from_millis(50);
 
 /// Netlink that fails for this long won't mend by itself; the guard starts everything anew.
 const GIVE_UP: Duration = Duration::from_secs(5);
-
-/// A socket that couldn't be opened is tried again after this.
-const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// The kernel makes an IPv6 address usable right after it has taken it.
 const USABLE_WITHIN: Duration = Duration::from_millis(20);
@@ -76,6 +75,8 @@ pub(crate) struct Addresses {
     settings: HostSettings,
     held: BTreeMap<VipId, Held>,
     stays: Stays,
+    /// Links of our own that are to be removed.
+    going: Vec<Going>,
     watched: Vec<Watched>,
     own: Vec<IpAddr>,
     /// What the host has, as the kernel last said.
@@ -96,16 +97,10 @@ pub(crate) struct Addresses {
     deaf: Vec<(Instant, Listen)>,
 }
 
-struct Held {
-    index: u32,
-    prefixes: Vec<Prefix>,
-    goodbyes: Vec<Goodbye>,
-}
-
 struct Watched {
     name: String,
     reported: Option<(Option<u32>, InterfaceState)>,
-    link: Option<standin_linux::netlink::Link>,
+    link: Option<Link>,
 }
 
 /// Starts the address thread.
@@ -132,6 +127,7 @@ pub(crate) fn start(
         settings: HostSettings::default(),
         held: BTreeMap::new(),
         stays: Stays::default(),
+        going: Vec::new(),
         watched: Vec::new(),
         own: Vec::new(),
         present: BTreeMap::new(),
@@ -224,20 +220,18 @@ impl Addresses {
         let mut watch = None;
         let alive = loop {
             match self.inbox.receiver.take() {
-                Taken::Message(ToAddresses::Hold { vip, interface, prefixes, goodbyes }) => {
-                    self.unsettled.insert(vip);
+                Taken::Message(ToAddresses::Hold(order)) => {
+                    let vip = order.vip;
                     comes_back.extend(Some(vip).filter(|vip| self.stays.holds(*vip)));
-                    drops.extend(self.held.remove(&vip).iter().flat_map(Held::keys));
-                    if let Some(index) = self.index_of(&interface) {
-                        self.settings.prepare(&interface);
-                        self.held.insert(vip, Held { index, prefixes, goodbyes });
-                    } else {
-                        self.refused.insert(vip, ENODEV);
-                    }
+                    self.hold(order, &mut drops);
                 }
                 Taken::Message(ToAddresses::Release { vip }) => {
                     self.unsettled.insert(vip);
-                    drops.extend(self.held.remove(&vip).iter().flat_map(Held::keys));
+                    if let Some(held) = self.held.remove(&vip) {
+                        self.silence(&held.links);
+                        drops.extend(held.keys());
+                        self.end_links(held.links);
+                    }
                 }
                 Taken::Message(ToAddresses::Stay { vip }) => {
                     self.unsettled.insert(vip);
@@ -255,6 +249,7 @@ impl Addresses {
                 Taken::Message(ToAddresses::End) | Taken::Over => break false,
             }
         };
+        self.agree(None);
         self.make(drops)?;
         // On the interface first, then off the loopback link: the sockets notice nothing.
         let back: Vec<_> = comes_back.into_iter().flat_map(|vip| self.stays.end(vip)).collect();
@@ -267,33 +262,51 @@ impl Addresses {
         Ok(alive)
     }
 
-    /// Opens a socket for the engine; one that can't be opened is tried again and again.
-    fn listen(&mut self, asked: Listen) {
-        self.deaf.retain(|(_, other)| {
-            (other.interface, other.family) != (asked.interface, asked.family)
-        });
-        match AdvertReceiver::open(asked.family, asked.index, &asked.name, asked.vips) {
-            Ok(receiver) => {
-                let receiver = Box::new(receiver);
-                self.tell(ToEngine::Listening(Listening { asked, receiver }));
-            }
-            Err(error) => {
-                self.complain(format!(
-                    "can't hear {} adverts on {} ({error}); no VIP is held there until it can",
-                    asked.family, asked.name
-                ));
-                self.deaf.push((now() + LISTEN_AGAIN, asked));
-            }
+    /// Notes where a VIP's addresses are to be, and which ones have to go for that.
+    fn hold(&mut self, order: Hold, drops: &mut Vec<(u32, Prefix)>) {
+        let Hold { vip, interface, prefixes, goodbyes, virtual_mac } = order;
+        self.unsettled.insert(vip);
+        let before = self.held.remove(&vip);
+        drops.extend(before.iter().flat_map(Held::keys));
+        let Some(index) = self.index_of(&interface) else {
+            self.refused.insert(vip, ENODEV);
+            return self.end_links(before.map_or_else(Vec::new, |before| before.links));
+        };
+        let (links, places) = (Vec::new(), Vec::new());
+        let mut held = Held { interface, index, virtual_mac, links, places, goodbyes };
+        if let Err(errno) = self.settle_places(&mut held, &prefixes) {
+            self.refused.insert(vip, errno);
         }
+        let left = before.map_or_else(Vec::new, |before| before.links).into_iter();
+        let left = left.filter(|old| held.links.iter().all(|link| link.index != old.index));
+        self.end_links(left.collect());
+        if virtual_mac.is_some() {
+            // The interface itself may have had it, from before the VIP had a MAC of its own.
+            let there = |prefix: &Prefix| self.present.contains_key(&(index, *prefix));
+            drops.extend(prefixes.iter().filter(|prefix| there(prefix)).map(|one| (index, *one)));
+        }
+        self.held.insert(vip, held);
     }
 
-    /// Tries sockets again that couldn't be opened.
-    fn listen_again(&mut self, time: Instant) {
-        let (due, later) =
-            std::mem::take(&mut self.deaf).into_iter().partition(|(at, _)| *at <= time);
-        self.deaf = later;
-        let due: Vec<(Instant, Listen)> = due;
-        due.into_iter().for_each(|(_, asked)| self.listen(asked));
+    /// Sees to the settings that what is held and stays needs, and what is `going` did; says which of those
+    /// that keep the host silent couldn't be set.
+    fn agree(&mut self, going: Option<&Held>) -> Vec<(String, io::Error)> {
+        let mut wanted = Wanted::new();
+        for held in self.held.values().chain(going) {
+            host::want_secondaries(&mut wanted, &held.interface);
+            if held.virtual_mac.is_some() {
+                host::want_no_answer_for_ours(&mut wanted, &held.interface);
+            }
+        }
+        self.stays.want(&mut wanted);
+        let failed = self.settings.agree(wanted);
+        for (path, error) in failed.to_put_back {
+            self.complain(format!("couldn't put {path} back: {error}"));
+        }
+        // Without promote_secondaries the addresses still work; the node's own are put back by nobody,
+        // though, so `standin check` looks whether it can be set.
+        let silences = |(path, _): &(String, io::Error)| !path.ends_with("promote_secondaries");
+        failed.to_set.into_iter().filter(silences).collect()
     }
 
     fn index_of(&self, interface: &str) -> Option<u32> {
@@ -349,6 +362,7 @@ impl Addresses {
             // A VIP of which one address was refused isn't held at all.
             let Some(held) = self.held.remove(&vip) else { continue };
             let keys: Vec<_> = held.keys().filter(|key| !self.is_held(*key)).collect();
+            self.end_links(held.links);
             let drop =
                 |(index, prefix): &(u32, Prefix)| Change::Drop { index: *index, prefix: *prefix };
             let batch: Vec<_> = keys.iter().map(drop).collect();
@@ -363,12 +377,7 @@ impl Addresses {
             };
             self.tell(ToEngine::Settled { vip, outcome });
         }
-        if self.held.is_empty() {
-            self.settings.undo_interfaces();
-        }
-        for (path, error) in self.stays.undo() {
-            self.complain(format!("couldn't put {path} back: {error}"));
-        }
+        self.agree(None);
         let nothing = self.held.is_empty() && self.stays.is_empty();
         if !nothing && self.next_renewal == Instant::FAR {
             self.next_renewal = now() + RENEW_EVERY;
@@ -392,11 +401,13 @@ impl Addresses {
     /// Writes down what is on the host or about to be, and what is `going` from there.
     fn record(&self, going: &[(u32, Prefix)]) {
         let Some(ledger) = &self.ledger else { return };
-        let settings = self.settings.changes().iter().chain(self.stays.settings());
-        let mut state = State { settings: settings.cloned().collect(), ..State::default() };
+        let settings = self.settings.changes().to_vec();
+        let mut state = State { settings, ..State::default() };
+        state.links.extend(self.going.iter().map(|going| going.index));
         state.addresses.extend(self.stays.keys());
         for held in self.held.values() {
-            state.addresses.extend(held.prefixes.iter().map(|prefix| (held.index, *prefix)));
+            state.addresses.extend(held.keys());
+            state.links.extend(held.links.iter().map(|link| link.index));
             state.goodbyes.extend(held.goodbyes.iter().cloned());
         }
         state.addresses.extend(going);
@@ -422,8 +433,10 @@ impl Addresses {
             self.again()?;
         }
         self.listen_again(time);
+        self.remove_links(time);
+        let going = self.going.iter().map(|going| going.at).min().unwrap_or(Instant::FAR);
         let deaf = self.deaf.iter().map(|(at, _)| *at).min().unwrap_or(Instant::FAR);
-        let deadline = self.next_renewal.min(self.again_at).min(deaf);
+        let deadline = self.next_renewal.min(self.again_at).min(deaf).min(going);
         self.timer.arm(Some(deadline).filter(|at| *at != Instant::FAR))
     }
 
@@ -433,7 +446,10 @@ impl Addresses {
         let mut own_primary = false;
         for notice in notices {
             match notice {
-                Notice::Link(link) => self.link(link),
+                Notice::Link(link) => {
+                    self.own_link_changed(&link);
+                    self.link(link);
+                }
                 Notice::LinkGone { index } => {
                     for watched in &mut self.watched {
                         if watched.link.as_ref().is_some_and(|link| link.index == index) {
@@ -441,6 +457,7 @@ impl Addresses {
                         }
                     }
                     self.present.retain(|(of, _), _| *of != index);
+                    self.own_link_gone(index)?;
                 }
                 Notice::Address(address) => {
                     let key = (address.index, address.prefix);
@@ -459,7 +476,7 @@ impl Addresses {
         Ok(())
     }
 
-    fn link(&mut self, link: standin_linux::netlink::Link) {
+    fn link(&mut self, link: Link) {
         for watched in &mut self.watched {
             let renamed = watched.link.as_ref().is_some_and(|known| known.index == link.index);
             if watched.name == link.name {
@@ -483,14 +500,13 @@ impl Addresses {
         if self.stays.has(key) {
             return self.rtnl.change(&[stay::change(key.1.address())], &mut Vec::new());
         }
-        let owner = self.held.iter().find(|(_, held)| held.has(key)).map(|(vip, _)| *vip);
-        let Some(vip) = owner else { return Ok(()) };
+        let owner = self.held.iter().find_map(|(vip, held)| Some((*vip, held.place(key)?)));
+        let Some((vip, place)) = owner else { return Ok(()) };
         if self.beat.age(now()) >= ENGINE_DEAD_AFTER {
             return Ok(());
         }
-        let change = Change::Hold { index: key.0, prefix: key.1, valid_s: LIFETIME_S };
         let mut results = Vec::new();
-        self.rtnl.change(&[change], &mut results)?;
+        self.rtnl.change(&[place.change()], &mut results)?;
         match results.first() {
             // Its interface went, and took it along: the engine hears of that, and nobody refused.
             Some(Err(ENODEV)) => {}
@@ -555,7 +571,11 @@ impl Addresses {
         }
         let lost: Vec<_> =
             before.into_keys().filter(|key| !self.present.contains_key(key)).collect();
-        lost.into_iter().try_for_each(|key| self.gone(key))
+        lost.into_iter().try_for_each(|key| self.gone(key))?;
+        let own = self.held.values().flat_map(|held| &held.links).map(|link| link.index);
+        let is_there = |index: &u32| links.iter().any(|link| link.index == *index);
+        let gone: Vec<u32> = own.filter(|index| !is_there(index)).collect();
+        gone.into_iter().try_for_each(|index| self.own_link_gone(index))
     }
 
     /// Tells the engine what has changed since it was last told.
@@ -596,49 +616,56 @@ impl Addresses {
     /// Takes over the settings that the program before this one had changed.
     fn adopt(&mut self) {
         if let Some(ledger) = &self.ledger {
-            self.settings.resume(ledger.read().settings);
+            let state = ledger.read();
+            self.settings.resume(state.settings);
+            self.inherit(state.links);
         }
     }
 
     /// Addresses that an earlier standin left behind when it was killed.
     fn remove_leftovers(&mut self) -> io::Result<()> {
         // What a program held that was replaced in place is about to be held again.
-        let kept = self.ledger.as_ref().map(Ledger::read).unwrap_or_default().addresses;
+        let kept = self.ledger.as_ref().map(Ledger::read).unwrap_or_default();
+        let links = self.rtnl.links()?.into_iter().filter(Link::is_of_vip).map(|link| link.index);
+        let links: Vec<u32> = links.filter(|index| !kept.links.contains(index)).collect();
         let leftovers: Vec<_> = self
             .rtnl
             .addresses()?
             .into_iter()
             .filter(|address| {
-                address.protocol == PROTOCOL && !kept.contains(&(address.index, address.prefix))
+                address.protocol == PROTOCOL
+                    && !kept.addresses.contains(&(address.index, address.prefix))
             })
             .map(|address| Change::Drop { index: address.index, prefix: address.prefix })
             .collect();
-        if leftovers.is_empty() {
+        if leftovers.is_empty() && links.is_empty() {
             return Ok(());
         }
         self.complain(format!(
-            "removed {} addresses that an earlier standin had left on this host",
-            leftovers.len()
+            "removed {} addresses and {} links that an earlier standin had left on this host",
+            leftovers.len(),
+            links.len()
         ));
-        self.rtnl.change(&leftovers, &mut Vec::new())
+        self.rtnl.change(&leftovers, &mut Vec::new())?;
+        // Who doesn't let go of them has been told of by name.
+        if links.is_empty() { Ok(()) } else { self.rtnl.remove_links(&links) }
     }
 
     /// The engine has gone for good: leaves the host as it was found.
     fn undo(&mut self) {
-        let drops = |held: &Held| -> Vec<_> {
-            let drop = |prefix: &Prefix| Change::Drop { index: held.index, prefix: *prefix };
-            held.prefixes.iter().map(drop).collect()
-        };
-        let stays = self.stays.keys().map(|(index, prefix)| Change::Drop { index, prefix });
-        let batch: Vec<_> = self.held.values().flat_map(drops).chain(stays).collect();
+        let keys = self.held.values().flat_map(Held::keys).chain(self.stays.keys());
+        let batch: Vec<_> = keys.map(|(index, prefix)| Change::Drop { index, prefix }).collect();
+        let links: Vec<_> = self.held.values().flat_map(|held| held.links.clone()).collect();
+        self.silence(&links);
         if !batch.is_empty() {
             // What can't be removed runs out.
             let _ = self.rtnl.change(&batch, &mut Vec::new());
         }
         self.held.clear();
         self.stays.forget();
-        let mut failed = self.settings.undo();
-        failed.extend(self.stays.undo());
+        self.end_links(links);
+        self.remove_links(Instant::FAR);
+        let failed = self.settings.undo();
         self.record(&[]);
         for (path, error) in failed {
             self.complain(format!("couldn't put {path} back: {error}"));
@@ -654,24 +681,6 @@ impl Addresses {
     fn complain(&self, complaint: String) {
         // A full queue has worse news in it already.
         let _ = self.control.offer(FromEngine::Complaint(complaint));
-    }
-}
-
-impl Held {
-    fn has(&self, (index, prefix): (u32, Prefix)) -> bool {
-        self.index == index && self.prefixes.contains(&prefix)
-    }
-
-    fn keys(&self) -> impl Iterator<Item = (u32, Prefix)> + '_ {
-        self.prefixes.iter().map(|prefix| (self.index, *prefix))
-    }
-
-    fn changes(&self) -> impl Iterator<Item = Change> + '_ {
-        self.prefixes.iter().map(|prefix| Change::Hold {
-            index: self.index,
-            prefix: *prefix,
-            valid_s: LIFETIME_S,
-        })
     }
 }
 

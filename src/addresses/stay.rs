@@ -1,16 +1,17 @@
 //! A VIP that another node has taken over as planned: it stays on the loopback link for as long as
 //! sockets of this host use it, and nobody on the network hears of that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use standin_core::types::{Prefix, VipId};
 use standin_linux::netlink::Change;
-use standin_linux::sysctl::{self, Settings};
 
-use super::{Addresses, Held, LIFETIME_S, Watched};
+use super::held::Held;
+use super::host::{Wanted, want_no_answer_for_others};
+use super::{Addresses, LIFETIME_S, Watched};
 
 /// In every network namespace.
 const LOOPBACK: u32 = 1;
@@ -20,11 +21,11 @@ const LOOPBACK: u32 = 1;
 /// interface before that loses packets. It is less than what a lifetime has in hand.
 const ROUTED_WITHIN: Duration = Duration::from_secs(1);
 
-/// VIPs that stay, and the settings that keep this host from answering for them.
+/// VIPs that stay, and the interfaces that mustn't answer for them.
 #[derive(Default)]
 pub(super) struct Stays {
     addresses: BTreeMap<VipId, Vec<IpAddr>>,
-    settings: Settings,
+    interfaces: BTreeSet<String>,
 }
 
 impl Stays {
@@ -36,46 +37,38 @@ impl Stays {
         self.addresses.contains_key(&vip)
     }
 
-    /// Notes that the VIP stays, and keeps `interfaces` from answering for it over ARP: that of the VIP,
+    /// Notes that the VIP stays, and that `interfaces` mustn't answer for it over ARP: that of the VIP,
     /// and those over which peers ask who has it. (For IPv6 no interface answers for the address of
     /// another one.)
-    pub(super) fn begin<'a>(
+    fn begin(
         &mut self,
         vip: VipId,
-        interfaces: impl Iterator<Item = &'a str>,
-        prefixes: &[Prefix],
-    ) -> io::Result<()> {
-        self.addresses.insert(vip, prefixes.iter().map(|prefix| prefix.address()).collect());
-        for interface in interfaces {
-            // Asked for an address of another interface it says nothing, and asks in its own name.
-            for (name, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
-                let path = format!("net/ipv4/conf/{interface}/{name}");
-                // More may be set already, and the kernel goes by the greater of this and `all`.
-                let now = sysctl::read(&path)?.parse::<u8>().unwrap_or(0);
-                if now < 1 || (name == "arp_announce" && now < 2) {
-                    self.settings.set(&path, value)?;
-                }
-            }
-        }
-        Ok(())
+        interfaces: impl Iterator<Item = String>,
+        addresses: impl Iterator<Item = IpAddr>,
+    ) {
+        self.addresses.insert(vip, addresses.collect());
+        self.interfaces.extend(interfaces);
     }
 
     /// Forgets the VIP; says which addresses have to go.
     pub(super) fn end(&mut self, vip: VipId) -> Vec<(u32, Prefix)> {
-        self.addresses.remove(&vip).unwrap_or_default().into_iter().map(key).collect()
+        let ended = self.addresses.remove(&vip).unwrap_or_default();
+        if self.addresses.is_empty() {
+            self.interfaces.clear();
+        }
+        ended.into_iter().map(key).collect()
     }
 
     pub(super) fn forget(&mut self) {
-        self.addresses.clear();
+        *self = Self::default();
     }
 
-    /// Puts the settings back once nothing stays; says which couldn't be.
-    pub(super) fn undo(&mut self) -> Vec<(String, io::Error)> {
-        if self.addresses.is_empty() { self.settings.undo() } else { Vec::new() }
-    }
-
-    pub(super) fn settings(&self) -> &[sysctl::Change] {
-        self.settings.changes()
+    /// Adds what the interfaces need as long as something stays.
+    pub(super) fn want(&self, wanted: &mut Wanted) {
+        if !self.addresses.is_empty() {
+            let interfaces = self.interfaces.iter();
+            interfaces.for_each(|interface| want_no_answer_for_others(wanted, interface));
+        }
     }
 
     pub(super) fn has(&self, wanted: (u32, Prefix)) -> bool {
@@ -107,13 +100,18 @@ impl Addresses {
     /// Puts a VIP that is about to go where only this host's sockets find it.
     pub(super) fn stay(&mut self, vip: VipId, held: &Held) -> io::Result<()> {
         let there = |watched: &&Watched| watched.link.is_some();
-        let names = self.watched.iter().filter(there).map(|watched| watched.name.as_str());
-        if let Err(error) = self.stays.begin(vip, names, &held.prefixes) {
+        let names = self.watched.iter().filter(there).map(|watched| watched.name.clone());
+        self.stays.begin(vip, names, held.addresses());
+        let failed = self.agree(Some(held));
+        if let Some((path, error)) = failed.into_iter().next() {
             // It would answer in the other node's place.
-            self.complain(format!("connections to the VIP are cut: {error}"));
+            self.complain(format!("connections to the VIP are cut: {path}: {error}"));
             self.stays.end(vip);
+            self.end_links(held.links.clone());
             return Ok(());
         }
+        self.silence(&held.links);
+        self.linger(&held.links);
         let going: Vec<_> = held.keys().collect();
         self.record(&going);
         let mut results = Vec::new();

@@ -15,8 +15,8 @@ pub(crate) struct ReleaseArgs {
     places: Places,
 }
 
-/// The kernel marks each address with the program that added it; those of standin are taken away,
-/// and nftables tables with its name that belong to no living process.
+/// The kernel marks each address with the program that added it; those of standin are taken away, the links
+/// that carried them, and nftables tables with its name that belong to no living process.
 pub(super) fn main(args: &ReleaseArgs) -> Result<()> {
     // Kept to the end: no daemon starts meanwhile.
     let _held = args.places.without_daemon("so nothing is a leftover; stop it first")?;
@@ -26,8 +26,11 @@ pub(super) fn main(args: &ReleaseArgs) -> Result<()> {
     let leftovers: Vec<_> =
         addresses.iter().filter(|address| address.protocol == PROTOCOL).collect();
     let tables = forward::remove_leftovers();
-    if leftovers.is_empty() && tables.as_ref().is_ok_and(Vec::is_empty) {
-        println!("nothing to release: no address or table on this host was left by a standin");
+    let own: Vec<_> = links.iter().filter(|link| link.is_of_vip()).collect();
+    if leftovers.is_empty() && own.is_empty() && tables.as_ref().is_ok_and(Vec::is_empty) {
+        println!(
+            "nothing to release: no address, link or table on this host was left by a standin"
+        );
         return Ok(());
     }
     let drops: Vec<_> = leftovers
@@ -48,6 +51,13 @@ pub(super) fn main(args: &ReleaseArgs) -> Result<()> {
                 println!("couldn't remove {} from {name}: {error}", address.prefix);
             }
         }
+    }
+    if !own.is_empty() {
+        let indexes: Vec<u32> = own.iter().map(|link| link.index).collect();
+        rtnl.remove_links(&indexes).context("removing links; find them with: ip link")?;
+    }
+    for link in own {
+        println!("removed the link {}", link.name);
     }
     for table in tables.context("removing nftables tables; find them with: nft list tables")? {
         println!("removed nftables table {table}");

@@ -38,7 +38,9 @@ use standin_linux::epoll::Poll;
 use standin_linux::queue::Taken;
 use standin_linux::{output, sched};
 
-use messages::{Beat, FromEngine, Handover, Happened, Inbox, Post, ToAddresses, ToEngine};
+use messages::{
+    Beat, FromEngine, Handover, Happened, Hold, Inbox, Post, ToAddresses, ToEngine,
+};
 use outbox::Outbox;
 use ports::{Opening, Ports};
 use recorder::Recorder;
@@ -401,7 +403,10 @@ impl Engine {
                     let interface = self.interface_name(router.plan().interface);
                     let prefixes = router.plan().addresses.clone();
                     let goodbyes = outbox::goodbyes(&self.node, &self.ports, router.plan());
-                    self.order(ToAddresses::Hold { vip, interface, prefixes, goodbyes });
+                    let virtual_mac =
+                        Some(router.plan().vrid).filter(|_| router.plan().virtual_mac);
+                    let hold = Hold { vip, interface, prefixes, goodbyes, virtual_mac };
+                    self.order(ToAddresses::Hold(hold));
                 }
                 Effect::Release { vip } => {
                     // The goodbye precedes the release.

@@ -35,6 +35,8 @@ pub(crate) struct State {
     pub(crate) addresses: Vec<(u32, Prefix)>,
     pub(crate) goodbyes: Vec<Goodbye>,
     pub(crate) settings: Vec<Setting>,
+    /// Indexes of links of its own.
+    pub(crate) links: Vec<u32>,
 }
 
 /// A finished advert of priority 0.
@@ -161,6 +163,8 @@ fn encode(state: &State) -> Vec<u8> {
             put_bytes(&mut out, text.as_bytes());
         }
     }
+    put_length(&mut out, state.links.len());
+    state.links.iter().for_each(|link| out.extend(link.to_le_bytes()));
     out
 }
 
@@ -243,7 +247,8 @@ fn decode(bytes: &[u8]) -> Option<State> {
     })?;
     let settings = rest
         .list(|rest| Some(Setting { path: rest.text()?, old: rest.text()?, new: rest.text()? }))?;
-    Some(State { addresses, goodbyes, settings })
+    let links = rest.list(Rest::number)?;
+    Some(State { addresses, goodbyes, settings, links })
 }
 
 #[cfg(test)]
@@ -268,6 +273,7 @@ mod tests {
                 old: "0".into(),
                 new: "1".into(),
             }],
+            links: vec![7, 8],
         }
     }
 

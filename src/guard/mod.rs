@@ -25,7 +25,7 @@ use standin_linux::advert::AdvertSender;
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
 use standin_linux::fork::{self, Half, Signals};
-use standin_linux::netlink::{Change, NOWHERE, Rtnl};
+use standin_linux::netlink::{Change, Link, NOWHERE, Rtnl};
 use standin_linux::output::say;
 use standin_linux::process::{self, PidFd};
 use standin_linux::region::Region;
@@ -396,6 +396,11 @@ impl Guard {
             .iter()
             .map(|(index, prefix)| Change::Drop { index: *index, prefix: *prefix });
         let drops: Vec<_> = drops.collect();
+        let links = self.own_links(state);
+        for link in &links {
+            // As the daemon would: see there.
+            let _ = self.rtnl.silence(*link);
+        }
         if !drops.is_empty()
             && let Err(error) = self.rtnl.change(&drops, &mut Vec::new())
         {
@@ -423,5 +428,21 @@ impl Guard {
         for (path, error) in sysctl::Settings::resume(settings).undo() {
             say(&format!("the guard couldn't put {path} back: {error}"));
         }
+        if !links.is_empty()
+            && let Err(error) = self.rtnl.remove_links(&links)
+        {
+            say(&format!("the guard couldn't remove a VIP's own link: {error}"));
+        }
+    }
+
+    /// The links of the state that are a standin's by their looks: what stands in shared memory is believed
+    /// no further than it has to be.
+    fn own_links(&mut self, state: &State) -> Vec<u32> {
+        if state.links.is_empty() {
+            return Vec::new();
+        }
+        let ours = |link: &Link| link.is_of_vip() && state.links.contains(&link.index);
+        let all = self.rtnl.links().unwrap_or_default();
+        all.iter().filter(|link| ours(link)).map(|link| link.index).collect()
     }
 }

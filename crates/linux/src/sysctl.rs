@@ -101,6 +101,22 @@ impl Settings {
         failed
     }
 
+    /// As [`Settings::undo`], but for the settings that `keeps` says yes to.
+    pub fn undo_unless(&mut self, keeps: impl Fn(&str) -> bool) -> Vec<(String, io::Error)> {
+        let all = std::mem::take(&mut self.changes);
+        let (kept, going) = all.into_iter().partition(|change| keeps(&change.path));
+        self.changes = going;
+        let failed = self.undo();
+        self.changes.extend::<Vec<_>>(kept);
+        failed
+    }
+
+    /// Whether `path` is to be undone.
+    #[must_use]
+    pub fn has_changed(&self, path: &str) -> bool {
+        self.changes.iter().any(|change| change.path == path)
+    }
+
     /// What is to be undone, in the order in which it was first changed.
     #[must_use]
     pub fn changes(&self) -> &[Change] {
