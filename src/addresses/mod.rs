@@ -370,6 +370,7 @@ impl Addresses {
             self.rtnl.change(&batch, &mut Vec::new())?;
         }
         for vip in std::mem::take(&mut self.unsettled) {
+            self.let_speak(vip);
             let outcome = match (self.refused.remove(&vip), self.held.contains_key(&vip)) {
                 (Some(errno), _) => Outcome::Refused { errno },
                 (None, true) => Outcome::Held,

@@ -2,7 +2,7 @@
 //! there only while this node has the VIP.
 //!
 //! ```text
-//!   hold ──▶ made, silent about everything else, on ──▶ carries the addresses
+//!   hold ──▶ made, silent ──▶ addresses on it ──▶ speaks ──▶ settled
 //!   release ──▶ silenced, addresses off ──▶ settled ──▶ removed (the kernel takes some 15 ms for that)
 //!   stay ──▶ silenced, addresses to lo ──▶ settled ──▶ hears for a moment more ──▶ removed
 //! ```
@@ -96,15 +96,24 @@ impl Addresses {
             // Another interface's VIP may have the same id, and has the name then.
             let Some(link) = self.rtnl.link_named(&name)?.filter(ours) else { continue };
             self.going.retain(|going| going.index != link.index);
-            if !made {
-                // It says nothing any more if the VIP was about to go.
-                let _ = self.rtnl.let_speak(link.index);
-            }
             prepare(&link.name, family)?;
+            if made {
+                // The kernel tells multicast routers of an IPv6 address before it takes packets for it.
+                let _ = self.rtnl.silence(link.index);
+            }
             self.rtnl.switch_on(link.index)?;
             return Ok(OwnLink { index: link.index, family, mac });
         }
         Err(io::Error::from_raw_os_error(EEXIST))
+    }
+
+    /// The addresses are there: their links answer for them.
+    pub(super) fn let_speak(&mut self, vip: VipId) {
+        let links = self.held.get(&vip).map_or(&[][..], |held| &held.links);
+        for link in links {
+            // One that speaks already says so.
+            let _ = self.rtnl.let_speak(link.index);
+        }
     }
 
     /// What they send from now on isn't sent.
@@ -181,6 +190,7 @@ impl Addresses {
         };
         let lost = held.links.remove(at);
         let new = self.open_link(held, lost.family, id)?;
+        let index = new.index;
         for place in held.places.iter_mut().filter(|place| place.index == lost.index) {
             place.index = new.index;
         }
@@ -192,6 +202,7 @@ impl Addresses {
         self.record(&keys);
         let changes: Vec<Change> = again.iter().map(|place| place.change()).collect();
         self.rtnl.change(&changes, &mut Vec::new())?;
+        let _ = self.rtnl.let_speak(index);
         for place in again {
             self.tell(ToEngine::Restored { vip, address: place.prefix.address() });
         }

@@ -32,7 +32,7 @@ use standin_core::resume::Resume;
 use standin_core::types::{Instant, InterfaceId};
 use standin_core::wire::neighbour;
 use standin_core::wire::vrrp::Envelope;
-use standin_core::{Command, Effect, Effects, Input, InterfaceState};
+use standin_core::{Command, Effect, Effects, Input, InterfaceState, Outcome};
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
 use standin_linux::queue::Taken;
@@ -256,6 +256,7 @@ impl Engine {
                 self.node.step(time, Input::Interface { interface, state }, &mut self.effects);
             }
             ToEngine::Settled { vip, outcome } => {
+                self.outbox.serves(vip, outcome == Outcome::Held);
                 node.step(time, Input::Settled { vip, outcome }, effects);
             }
             ToEngine::Restored { vip, address } => {
@@ -411,10 +412,12 @@ impl Engine {
                 Effect::Release { vip } => {
                     // The goodbye precedes the release.
                     self.outbox.send(&mut self.ports);
+                    self.outbox.serves(vip, false);
                     self.order(ToAddresses::Release { vip });
                 }
                 Effect::Stay { vip } => {
                     self.outbox.send(&mut self.ports);
+                    self.outbox.serves(vip, false);
                     self.order(ToAddresses::Stay { vip });
                 }
                 Effect::Announce { vip } => {

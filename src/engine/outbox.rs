@@ -1,5 +1,6 @@
 //! Adverts on their way out: written once, sent again and again, one system call per socket.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use standin_core::node::Node;
@@ -17,10 +18,14 @@ pub(super) struct Outbox {
     written: Vec<Option<Written>>,
     /// Places in `written` that are due, in order.
     due: Vec<u32>,
+    /// VIPs whose addresses are on this host. A frame from a virtual MAC brings its clients here: before
+    /// the addresses are there, adverts come from the interface's own MAC.
+    served: BTreeSet<VipId>,
 }
 
 /// The adverts of one VIP in one family: one to the group, or one to each peer.
 struct Written {
+    vip: VipId,
     interface: InterfaceId,
     family: Family,
     priority: Priority,
@@ -34,6 +39,15 @@ impl Outbox {
     pub(super) fn forget(&mut self) {
         self.written.clear();
         self.due.clear();
+    }
+
+    /// The VIP's addresses are there, or about to go.
+    pub(super) fn serves(&mut self, vip: VipId, there: bool) {
+        if there {
+            self.served.insert(vip);
+        } else {
+            self.served.remove(&vip);
+        }
     }
 
     pub(super) fn queue(
@@ -58,7 +72,8 @@ impl Outbox {
                 // An advert of another priority is still waiting: it goes first.
                 self.send(ports);
             }
-            self.written[place] = Some(write(node, plan, family, priority, source));
+            let written = write(node, plan, family, priority, source);
+            self.written[place] = Some(Written { vip, ..written });
         }
         self.due.push(u32::try_from(place).unwrap_or(u32::MAX));
     }
@@ -70,7 +85,8 @@ impl Outbox {
         }
         let written = &self.written;
         let due = || self.due.iter().filter_map(|place| written.get(*place as usize)?.as_ref());
-        let framed = |written: &&Written| !written.frames.is_empty();
+        let framed =
+            |written: &&Written| !written.frames.is_empty() && self.served.contains(&written.vip);
         for written in due().filter(framed) {
             ports.send_frames(written.interface, written.frames.iter().map(Vec::as_slice));
         }
@@ -163,5 +179,7 @@ fn write(
         messages.iter().map(one).collect()
     };
     let frames = mac.map_or_else(Vec::new, frame_of);
-    Written { interface: plan.interface, family, priority, messages, frames }
+    // Whose it is the caller knows.
+    let vip = VipId(u16::MAX);
+    Written { vip, interface: plan.interface, family, priority, messages, frames }
 }

@@ -51,7 +51,7 @@ fn a_killed_daemon_leaves_nothing() {
     pair.n2.wait_role("active", SOON);
     wait_until("another daemon", SOON, || pair.n1.role() == "backup");
     // The next daemon hears adverts, too.
-    drop(pair.first.take());
+    assert_eq!(pair.first.take().unwrap().stop(), Some(0));
     wait_state(&pair.n1, &before);
 }
 

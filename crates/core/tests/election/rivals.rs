@@ -1,10 +1,11 @@
 //! Somebody else has the address, by ARP: strangers are named, nodes settle it.
 
 use standin_core::event::{Kind, Reason, Role};
+use standin_core::plan::Plan;
 use standin_core::types::Mac;
 use standin_core::{Effect, Input};
 
-use super::rig::{ETH0, FOREIGN_MAC, Rig, ms};
+use super::rig::{ETH0, FOREIGN_MAC, Rig, ms, plan};
 
 const N1: Mac = Mac([2, 0, 0, 0, 0, 11]);
 const N3: Mac = Mac([2, 0, 0, 0, 0, 13]);
@@ -132,4 +133,39 @@ fn a_rival_that_was_gone_meanwhile_is_a_new_one() {
     assert_eq!(rig.role(), Role::Active, "its kernel may still end the address");
     rig.run_among(&there, 2_500);
     assert_eq!(rig.role(), Role::Backup);
+}
+
+/// Adverts and answers of all nodes come from the router id's own MAC.
+fn virtual_plan(members: usize) -> Plan {
+    let mut plan = plan();
+    plan.vips[0].virtual_mac = true;
+    plan.vips[0].members.truncate(members);
+    plan
+}
+
+const SHARED: Mac = Mac([0, 0, 0x5e, 0, 1, 41]);
+
+#[test]
+fn of_two_nodes_with_one_mac_the_other_one_is_the_rival() {
+    let mut rig = Rig::new(virtual_plan(2));
+    rig.run(ms(3_000));
+    assert_eq!(rig.role(), Role::Active);
+    rig.see(VIP, SHARED);
+    rig.run_among(&[(VIP, SHARED), ("10.0.0.1", N1)], 3_500);
+    assert_eq!(rig.role(), Role::Backup);
+    assert!(matches!(rig.last_reason(), Reason::RivalUnheard { .. }));
+    rig.run_among(&[(VIP, SHARED), ("10.0.0.1", N1)], 10_000);
+    assert_eq!(rig.role(), Role::Backup, "it still answers");
+    rig.run_among(&[], 1_500);
+    assert_eq!(rig.role(), Role::Active);
+}
+
+#[test]
+fn of_three_nodes_with_one_mac_nobody_knows_which_one_it_is() {
+    let mut rig = Rig::new(virtual_plan(3));
+    rig.run(ms(3_000));
+    rig.see(VIP, SHARED);
+    rig.run_among(&[(VIP, SHARED), ("10.0.0.1", N1), ("10.0.0.3", N3)], 10_000);
+    assert_eq!(rig.role(), Role::Active);
+    assert!(rig.told(|kind| matches!(kind, Kind::AddressConflict { mac: SHARED, .. })) > 0);
 }
