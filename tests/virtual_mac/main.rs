@@ -44,8 +44,9 @@ fn clients_keep_the_mac_over_a_takeover() {
     }
     println!("n2 answered after {gone:?}");
     // RFC 9568 §7.2: adverts come from the virtual MAC and the node's own address.
+    let settled = Instant::now();
     std::thread::sleep(ms(300));
-    let seen = adverts.since(began);
+    let seen = adverts.since(settled);
     let from = |mac: &str, source: &str| {
         seen.iter().any(|it| it.line.contains(&format!("{mac} >")) && it.line.contains(source))
     };
