@@ -84,7 +84,7 @@ fn of_two_actives_that_hear_no_adverts_the_worse_one_yields_and_shadows_the_othe
 #[test]
 fn of_two_actives_that_hear_no_adverts_the_better_one_stays() {
     // n3 has the same priority and the higher address, so that it is n1's rival that is worse.
-    let mut plan = super::rig::plan();
+    let mut plan = plan();
     plan.vips[0].members[2].priority = standin_core::types::Priority(50);
     let mut rig = Rig::new(plan);
     rig.run(ms(1_000));
