@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   hold ──▶ made, silent ──▶ addresses on it ──▶ speaks ──▶ settled
-//!   release ──▶ silenced, addresses off ──▶ settled ──▶ removed (the kernel takes some 15 ms for that)
+//!   release ──▶ silenced, addresses off ──▶ settled ──▶ removed (the kernel takes some 20 ms for that)
 //!   stay ──▶ silenced, addresses to lo ──▶ settled ──▶ hears for a moment more ──▶ removed
 //! ```
 //! What it sends teaches switches where the MAC is: a node that gives the VIP up is silent first.

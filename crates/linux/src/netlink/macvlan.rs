@@ -104,7 +104,7 @@ impl Rtnl {
         self.ask(message, socket::CHANGE)
     }
 
-    /// Removes links, and all addresses on them. All at once: the kernel waits some 15 ms for each
+    /// Removes links, and all addresses on them. All at once: the kernel waits some 20 ms for each
     /// removal until nobody looks at the link any more.
     ///
     /// # Errors
