@@ -33,7 +33,6 @@ const EIO: i32 = 5;
 #[derive(Clone)]
 pub(super) struct OwnLink {
     pub(super) index: u32,
-    name: String,
     family: Family,
     mac: Mac,
 }
@@ -103,7 +102,7 @@ impl Addresses {
                 let _ = self.rtnl.silence(link.index);
             }
             self.rtnl.switch_on(link.index)?;
-            return Ok(OwnLink { index: link.index, name: link.name, family, mac });
+            return Ok(OwnLink { index: link.index, family, mac });
         }
         Err(io::Error::from_raw_os_error(EEXIST))
     }
@@ -114,7 +113,6 @@ impl Addresses {
         for link in links {
             // One that speaks already says so.
             let _ = self.rtnl.let_speak(link.index);
-            leave_in_silence(link);
         }
     }
 
@@ -192,7 +190,7 @@ impl Addresses {
         };
         let lost = held.links.remove(at);
         let new = self.open_link(held, lost.family, id)?;
-        let (index, copy) = (new.index, new.clone());
+        let index = new.index;
         for place in held.places.iter_mut().filter(|place| place.index == lost.index) {
             place.index = new.index;
         }
@@ -205,7 +203,6 @@ impl Addresses {
         let changes: Vec<Change> = again.iter().map(|place| place.change()).collect();
         self.rtnl.change(&changes, &mut Vec::new())?;
         let _ = self.rtnl.let_speak(index);
-        leave_in_silence(&copy);
         for place in again {
             self.tell(ToEngine::Restored { vip, address: place.prefix.address() });
         }
@@ -226,19 +223,6 @@ impl Addresses {
     }
 }
 
-const MLD_VERSION: &str = "force_mld_version";
-
-/// When nobody lives who could silence the link, and the kernel ends its address, it would leave the
-/// address's group aloud, from the virtual MAC. Who has joined by version 2 of MLD and is to leave by version 1 says
-/// nothing, unless a router asked meanwhile (tried on Linux 6.18).
-fn leave_in_silence(link: &OwnLink) {
-    if link.family == Family::V6 {
-        let path = format!("net/ipv6/conf/{}/{MLD_VERSION}", link.name);
-        // It leaves aloud then, and the active's next advert says where the MAC is.
-        let _ = sysctl::write(&path, "1");
-    }
-}
-
 /// What a link has to be told before it is switched on. All of it ends with the link.
 fn prepare(name: &str, family: Family) -> io::Result<()> {
     let v4 = |key: &str| format!("net/ipv4/conf/{name}/{key}");
@@ -253,9 +237,7 @@ fn prepare(name: &str, family: Family) -> io::Result<()> {
     let told: &[(&str, &str)] = match family {
         Family::V4 => &[("disable_ipv6", "1")],
         // No address of its own, no route and no address from a router's advertisement.
-        Family::V6 => {
-            &[("disable_ipv6", "0"), ("addr_gen_mode", "1"), ("accept_ra", "0"), (MLD_VERSION, "0")]
-        }
+        Family::V6 => &[("disable_ipv6", "0"), ("addr_gen_mode", "1"), ("accept_ra", "0")],
     };
     for (key, value) in told {
         match sysctl::write(&v6(key), value) {

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use crate::hosts::holders::Watch;
-use crate::hosts::wire::{Adverts, who_has};
+use crate::hosts::wire::who_has;
 use crate::hosts::{child_of, ms, skipped, wait_until};
-use crate::pair::{MAC_V4, MAC_V6, Pair, SOON, VIP, VIP_V6, own_links, release, state, wait_state};
+use crate::pair::{MAC_V4, Pair, SOON, VIP, VIP_V6, own_links, release, state, wait_state};
 use standin_linux::spawn;
 
 #[test]
@@ -114,29 +114,4 @@ fn what_is_taken_away_by_hand_comes_back() {
     }
     assert_eq!(pair.n1.transitions(), 2, "nothing but the start: {:#?}", pair.n1.events());
     assert_eq!(own_links(&pair.n1).len(), 2);
-}
-
-/// Switches must not look for the MAC where nobody lives any more.
-#[test]
-fn the_kernel_ends_it_without_a_word() {
-    if skipped() {
-        return;
-    }
-    let pair = Pair::without_daemons();
-    let mut only = crate::pair::file("");
-    only = only.replace("[node.n2]\naddress = [\"192.168.1.190\", \"fd00:41::190\"]\n", "");
-    let daemon = pair.n1.standin(&only);
-    pair.n1.wait_has(VIP_V6, true, SOON);
-    let matching = format!("ether src {MAC_V4} or ether src {MAC_V6}");
-    let frames = Adverts::matching(&pair.lan, &matching);
-    let began = Instant::now();
-    // The kernel repeats its reports within a second.
-    std::thread::sleep(ms(1500));
-    assert!(!frames.since(began).is_empty(), "the canary: it advertises");
-    daemon.crash();
-    let ended = Instant::now();
-    wait_until("the kernel to end it", ms(4000), || !pair.n1.has(VIP) && !pair.n1.has(VIP_V6));
-    std::thread::sleep(ms(1500));
-    let seen = frames.since(ended);
-    assert!(seen.is_empty(), "{seen:#?}");
 }
