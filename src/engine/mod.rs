@@ -38,9 +38,7 @@ use standin_linux::epoll::Poll;
 use standin_linux::queue::Taken;
 use standin_linux::{output, sched};
 
-use messages::{
-    Beat, FromEngine, Handover, Happened, Hold, Inbox, Post, ToAddresses, ToEngine,
-};
+use messages::{Beat, FromEngine, Handover, Happened, Hold, Inbox, Post, ToAddresses, ToEngine};
 use outbox::Outbox;
 use ports::{Opening, Ports};
 use recorder::Recorder;
