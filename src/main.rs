@@ -12,6 +12,7 @@ mod engine;
 mod exit;
 mod guard;
 mod lab;
+mod left;
 mod link;
 mod nginx;
 mod preflight;

@@ -5,22 +5,24 @@
 //! away is put back at once. The kernel's rtnl lock may be held by others for hundreds of
 //! milliseconds, which is why this isn't done by the engine.
 
-mod held;
-mod host;
 mod listening;
+mod own;
 mod own_link;
-mod stay;
+mod steps;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use standin_core::types::{Instant, Prefix, VipId};
-use standin_core::{InterfaceState, Outcome};
+use standin_core::InterfaceState;
+use standin_core::guard::{Key, OwnLink, State};
+use standin_core::holding::{Holding, Order, Owner};
+use standin_core::types::{Instant, Prefix};
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
 use standin_linux::netlink::{Address, Change, Link, Monitor, Notice, PROTOCOL, Rtnl};
@@ -29,11 +31,9 @@ use standin_linux::{output, sched};
 
 use crate::engine::REALTIME_PRIORITY;
 use crate::engine::messages::{Beat, FromEngine, Hold, Inbox, Listen, Post, ToAddresses, ToEngine};
-use crate::guard::ledger::{Ledger, State};
-use held::Held;
-use host::{HostSettings, Wanted};
-use own_link::Going;
-use stay::Stays;
+use crate::guard::ledger::Ledger;
+use crate::left::Left;
+use own::Own;
 
 /// An address that isn't renewed is gone after this (tried: 2.0 s for IPv4, 2.2 s for IPv6).
 const LIFETIME_S: u32 = 2;
@@ -44,8 +44,9 @@ const TRY_AGAIN: Duration = Duration::from_millis(50);
 /// Netlink that fails for this long won't mend by itself; the guard starts everything anew.
 const GIVE_UP: Duration = Duration::from_secs(5);
 
-/// The kernel makes an IPv6 address usable right after it has taken it.
-const USABLE_WITHIN: Duration = Duration::from_millis(20);
+/// Frames that were on their way to a link of our own when its VIP moved as planned: the other node
+/// announces it within milliseconds, and four times more in the first 620.
+const LINGERS: Duration = Duration::from_secs(1);
 
 const RENEW_EVERY: Duration = Duration::from_millis(500);
 
@@ -72,23 +73,17 @@ pub(crate) struct Addresses {
     control: Post<FromEngine>,
     beat: Arc<Beat>,
     ledger: Option<Ledger>,
-    settings: HostSettings,
-    held: BTreeMap<VipId, Held>,
-    stays: Stays,
-    /// Links of our own that are to be removed.
-    going: Vec<Going>,
+    left: Left,
+    holding: Holding,
     watched: Vec<Watched>,
-    own: Vec<IpAddr>,
+    own: Own,
     /// What the host has, as the kernel last said.
     present: BTreeMap<(u32, Prefix), Address>,
     /// Removals of our own whose notices are still to come.
     expected_gone: BTreeMap<(u32, Prefix), u32>,
-    own_reported: Option<Vec<IpAddr>>,
     next_renewal: Instant,
-    /// VIPs whose last order hasn't been answered.
-    unsettled: BTreeSet<VipId>,
-    /// Those among them that the kernel refused, and why.
-    refused: BTreeMap<VipId, i32>,
+    /// Until when links hear that were given up.
+    lingers_until: Instant,
     /// Since when netlink fails.
     failing_since: Option<Instant>,
     /// When everything is looked at anew, after a failure.
@@ -103,16 +98,19 @@ struct Watched {
     link: Option<Link>,
 }
 
-/// Starts the address thread.
+/// Starts the address thread; `kept` are the addresses that a program before this one held, and that this one
+/// is about to hold.
 ///
 /// # Errors
-/// When netlink can't be opened.
+/// When netlink can't be opened, or leftovers can't be removed.
 pub(crate) fn start(
     inbox: Inbox<ToAddresses>,
     engine: Post<ToEngine>,
     control: Post<FromEngine>,
     beat: Arc<Beat>,
     ledger: Option<Ledger>,
+    run_dir: &Path,
+    kept: &[Prefix],
 ) -> io::Result<thread::JoinHandle<()>> {
     let mut addresses = Addresses {
         // The monitor first: what changes after the first dump must not be missed.
@@ -124,26 +122,21 @@ pub(crate) fn start(
         control,
         beat,
         ledger,
-        settings: HostSettings::default(),
-        held: BTreeMap::new(),
-        stays: Stays::default(),
-        going: Vec::new(),
+        left: Left::at(run_dir),
+        holding: Holding::default(),
         watched: Vec::new(),
-        own: Vec::new(),
+        own: Own::default(),
         present: BTreeMap::new(),
         expected_gone: BTreeMap::new(),
-        own_reported: None,
         next_renewal: Instant::FAR,
-        unsettled: BTreeSet::new(),
-        refused: BTreeMap::new(),
+        lingers_until: Instant::FAR,
         failing_since: None,
         again_at: Instant::FAR,
         deaf: Vec::new(),
     };
     // Without it every renewal wakes this thread once more.
     let _ = addresses.monitor.spare_renewals_of(&addresses.rtnl);
-    addresses.adopt();
-    addresses.remove_leftovers()?;
+    addresses.begin(kept)?;
     thread::Builder::new().name("standin-address".into()).spawn(move || {
         // The engine has complained about the same already.
         let _ = sched::realtime(REALTIME_PRIORITY);
@@ -215,32 +208,35 @@ impl Addresses {
     /// Takes all orders and makes one change of them; false once there is nobody left to give any.
     fn orders(&mut self) -> io::Result<bool> {
         self.inbox.wake.clear();
-        let mut drops = Vec::new();
-        let mut comes_back = Vec::new();
+        let mut orders = Vec::new();
         let mut watch = None;
         let alive = loop {
             match self.inbox.receiver.take() {
-                Taken::Message(ToAddresses::Hold(order)) => {
-                    let vip = order.vip;
-                    comes_back.extend(Some(vip).filter(|vip| self.stays.holds(*vip)));
-                    self.hold(order, &mut drops);
+                Taken::Message(ToAddresses::Hold(hold)) => {
+                    let index = self.index_of(&hold.interface);
+                    let Hold { vip, number, interface, prefixes, goodbyes, virtual_mac } = hold;
+                    orders.push(Order::Hold {
+                        vip,
+                        number,
+                        interface,
+                        index,
+                        prefixes,
+                        goodbyes,
+                        virtual_mac,
+                    });
                 }
-                Taken::Message(ToAddresses::Release { vip }) => {
-                    self.unsettled.insert(vip);
-                    if let Some(held) = self.held.remove(&vip) {
-                        self.silence(&held.links);
-                        drops.extend(held.keys());
-                        self.end_links(held.links);
-                    }
+                Taken::Message(ToAddresses::Release { vip, number }) => {
+                    orders.push(Order::Release { vip, number });
                 }
-                Taken::Message(ToAddresses::Stay { vip }) => {
-                    self.unsettled.insert(vip);
-                    if let Some(held) = self.held.remove(&vip) {
-                        drops.extend(held.keys());
-                        self.stay(vip, &held)?;
-                    }
+                Taken::Message(ToAddresses::Stay { vip, number }) => {
+                    // That of the VIP, and those over which peers ask who has it.
+                    let there = |watched: &&Watched| watched.link.is_some();
+                    let interfaces = self.watched.iter().filter(there);
+                    let interfaces = interfaces.map(|watched| watched.name.clone()).collect();
+                    self.lingers_until = now() + LINGERS;
+                    orders.push(Order::Stay { vip, number, interfaces });
                 }
-                Taken::Message(ToAddresses::Leave { vip }) => drops.extend(self.stays.end(vip)),
+                Taken::Message(ToAddresses::Leave { vip }) => orders.push(Order::Leave { vip }),
                 Taken::Message(ToAddresses::Watch { interfaces, own }) => {
                     watch = Some((interfaces, own))
                 }
@@ -249,64 +245,14 @@ impl Addresses {
                 Taken::Message(ToAddresses::End) | Taken::Over => break false,
             }
         };
-        self.agree(None);
-        self.make(drops)?;
-        // On the interface first, then off the loopback link: the sockets notice nothing.
-        let back: Vec<_> = comes_back.into_iter().flat_map(|vip| self.stays.end(vip)).collect();
-        if !back.is_empty() {
-            self.make(back)?;
+        if !orders.is_empty() {
+            self.holding.orders(orders);
         }
+        self.work()?;
         if let Some((interfaces, own)) = watch {
             self.watch(interfaces, own)?;
         }
         Ok(alive)
-    }
-
-    /// Notes where a VIP's addresses are to be, and which ones have to go for that.
-    fn hold(&mut self, order: Hold, drops: &mut Vec<(u32, Prefix)>) {
-        let Hold { vip, interface, prefixes, goodbyes, virtual_mac } = order;
-        self.unsettled.insert(vip);
-        let before = self.held.remove(&vip);
-        drops.extend(before.iter().flat_map(Held::keys));
-        let Some(index) = self.index_of(&interface) else {
-            self.refused.insert(vip, ENODEV);
-            return self.end_links(before.map_or_else(Vec::new, |before| before.links));
-        };
-        let (links, places) = (Vec::new(), Vec::new());
-        let mut held = Held { interface, index, virtual_mac, links, places, goodbyes };
-        if let Err(errno) = self.settle_places(&mut held, &prefixes) {
-            self.refused.insert(vip, errno);
-        }
-        let left = before.map_or_else(Vec::new, |before| before.links).into_iter();
-        let left = left.filter(|old| held.links.iter().all(|link| link.index != old.index));
-        self.end_links(left.collect());
-        if virtual_mac.is_some() {
-            // The interface itself may have had it, from before the VIP had a MAC of its own.
-            let there = |prefix: &Prefix| self.present.contains_key(&(index, *prefix));
-            drops.extend(prefixes.iter().filter(|prefix| there(prefix)).map(|one| (index, *one)));
-        }
-        self.held.insert(vip, held);
-    }
-
-    /// Sees to the settings that what is held and stays needs, and what is `going` did; says which of those
-    /// that keep the host silent couldn't be set.
-    fn agree(&mut self, going: Option<&Held>) -> Vec<(String, io::Error)> {
-        let mut wanted = Wanted::new();
-        for held in self.held.values().chain(going) {
-            host::want_secondaries(&mut wanted, &held.interface);
-            if held.virtual_mac.is_some() {
-                host::want_no_answer_for_ours(&mut wanted, &held.interface);
-            }
-        }
-        self.stays.want(&mut wanted);
-        let failed = self.settings.agree(wanted);
-        for (path, error) in failed.to_put_back {
-            self.complain(format!("couldn't put {path} back: {error}"));
-        }
-        // Without promote_secondaries the addresses still work; the node's own are put back by nobody,
-        // though, so `standin check` looks whether it can be set.
-        let silences = |(path, _): &(String, io::Error)| !path.ends_with("promote_secondaries");
-        failed.to_set.into_iter().filter(silences).collect()
     }
 
     fn index_of(&self, interface: &str) -> Option<u32> {
@@ -314,130 +260,51 @@ impl Addresses {
         Some(watched.link.as_ref()?.index)
     }
 
-    /// Makes the host have what is wanted of VIPs that aren't settled, and lose `drops`.
-    fn make(&mut self, mut drops: Vec<(u32, Prefix)>) -> io::Result<()> {
-        // What one VIP lets go, another one may hold by now.
-        drops.retain(|key| !self.is_held(*key));
-        let drop =
-            |(index, prefix): &(u32, Prefix)| Change::Drop { index: *index, prefix: *prefix };
-        let mut batch: Vec<_> = drops.iter().map(drop).collect();
-        let mut owners = vec![None; batch.len()];
-        for vip in &self.unsettled {
-            let Some(held) = self.held.get(vip) else { continue };
-            batch.extend(held.changes());
-            owners.resize(batch.len(), Some(*vip));
-        }
-        // The guard must know before the kernel does.
-        self.record(&drops);
-        for key in drops {
-            if self.present.contains_key(&key) {
-                *self.expected_gone.entry(key).or_default() += 1;
-            }
-        }
-        let mut results = Vec::with_capacity(batch.len());
-        if !batch.is_empty() {
-            // What is announced too early costs its clients their first packets.
-            self.rtnl.change_and_wait(&batch, &mut results, USABLE_WITHIN)?;
-        }
-        for ((change, result), owner) in batch.iter().zip(&results).zip(owners) {
-            match (change, result, owner) {
-                (Change::Hold { .. }, Err(errno), Some(vip)) if *errno != EEXIST => {
-                    self.refused.insert(vip, *errno);
-                }
-                (Change::Drop { prefix, .. }, Err(errno), _)
-                    if !matches!(*errno, EADDRNOTAVAIL | ENODEV) =>
-                {
-                    self.complain(format!("couldn't remove {prefix}: errno {errno}"));
-                }
-                _ => {}
-            }
-        }
-        self.settle()
-    }
-
-    /// Tells the engine what became of its orders.
-    fn settle(&mut self) -> io::Result<()> {
-        let refused: Vec<_> = self.refused.keys().copied().collect();
-        for vip in refused {
-            // A VIP of which one address was refused isn't held at all.
-            let Some(held) = self.held.remove(&vip) else { continue };
-            let keys: Vec<_> = held.keys().filter(|key| !self.is_held(*key)).collect();
-            self.end_links(held.links);
-            let drop =
-                |(index, prefix): &(u32, Prefix)| Change::Drop { index: *index, prefix: *prefix };
-            let batch: Vec<_> = keys.iter().map(drop).collect();
-            // Those that were refused aren't there.
-            self.rtnl.change(&batch, &mut Vec::new())?;
-        }
-        for vip in std::mem::take(&mut self.unsettled) {
-            self.let_speak(vip);
-            let outcome = match (self.refused.remove(&vip), self.held.contains_key(&vip)) {
-                (Some(errno), _) => Outcome::Refused { errno },
-                (None, true) => Outcome::Held,
-                (None, false) => Outcome::Released,
-            };
-            self.tell(ToEngine::Settled { vip, outcome });
-        }
-        self.agree(None);
-        let nothing = self.held.is_empty() && self.stays.is_empty();
-        if !nothing && self.next_renewal == Instant::FAR {
-            self.next_renewal = now() + RENEW_EVERY;
-        }
-        self.record(&[]);
-        Ok(())
-    }
-
     /// After a failure: what is held is held anew, what isn't is taken away, and all is settled.
     fn again(&mut self) -> io::Result<()> {
         self.dump()?;
         let ours = |address: &&Address| address.protocol == PROTOCOL;
-        let keys = self.present.values().filter(ours).map(|one| (one.index, one.prefix)).collect();
-        self.unsettled.extend(self.held.keys());
-        self.make(keys)?;
+        let keys: Vec<_> =
+            self.present.values().filter(ours).map(|one| (one.index, one.prefix)).collect();
+        self.holding.again(keys);
+        self.work()?;
         self.report();
         self.again_at = Instant::FAR;
         Ok(())
     }
 
-    /// Writes down what is on the host or about to be, and what is `going` from there.
-    fn record(&self, going: &[(u32, Prefix)]) {
-        let Some(ledger) = &self.ledger else { return };
-        let settings = self.settings.changes().to_vec();
-        let mut state = State { settings, ..State::default() };
-        state.links.extend(self.going.iter().map(|going| going.index));
-        state.addresses.extend(self.stays.keys());
-        for held in self.held.values() {
-            state.addresses.extend(held.keys());
-            state.links.extend(held.links.iter().map(|link| link.index));
-            state.goodbyes.extend(held.goodbyes.iter().cloned());
-        }
-        state.addresses.extend(going);
-        if !ledger.write(&state) {
-            self.complain("too much is held for the guard's ledger; it guards less".into());
-        }
-    }
-
     /// Renews every lifetime while the engine lives.
     fn renew(&mut self) -> io::Result<()> {
         let time = now();
-        if self.held.is_empty() && self.stays.is_empty() {
+        if self.holding.is_empty() {
             self.next_renewal = Instant::FAR;
+        } else if self.next_renewal == Instant::FAR {
+            self.next_renewal = time + RENEW_EVERY;
         } else if self.next_renewal <= time {
             self.next_renewal = time + RENEW_EVERY;
+            self.holding.disinherit();
+            self.work()?;
             if self.beat.age(time) < ENGINE_DEAD_AFTER {
-                let held = self.held.values().flat_map(Held::changes);
-                let batch: Vec<_> = held.chain(self.stays.changes()).collect();
+                let batch: Vec<_> =
+                    self.holding.renewals().into_iter().map(steps::change).collect();
                 self.rtnl.renew(&batch)?;
             }
+        }
+        if self.lingers_until <= time {
+            self.lingers_until = Instant::FAR;
+            self.holding.lingered();
+            self.work()?;
         }
         if self.again_at <= time {
             self.again()?;
         }
         self.listen_again(time);
-        self.remove_links(time);
-        let going = self.going.iter().map(|going| going.at).min().unwrap_or(Instant::FAR);
+        if self.own.due() <= time {
+            self.report();
+        }
         let deaf = self.deaf.iter().map(|(at, _)| *at).min().unwrap_or(Instant::FAR);
-        let deadline = self.next_renewal.min(self.again_at).min(deaf).min(going);
+        let deadline = self.next_renewal.min(self.again_at).min(deaf).min(self.own.due());
+        let deadline = deadline.min(self.lingers_until);
         self.timer.arm(Some(deadline).filter(|at| *at != Instant::FAR))
     }
 
@@ -498,23 +365,26 @@ impl Addresses {
             }
             return Ok(());
         }
-        if self.stays.has(key) {
-            return self.rtnl.change(&[stay::change(key.1.address())], &mut Vec::new());
-        }
-        let owner = self.held.iter().find_map(|(vip, held)| Some((*vip, held.place(key)?)));
-        let Some((vip, place)) = owner else { return Ok(()) };
+        let vip = match self.holding.owner(key) {
+            None => return Ok(()),
+            Some(Owner::Stays) => {
+                let back = steps::keep(key.1.address());
+                return self.rtnl.change(&[back], &mut Vec::new());
+            }
+            Some(Owner::Held(vip)) => vip,
+        };
         if self.beat.age(now()) >= ENGINE_DEAD_AFTER {
             return Ok(());
         }
+        let Some(change) = self.holding.renewal_of(key).map(steps::change) else { return Ok(()) };
         let mut results = Vec::new();
-        self.rtnl.change(&[place.change()], &mut results)?;
+        self.rtnl.change(&[change], &mut results)?;
         match results.first() {
             // Its interface went, and took it along: the engine hears of that, and nobody refused.
             Some(Err(ENODEV)) => {}
             Some(Err(errno)) if *errno != EEXIST => {
-                self.refused.insert(vip, *errno);
-                self.unsettled.insert(vip);
-                self.settle()?;
+                self.holding.refuse(vip, *errno);
+                self.work()?;
             }
             _ => self.tell(ToEngine::Restored { vip, address: key.1.address() }),
         }
@@ -545,15 +415,14 @@ impl Addresses {
         if batch.is_empty() { Ok(()) } else { self.rtnl.change(&batch, &mut Vec::new()) }
     }
 
-    fn is_held(&self, key: (u32, Prefix)) -> bool {
-        self.stays.has(key) || self.held.values().any(|held| held.has(key))
+    fn is_held(&self, key: Key) -> bool {
+        self.holding.owner(key).is_some()
     }
 
     fn watch(&mut self, interfaces: Vec<String>, own: Vec<IpAddr>) -> io::Result<()> {
         let fresh = |name| Watched { name, reported: None, link: None };
         self.watched = interfaces.into_iter().map(fresh).collect();
-        self.own = own;
-        self.own_reported = None;
+        self.own.watch(own);
         self.dump()?;
         self.report();
         Ok(())
@@ -573,10 +442,7 @@ impl Addresses {
         let lost: Vec<_> =
             before.into_keys().filter(|key| !self.present.contains_key(key)).collect();
         lost.into_iter().try_for_each(|key| self.gone(key))?;
-        let own = self.held.values().flat_map(|held| &held.links).map(|link| link.index);
-        let is_there = |index: &u32| links.iter().any(|link| link.index == *index);
-        let gone: Vec<u32> = own.filter(|index| !is_there(index)).collect();
-        gone.into_iter().try_for_each(|index| self.own_link_gone(index))
+        self.miss_links(&links)
     }
 
     /// Tells the engine what has changed since it was last told.
@@ -603,73 +469,49 @@ impl Addresses {
                 news.push(ToEngine::Interface { name: watched.name.clone(), index, state });
             }
         }
-        let here = |own: &&IpAddr| {
-            self.present.values().any(|one| one.prefix.address() == **own && usable(one))
+        let here = |own: &IpAddr| {
+            self.present.values().any(|one| one.prefix.address() == *own && usable(one))
         };
-        let own: Vec<_> = self.own.iter().filter(here).copied().collect();
-        if self.own_reported.as_ref() != Some(&own) {
-            self.own_reported = Some(own.clone());
-            news.push(ToEngine::OwnAddresses(own));
-        }
+        news.extend(self.own.news(now(), here).map(ToEngine::OwnAddresses));
         news.into_iter().for_each(|one| self.tell(one));
     }
 
-    /// Takes over the settings that the program before this one had changed.
-    fn adopt(&mut self) {
-        if let Some(ledger) = &self.ledger {
-            let state = ledger.read();
-            self.settings.resume(state.settings);
-            self.inherit(state.links);
+    /// Removes what an earlier standin left behind when it was killed, unless this program goes on in
+    /// its place: what it held is about to be held again.
+    fn begin(&mut self, kept: &[Prefix]) -> io::Result<()> {
+        let ours = |address: &Address| address.protocol == PROTOCOL;
+        let found = self.rtnl.addresses()?.into_iter().filter(ours);
+        let found: Vec<Key> = found.map(|address| (address.index, address.prefix)).collect();
+        let mut recorded = self.ledger.as_ref().map(Ledger::read).unwrap_or_default();
+        // What the program before this one was about to take away isn't held again.
+        recorded.addresses.retain(|(_, prefix)| kept.contains(prefix));
+        let links = self.rtnl.links()?.into_iter();
+        let links = links.filter_map(|link| Some((link.of_vip()?, link.index)));
+        let links: Vec<(OwnLink, u32)> = links.collect();
+        let leftovers = found.iter().filter(|key| !recorded.addresses.contains(key)).count();
+        let left_links = links.iter().filter(|(link, _)| !recorded.links.contains(link)).count();
+        if leftovers > 0 || left_links > 0 {
+            self.complain(format!(
+                "removed what an earlier standin had left on this host, addresses: {leftovers}, links: \
+                 {left_links}"
+            ));
         }
-    }
-
-    /// Addresses that an earlier standin left behind when it was killed.
-    fn remove_leftovers(&mut self) -> io::Result<()> {
-        // What a program held that was replaced in place is about to be held again.
-        let kept = self.ledger.as_ref().map(Ledger::read).unwrap_or_default();
-        let links = self.rtnl.links()?.into_iter().filter(Link::is_of_vip).map(|link| link.index);
-        let links: Vec<u32> = links.filter(|index| !kept.links.contains(index)).collect();
-        let leftovers: Vec<_> = self
-            .rtnl
-            .addresses()?
-            .into_iter()
-            .filter(|address| {
-                address.protocol == PROTOCOL
-                    && !kept.addresses.contains(&(address.index, address.prefix))
-            })
-            .map(|address| Change::Drop { index: address.index, prefix: address.prefix })
-            .collect();
-        if leftovers.is_empty() && links.is_empty() {
-            return Ok(());
-        }
-        self.complain(format!(
-            "removed {} addresses and {} links that an earlier standin had left on this host",
-            leftovers.len(),
-            links.len()
-        ));
-        self.rtnl.change(&leftovers, &mut Vec::new())?;
-        // Who doesn't let go of them has been told of by name.
-        if links.is_empty() { Ok(()) } else { self.rtnl.remove_links(&links) }
+        let settings = self.left.read(recorded.settings.clone());
+        self.holding = if recorded.addresses.is_empty() {
+            Holding::begun(found, links, settings)
+        } else {
+            Holding::resumed(State { settings, ..recorded }, found, links)
+        };
+        self.work()
     }
 
     /// The engine has gone for good: leaves the host as it was found.
     fn undo(&mut self) {
-        let keys = self.held.values().flat_map(Held::keys).chain(self.stays.keys());
-        let batch: Vec<_> = keys.map(|(index, prefix)| Change::Drop { index, prefix }).collect();
-        let links: Vec<_> = self.held.values().flat_map(|held| held.links.clone()).collect();
-        self.silence(&links);
-        if !batch.is_empty() {
-            // What can't be removed runs out.
-            let _ = self.rtnl.change(&batch, &mut Vec::new());
-        }
-        self.held.clear();
-        self.stays.forget();
-        self.end_links(links);
-        self.remove_links(Instant::FAR);
-        let failed = self.settings.undo();
-        self.record(&[]);
-        for (path, error) in failed {
-            self.complain(format!("couldn't put {path} back: {error}"));
+        self.holding.end();
+        while let Err(error) = self.work() {
+            // The guard takes the rest away, or it runs out.
+            self.complain(format!("the kernel's netlink failed at the end: {error}"));
+            self.holding.lose();
         }
     }
 

@@ -4,19 +4,25 @@ use std::io;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use standin_linux::forward;
+use standin_core::guard::Setting;
 use standin_linux::netlink::{Change, PROTOCOL, Rtnl};
+use standin_linux::{forward, sysctl};
 
 use super::Places;
+use crate::left::Left;
 
 #[derive(Debug, Args)]
 pub(crate) struct ReleaseArgs {
+    /// Say only what was removed
+    #[arg(long)]
+    quiet: bool,
     #[command(flatten)]
     places: Places,
 }
 
 /// The kernel marks each address with the program that added it; those of standin are taken away, the links
-/// that carried them, and nftables tables with its name that belong to no living process.
+/// that carried them, and nftables tables with its name that belong to no living process. Settings that were
+/// changed stand in a file.
 pub(super) fn main(args: &ReleaseArgs) -> Result<()> {
     // Kept to the end: no daemon starts meanwhile.
     let _held = args.places.without_daemon("so nothing is a leftover; stop it first")?;
@@ -27,10 +33,16 @@ pub(super) fn main(args: &ReleaseArgs) -> Result<()> {
         addresses.iter().filter(|address| address.protocol == PROTOCOL).collect();
     let tables = forward::remove_leftovers();
     let own: Vec<_> = links.iter().filter(|link| link.is_of_vip()).collect();
-    if leftovers.is_empty() && own.is_empty() && tables.as_ref().is_ok_and(Vec::is_empty) {
-        println!(
-            "nothing to release: no address, link or table on this host was left by a standin"
-        );
+    let mut left = Left::at(args.places.run_dir());
+    let settings = left.read(Vec::new());
+    let no_table = tables.as_ref().is_ok_and(Vec::is_empty);
+    if leftovers.is_empty() && own.is_empty() && settings.is_empty() && no_table {
+        if !args.quiet {
+            println!(
+                "nothing to release: no address, link, table or setting on this host was left by a \
+                 standin"
+            );
+        }
         return Ok(());
     }
     let drops: Vec<_> = leftovers
@@ -63,5 +75,23 @@ pub(super) fn main(args: &ReleaseArgs) -> Result<()> {
         println!("removed nftables table {table}");
     }
     anyhow::ensure!(failed == 0, "{failed} addresses are still there");
+    put_back(&mut left, &settings)
+}
+
+/// The settings come last: the kernel needs them for the end of the addresses.
+fn put_back(left: &mut Left, settings: &[Setting]) -> Result<()> {
+    let mut kept = Vec::new();
+    for setting in settings.iter().rev() {
+        match sysctl::put_back(setting) {
+            Ok(()) => println!("put back {} = {}", setting.path, setting.old),
+            Err(error) => {
+                println!("couldn't put {} back: {error}", setting.path);
+                kept.push(setting.clone());
+            }
+        }
+    }
+    kept.reverse();
+    left.write(&kept).context("the list of changed settings")?;
+    anyhow::ensure!(kept.is_empty(), "{} settings are still changed", kept.len());
     Ok(())
 }

@@ -119,8 +119,7 @@ impl Log {
             sink.writer.put(Arc::clone(&line));
         }
         if self.sinks.is_empty() {
-            // There is nowhere else to say it.
-            let _ = output::write_within(io::stderr(), line.plain().as_bytes(), Duration::ZERO);
+            line.to_stderr();
         }
     }
 
@@ -147,6 +146,15 @@ impl Line {
     fn plain(&self) -> String {
         let at = time::rfc3339(self.at);
         format!("{at} {}: {}{}\n", self.severity.word(), self.subject(), self.text)
+    }
+
+    fn to_stderr(&self) {
+        if output::stderr_is_journal() {
+            output::journal(self.severity as u8, &format!("{}{}", self.subject(), self.text));
+        } else {
+            // There is nowhere else to say it.
+            let _ = output::write_within(io::stderr(), self.plain().as_bytes(), Duration::ZERO);
+        }
     }
 
     /// RFC 3164, as every local syslogd reads it.

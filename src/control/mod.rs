@@ -30,7 +30,11 @@ use std::time::{Duration, SystemTime};
 use standin_config::Cluster;
 use standin_core::Command;
 use standin_core::event::{Kind, Reason};
+use standin_core::plan::Plan;
+use standin_core::resume::Resume;
+use standin_core::types::Prefix;
 use standin_core::view::View;
+use standin_linux::output;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -200,7 +204,7 @@ struct Control {
     from_peers: Option<FromPeers>,
     /// When the start, or the last reload, is over.
     settled_at: Option<tokio::time::Instant>,
-    plan: standin_core::plan::Plan,
+    plan: Plan,
     moves: moves::Moves,
 }
 
@@ -219,7 +223,11 @@ pub(crate) fn run(paths: Paths) -> Exit {
     let ready = match startup::prepare(&paths, &log) {
         Ok(ready) => ready,
         Err(Refusal { exit, text }) => {
-            eprint!("{text}");
+            if output::stderr_is_journal() {
+                output::journal(output::ERROR, &text);
+            } else {
+                eprint!("{text}");
+            }
             return exit;
         }
     };
@@ -243,6 +251,12 @@ pub(crate) fn run(paths: Paths) -> Exit {
     }
 }
 
+/// The addresses of the VIPs that the program before this one held.
+fn kept(plan: &Plan, resume: &Resume) -> Vec<Prefix> {
+    let held = plan.vips.iter().filter(|vip| resume.active.contains(&vip.name));
+    held.flat_map(|vip| vip.addresses.iter().copied()).collect()
+}
+
 async fn serve(
     paths: Paths,
     ready: startup::Ready,
@@ -252,14 +266,17 @@ async fn serve(
     let Posts { engine, addresses, control, handovers } = Posts::new()?;
     let ledger = guarded.as_ref().map(|guarded| guarded.ledger.clone());
     let beat = Arc::new(Beat::new(ledger.clone()));
+    let resume = guarded.as_ref().and_then(|guarded| guarded.resume.clone());
+    let kept = resume.as_ref().map_or_else(Vec::new, |resume| kept(&chosen.plan, resume));
     let keeper = crate::addresses::start(
         addresses.1,
         engine.0.clone(),
         control.0.clone(),
         Arc::clone(&beat),
         ledger,
+        &paths.run_dir,
+        &kept,
     )?;
-    let resume = guarded.as_ref().and_then(|guarded| guarded.resume.clone());
     let resumed = resume.is_some();
     let outside = crate::engine::Outside {
         resume,
@@ -311,6 +328,7 @@ async fn serve(
         this.note(Severity::Notice, "upgraded", None, &text);
         watched.renew_guard();
     }
+    this.mourn(&watched);
     attend(&mut this, &events, &mut requests, &mut ran, &mut of_link, &mut watched).await?;
     this.hear_the_rest(&events);
     this.finish_telling().await;

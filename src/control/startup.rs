@@ -105,11 +105,11 @@ pub(super) fn prepare(paths: &Paths, log: &Log) -> Result<Ready, Refusal> {
     })?;
     let chosen = wait_for_address(paths, log)?;
     refuse_beside_keepalived(&chosen)?;
+    let log = Log::open(&chosen.cluster.log, &[])
+        .map_err(|error| Refusal::because(Exit::BadFile, &error.to_string()))?;
     if let Some(warnings) = &chosen.warnings {
         warnings.lines().for_each(|line| log.line(Severity::Warning, None, line));
     }
-    let log = Log::open(&chosen.cluster.log, &[])
-        .map_err(|error| Refusal::because(Exit::BadFile, &error.to_string()))?;
     let events = paths.state_dir.join("events.jsonl");
     let opened = fs::create_dir_all(&paths.state_dir).and_then(|()| History::open(&events));
     let history = match opened {

@@ -53,6 +53,9 @@ impl Watched {
     fn replace(&mut self) -> io::Result<()> {
         let Some(guarded) = &mut self.guarded else { return Ok(()) };
         (guarded.guard, guarded.guard_pid) = guard::replace(&guarded.ledger)?;
+        // With ExitType=cgroup systemd has waited for it; whom it signals to stop is the new one.
+        // Without systemd there is nobody to tell.
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::MainPid(guarded.guard_pid)]);
         self.listen()
     }
 
@@ -91,6 +94,15 @@ impl Control {
         let error = guard::exec(guarded, &path, &resume.to_text());
         let text = format!("{} couldn't be taken up: {error}", path.display());
         self.note(Severity::Error, "upgrade_refused", None, &text);
+    }
+
+    /// The guard has said it where it could; here it stays.
+    pub(super) fn mourn(&mut self, watched: &Watched) {
+        let died = watched.guarded.as_ref().and_then(|guarded| guarded.mourns.as_ref());
+        if let Some(died) = died {
+            let text = format!("{died}; this one was started in its place");
+            self.note(Severity::Error, "daemon_died", None, &text);
+        }
     }
 
     pub(super) fn guard_died(&mut self, watched: &mut Watched) {

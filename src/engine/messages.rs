@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use standin_core::election::told::Says;
 use standin_core::event::{Event, Role, Standing};
+use standin_core::guard::{Goodbye, LEAST_PATIENCE, patience};
 use standin_core::plan::{MAX_VIPS, Plan};
 use standin_core::record::Entry;
 use standin_core::resume::Resume;
@@ -18,7 +19,7 @@ use standin_linux::advert::AdvertReceiver;
 use standin_linux::epoll::Wake;
 use standin_linux::queue::{Receiver, Refused, Sender, queue};
 
-use crate::guard::ledger::{Goodbye, Ledger};
+use crate::guard::ledger::Ledger;
 
 /// Messages that may wait for the engine; the address thread waits when there are more.
 const TO_ENGINE: usize = MAX_VIPS;
@@ -42,11 +43,6 @@ const BEAT_EVERY: Duration = Duration::from_millis(250);
 /// While it holds something and a guard looks, it shows it this often; each time costs a timer.
 const GUARDED_BEAT_EVERY: Duration = Duration::from_millis(50);
 
-/// The guard is patient for as long as the peers are, and at least for this long: a scheduler
-/// under load may take its time.
-const LEAST_PATIENCE: Duration = Duration::from_millis(100);
-const SILENT_ADVERTS: u32 = 3;
-
 /// A daemon without realtime priority or locked memory is late now and then, and not stuck.
 const UNHURRIED_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -62,6 +58,8 @@ pub(crate) enum ToEngine {
     Listening(Listening),
     Settled {
         vip: VipId,
+        /// Of the order of which that became.
+        number: u64,
         outcome: Outcome,
     },
     Restored {
@@ -126,10 +124,12 @@ pub(crate) enum ToAddresses {
     },
     Release {
         vip: VipId,
+        number: u64,
     },
     /// As a release; this host's own sockets go on using the addresses until they are told to leave.
     Stay {
         vip: VipId,
+        number: u64,
     },
     Leave {
         vip: VipId,
@@ -147,6 +147,7 @@ pub(crate) enum ToAddresses {
 #[derive(Debug)]
 pub(crate) struct Hold {
     pub(crate) vip: VipId,
+    pub(crate) number: u64,
     pub(crate) interface: String,
     pub(crate) prefixes: Vec<Prefix>,
     /// What the guard says if the daemon dies while it holds the VIP.
@@ -322,7 +323,7 @@ impl Beat {
         if let Some(ledger) = &self.ledger {
             let hurried = self.hurried.load(Ordering::Relaxed);
             let least = if hurried { LEAST_PATIENCE } else { UNHURRIED_PATIENCE };
-            ledger.set_patience((fastest_advert * SILENT_ADVERTS).max(least));
+            ledger.set_patience(patience(fastest_advert, least));
         }
     }
 

@@ -19,6 +19,7 @@ mod recorder;
 mod rehearsal;
 mod rescue;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use standin_core::event::{Event, Kind, Party, Reason, Role};
 use standin_core::node::Node;
 use standin_core::plan::Plan;
 use standin_core::resume::Resume;
-use standin_core::types::{Instant, InterfaceId};
+use standin_core::types::{Instant, InterfaceId, VipId};
 use standin_core::wire::neighbour;
 use standin_core::wire::vrrp::Envelope;
 use standin_core::{Command, Effect, Effects, Input, InterfaceState, Outcome};
@@ -75,6 +76,8 @@ pub(crate) struct Engine {
     beat: Arc<Beat>,
     whereabouts: Arc<Whereabouts>,
     generation: u64,
+    /// Of the last order for each VIP's addresses.
+    numbers: BTreeMap<VipId, u64>,
     dropped_events: u64,
     stopped: bool,
 }
@@ -166,6 +169,7 @@ impl Engine {
             beat,
             whereabouts: Arc::default(),
             generation,
+            numbers: BTreeMap::new(),
             dropped_events: 0,
             stopped: false,
         };
@@ -253,9 +257,12 @@ impl Engine {
                 let state = self.ports.state(interface);
                 self.node.step(time, Input::Interface { interface, state }, &mut self.effects);
             }
-            ToEngine::Settled { vip, outcome } => {
-                self.outbox.serves(vip, outcome == Outcome::Held);
-                node.step(time, Input::Settled { vip, outcome }, effects);
+            ToEngine::Settled { vip, number, outcome } => {
+                // Something else has been ordered since, and that is what will be true.
+                if self.numbers.get(&vip) == Some(&number) {
+                    self.outbox.serves(vip, outcome == Outcome::Held);
+                    node.step(time, Input::Settled { vip, outcome }, effects);
+                }
             }
             ToEngine::Restored { vip, address } => {
                 node.step(time, Input::Restored { vip, address }, effects);
@@ -404,19 +411,22 @@ impl Engine {
                     let goodbyes = outbox::goodbyes(&self.node, &self.ports, router.plan());
                     let virtual_mac =
                         Some(router.plan().vrid).filter(|_| router.plan().virtual_mac);
-                    let hold = Hold { vip, interface, prefixes, goodbyes, virtual_mac };
+                    let number = self.number(vip);
+                    let hold = Hold { vip, number, interface, prefixes, goodbyes, virtual_mac };
                     self.order(ToAddresses::Hold(hold));
                 }
                 Effect::Release { vip } => {
                     // The goodbye precedes the release.
                     self.outbox.send(&mut self.ports);
                     self.outbox.serves(vip, false);
-                    self.order(ToAddresses::Release { vip });
+                    let number = self.number(vip);
+                    self.order(ToAddresses::Release { vip, number });
                 }
                 Effect::Stay { vip } => {
                     self.outbox.send(&mut self.ports);
                     self.outbox.serves(vip, false);
-                    self.order(ToAddresses::Stay { vip });
+                    let number = self.number(vip);
+                    self.order(ToAddresses::Stay { vip, number });
                 }
                 Effect::Announce { vip } => {
                     if let Some(router) = self.node.router(vip) {
@@ -457,6 +467,12 @@ impl Engine {
     fn interface_name(&self, id: InterfaceId) -> String {
         let found = self.node.interfaces().find(|(known, _)| *known == id);
         found.map_or_else(String::new, |(_, name)| name.to_owned())
+    }
+
+    fn number(&mut self, vip: VipId) -> u64 {
+        let number = self.numbers.entry(vip).or_default();
+        *number += 1;
+        *number
     }
 
     fn order(&mut self, order: ToAddresses) {

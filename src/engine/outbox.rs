@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use standin_core::guard::Goodbye;
 use standin_core::node::Node;
 use standin_core::plan::{Mode, VipPlan};
 use standin_core::types::{Family, InterfaceId, Mac, Priority, VipId};
@@ -10,7 +11,6 @@ use standin_core::wire::multicast;
 use standin_core::wire::vrrp::{self, MULTICAST_V4, MULTICAST_V6, Outgoing};
 
 use super::ports::Ports;
-use crate::guard::ledger::Goodbye;
 
 #[derive(Default)]
 pub(super) struct Outbox {

@@ -74,7 +74,7 @@ impl Stage {
         while let Taken::Message(order) = self.addresses.receiver.take() {
             let (vip, outcome) = match order {
                 ToAddresses::Hold(hold) => (hold.vip, Outcome::Held),
-                ToAddresses::Release { vip } => (vip, Outcome::Released),
+                ToAddresses::Release { vip, .. } => (vip, Outcome::Released),
                 _ => continue,
             };
             self.step(Input::Settled { vip, outcome });

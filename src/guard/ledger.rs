@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use standin_core::types::{Instant, Prefix};
+use standin_core::guard::{Goodbye, OwnLink, Setting, Signs, State};
+use standin_core::types::{Instant, Mac, Prefix};
 use standin_linux::region::Region;
-use standin_linux::sysctl::Change as Setting;
 
 /// 1,024 VIPs with a few addresses each and a goodbye to 15 peers for each of them; only what is
 /// written takes memory.
@@ -28,26 +28,7 @@ const ENDED: usize = 3;
 const HELD: usize = 4;
 /// One for each half.
 const LENGTH: usize = 5;
-
-/// What a daemon has done to the host.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct State {
-    pub(crate) addresses: Vec<(u32, Prefix)>,
-    pub(crate) goodbyes: Vec<Goodbye>,
-    pub(crate) settings: Vec<Setting>,
-    /// Indexes of links of its own.
-    pub(crate) links: Vec<u32>,
-}
-
-/// A finished advert of priority 0.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Goodbye {
-    pub(crate) index: u32,
-    pub(crate) interface: String,
-    pub(crate) source: IpAddr,
-    pub(crate) destination: IpAddr,
-    pub(crate) payload: Vec<u8>,
-}
+const GUARD: usize = 7;
 
 /// The shared region, as both sides use it.
 #[derive(Clone, Debug)]
@@ -107,7 +88,13 @@ impl Ledger {
         self.counter(BEAT).store(now.as_nanos(), Ordering::Relaxed);
     }
 
-    pub(super) fn last_beat(&self) -> Instant {
+    /// What the daemon shows of itself.
+    pub(super) fn signs(&self) -> Signs {
+        let (holds, patience) = (self.holds(), self.patience());
+        Signs { holds, patience, last_beat: self.last_beat() }
+    }
+
+    fn last_beat(&self) -> Instant {
         Instant::from_nanos(self.counter(BEAT).load(Ordering::Relaxed))
     }
 
@@ -129,6 +116,15 @@ impl Ledger {
     pub(super) fn ended(&self) -> Option<u8> {
         let code = self.counter(ENDED).load(Ordering::Acquire).checked_sub(1)?;
         u8::try_from(code).ok()
+    }
+
+    /// Which process guards now, for the daemon that had it started.
+    pub(super) fn set_guard(&self, pid: u32) {
+        self.counter(GUARD).store(u64::from(pid), Ordering::Release);
+    }
+
+    pub(super) fn guard(&self) -> u32 {
+        u32::try_from(self.counter(GUARD).load(Ordering::Acquire)).unwrap_or(0)
     }
 
     /// A new daemon begins.
@@ -164,7 +160,10 @@ fn encode(state: &State) -> Vec<u8> {
         }
     }
     put_length(&mut out, state.links.len());
-    state.links.iter().for_each(|link| out.extend(link.to_le_bytes()));
+    for link in &state.links {
+        out.extend(link.base.to_le_bytes());
+        out.extend(link.mac().0);
+    }
     out
 }
 
@@ -247,12 +246,17 @@ fn decode(bytes: &[u8]) -> Option<State> {
     })?;
     let settings = rest
         .list(|rest| Some(Setting { path: rest.text()?, old: rest.text()?, new: rest.text()? }))?;
-    let links = rest.list(Rest::number)?;
+    let links = rest.list(|rest| {
+        let base = rest.number()?;
+        OwnLink::with_mac(base, Mac(rest.take(6)?.try_into().ok()?))
+    })?;
     Some(State { addresses, goodbyes, settings, links })
 }
 
 #[cfg(test)]
 mod tests {
+    use standin_core::types::{Family, Vrid};
+
     use super::*;
 
     fn state() -> State {
@@ -273,7 +277,7 @@ mod tests {
                 old: "0".into(),
                 new: "1".into(),
             }],
-            links: vec![7, 8],
+            links: vec![OwnLink { base: 2, family: Family::V6, id: Vrid::new(41).unwrap() }],
         }
     }
 

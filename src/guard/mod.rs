@@ -19,8 +19,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use standin_core::guard::{Duty, End, Goodbye, Key, Lives, OwnLink, Remains, State, duties};
 use standin_core::resume::{self, Resume};
-use standin_core::types::{Family, Instant, Prefix};
+use standin_core::types::{Family, Prefix};
 use standin_linux::advert::AdvertSender;
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
@@ -33,34 +34,7 @@ use standin_linux::{sched, sysctl};
 
 use crate::engine::REALTIME_PRIORITY;
 use crate::exit::Exit;
-use ledger::{Ledger, State};
-
-/// How often a beat that is late is looked at while there is something to lose.
-const LOOK: Duration = Duration::from_millis(20);
-
-/// A beat that is this old makes the guard look whether the daemon was stopped by a signal; one
-/// that was gets no more time.
-const STOPPED_AFTER: Duration = Duration::from_millis(100);
-
-/// How often it is looked at otherwise: whether there is something to lose.
-const IDLE_LOOK: Duration = Duration::from_millis(100);
-
-/// A daemon that dies again and again is started less and less often.
-const BACK_OFF: [Duration; 6] = [
-    Duration::ZERO,
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(5),
-    Duration::from_secs(15),
-    Duration::from_secs(60),
-];
-
-/// Who lived this long didn't die of its start.
-const LIVED: Duration = Duration::from_secs(60);
-
-/// What a daemon changes of an interface: for the end of a primary address, and for a VIP that stays
-/// on the loopback link after a switchover.
-const INTERFACE_SETTINGS: [&str; 3] = ["promote_secondaries", "arp_ignore", "arp_announce"];
+use ledger::Ledger;
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
@@ -69,12 +43,18 @@ const SIGKILL: i32 = 9;
 const SIGUSR1: i32 = 10;
 const SIGTERM: i32 = 15;
 
+/// [`fork::reap`] adds it to a signal.
+const SIGNALLED: i32 = 128;
+
 const TOKEN_DAEMON: u64 = 0;
 const TOKEN_SIGNALS: u64 = 1;
 const TOKEN_TIMER: u64 = 2;
 
 /// The descriptor of the ledger and the daemon to watch, for a guard that replaces another.
 const REPLACES: &str = "STANDIN_GUARD_REPLACES";
+
+/// Behind those of a guard that is to leave its parent.
+const APART: &str = "apart";
 
 /// The descriptor of the ledger, the guard, and the descriptor of what to go on with, for a daemon
 /// whose program was replaced.
@@ -92,6 +72,8 @@ pub(crate) struct Daemon {
     pub(crate) ledger: Ledger,
     pub(crate) guard: PidFd,
     pub(crate) guard_pid: u32,
+    /// How the daemon before this one died, whose place it takes.
+    pub(crate) mourns: Option<String>,
     /// What the program before this one was doing, when it was replaced in place.
     pub(crate) resume: Option<Resume>,
 }
@@ -111,7 +93,11 @@ pub(crate) fn begin() -> io::Result<Role> {
     if let Some(daemon) = resumed()? {
         return Ok(Role::Daemon(daemon));
     }
-    if let Some((ledger, daemon)) = inherited()? {
+    if let Some((ledger, daemon, apart)) = inherited()? {
+        if apart && let Half::Parent { child } = fork::split()? {
+            ledger.set_guard(child);
+            return Ok(Role::Ended(Exit::Done));
+        }
         // The daemon is the child of a guard that died; it is watched all the same.
         return Guard::new(ledger)?.guard(Some(daemon));
     }
@@ -125,8 +111,15 @@ pub(crate) fn begin() -> io::Result<Role> {
 pub(crate) fn replace(ledger: &Ledger) -> io::Result<(PidFd, u32)> {
     let mut command = again(Path::new("/proc/self/exe"));
     let fd = ledger.region().pass(&mut command);
-    let child = command.env(REPLACES, format!("{fd}:{}", std::process::id())).spawn()?;
-    Ok((PidFd::open(child.id())?, child.id()))
+    let words = format!("{fd}:{}:{APART}", std::process::id());
+    // It ends as soon as it has split: systemd waits at a stop only for a main process that is its
+    // own child, and ends the others of the unit at once.
+    let done = command.env(REPLACES, words).spawn()?.wait()?;
+    if !done.success() {
+        return Err(io::Error::other(format!("it didn't start ({done})")));
+    }
+    let guard = ledger.guard();
+    Ok((PidFd::open(guard)?, guard))
 }
 
 /// Replaces the program of this daemon by the one at `path`; returns only when that fails.
@@ -175,18 +168,21 @@ fn resumed() -> io::Result<Option<Daemon>> {
         ledger: Ledger::of(Region::inherited(ledger, ledger::REGION)?),
         guard: PidFd::open(guard_pid)?,
         guard_pid,
+        mourns: None,
         resume: Some(Resume::from_text(&String::from_utf8_lossy(&text))),
     }))
 }
 
-/// What [`replace`] left for this process: the ledger, and the daemon to watch.
-fn inherited() -> io::Result<Option<(Ledger, u32)>> {
+/// What [`replace`] left for this process: the ledger, the daemon to watch, and
+/// whether in a process that isn't the daemon's child.
+fn inherited() -> io::Result<Option<(Ledger, u32, bool)>> {
     let Ok(words) = std::env::var(REPLACES) else { return Ok(None) };
-    let parsed = words
-        .split_once(':')
-        .and_then(|(fd, pid)| Some((fd.parse::<RawFd>().ok()?, pid.parse::<u32>().ok()?)));
-    let (fd, daemon) = parsed.ok_or(io::ErrorKind::InvalidInput)?;
-    Ok(Some((Ledger::of(Region::inherited(fd, ledger::REGION)?), daemon)))
+    let mut words = words.split(':');
+    let fd = words.next().and_then(|fd| fd.parse::<RawFd>().ok());
+    let pid = words.next().and_then(|pid| pid.parse::<u32>().ok());
+    let (fd, daemon) = fd.zip(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    let ledger = Ledger::of(Region::inherited(fd, ledger::REGION)?);
+    Ok(Some((ledger, daemon, words.next() == Some(APART))))
 }
 
 struct Guard {
@@ -199,13 +195,8 @@ struct Guard {
     program: PathBuf,
     /// Somebody told the daemon, by way of the guard, to stop.
     stopping: bool,
-}
-
-/// How a daemon ended.
-enum End {
-    /// It was meant to.
-    Over(Exit),
-    Died,
+    /// How the last daemon died.
+    mourned: Option<String>,
 }
 
 impl Guard {
@@ -217,15 +208,15 @@ impl Guard {
         // Opened now: when it is needed there may be no descriptor left.
         let rtnl = Rtnl::open()?;
         let program = process::executable(std::process::id())?;
-        Ok(Self { ledger, poll, timer, rtnl, signals, program, stopping: false })
+        Ok(Self { ledger, poll, timer, rtnl, signals, program, stopping: false, mourned: None })
     }
 
     /// Starts daemons until one ends as it should.
     fn guard(mut self, adopted: Option<u32>) -> io::Result<Role> {
         let mut adopted = adopted;
-        let mut deaths = 0;
+        let mut lives = Lives::default();
         loop {
-            let began = now();
+            lives.begins(now());
             let daemon = match adopted.take() {
                 Some(daemon) => daemon,
                 None => {
@@ -239,6 +230,7 @@ impl Guard {
                                 ledger: self.ledger,
                                 guard,
                                 guard_pid: this,
+                                mourns: self.mourned,
                                 resume: None,
                             }));
                         }
@@ -256,9 +248,7 @@ impl Guard {
                 End::Died if self.stopping => return Ok(Role::Ended(Exit::Failed)),
                 End::Died => {}
             }
-            let young = now().since(began) < LIVED;
-            deaths = if young { deaths + 1 } else { 0 };
-            self.pause(BACK_OFF[deaths.min(BACK_OFF.len() - 1).saturating_sub(1)])?;
+            self.pause(lives.died(now()))?;
             if self.stopping {
                 return Ok(Role::Ended(Exit::Failed));
             }
@@ -266,7 +256,7 @@ impl Guard {
     }
 
     /// Watches until the daemon is gone, and clears up behind one that died.
-    fn watch(&mut self, daemon: u32) -> io::Result<End> {
+    fn watch(&mut self, daemon: u32) -> io::Result<End<Exit>> {
         let pidfd = match PidFd::open(daemon) {
             Ok(pidfd) => pidfd,
             // It died before this guard came.
@@ -275,8 +265,8 @@ impl Guard {
         self.poll.add(pidfd.as_fd(), TOKEN_DAEMON)?;
         let mut ready = Vec::new();
         loop {
-            let next_look = self.next_look(now());
-            self.timer.arm(Some(next_look))?;
+            let due = self.ledger.signs().next_look(now());
+            self.timer.arm(Some(due))?;
             self.poll.wait(&mut ready)?;
             if ready.contains(&TOKEN_DAEMON) {
                 self.poll.remove(pidfd.as_fd())?;
@@ -288,34 +278,13 @@ impl Guard {
             if ready.contains(&TOKEN_TIMER) {
                 self.timer.clear();
             }
-            let time = now();
-            // A guard that was late itself says nothing about the daemon: everybody may have been.
-            let punctual = time.since(next_look) < LOOK;
-            if punctual && self.is_stuck(daemon, time) {
+            let is_stopped = || process::is_stopped(daemon);
+            if self.ledger.signs().stuck(now(), due, is_stopped) {
                 // It is gone at the next turn, if it isn't already.
                 let _ = pidfd.signal(SIGKILL);
                 say(&format!("the daemon (pid {daemon}) holds VIPs and doesn't move: ended"));
             }
         }
-    }
-
-    /// A beat can't be late before it is [`STOPPED_AFTER`] old.
-    fn next_look(&self, time: Instant) -> Instant {
-        if self.ledger.patience().is_zero() || !self.ledger.holds() {
-            return time + IDLE_LOOK;
-        }
-        let late = self.ledger.last_beat() + STOPPED_AFTER;
-        // A little after, so that one look is enough.
-        if late > time { late + Duration::from_millis(1) } else { time + LOOK }
-    }
-
-    fn is_stuck(&self, daemon: u32, time: Instant) -> bool {
-        let patience = self.ledger.patience();
-        if patience.is_zero() || !self.ledger.holds() {
-            return false;
-        }
-        let silence = time.since(self.ledger.last_beat());
-        silence > patience || (silence > STOPPED_AFTER && process::is_stopped(daemon))
     }
 
     fn forward(&mut self, daemon: Option<(&PidFd, u32)>) {
@@ -360,89 +329,93 @@ impl Guard {
     }
 
     /// The daemon is gone: looks how, and if it died clears up.
-    fn buried(&mut self, daemon: u32) -> End {
+    fn buried(&mut self, daemon: u32) -> End<Exit> {
         // First things first: every millisecond the address answers for nobody.
         let meant = self.ledger.ended().and_then(Exit::of);
         let state = self.ledger.read();
-        // What ended as it was meant to has nothing left here, unless it couldn't give something up.
-        if meant.is_none() || state != State::default() {
+        let (clean, stopping) = (state == State::default(), self.stopping);
+        let remains = Remains { meant, code: None, clean, stopping };
+        if remains.left() {
             self.withdraw(&state);
         }
         // A daemon that was adopted has another parent, which reaps it.
         let code = fork::reap(daemon).ok();
         let refused = code.and_then(|code| u8::try_from(code).ok()).and_then(Exit::of);
-        match (meant, refused) {
-            (Some(exit), _) => End::Over(exit),
-            // Told to stop before it had anything to give up: while it waited for its address, say.
-            (None, _) if self.stopping && state == State::default() => End::Over(Exit::Done),
-            // It refused to start, and said why.
-            (None, Some(exit)) if state == State::default() => End::Over(exit),
-            _ => {
-                let how = code.map_or_else(String::new, |code| format!(" (exit code {code})"));
-                say(&format!(
-                    "the daemon (pid {daemon}) died{how}; {} addresses were taken away; it is \
-                     started again",
-                    state.addresses.len()
-                ));
-                End::Died
-            }
+        let end = Remains { code: refused, ..remains }.end(Exit::Done);
+        if end == End::Died {
+            let how = code.map(|code| match code.checked_sub(SIGNALLED) {
+                Some(signal @ 1..) => format!(" (signal {signal})"),
+                _ => format!(" (exit code {code})"),
+            });
+            let taken = match state.addresses.len() {
+                0 => "it held no address".to_owned(),
+                _ => format!("its addresses were taken away: {}", state.addresses.len()),
+            };
+            let how = how.unwrap_or_default();
+            let died = format!("the daemon (pid {daemon}) died{how}; {taken}");
+            say(&format!("{died}; it is started again"));
+            self.mourned = Some(died);
         }
+        end
     }
 
     /// Takes the addresses away, says goodbye, puts the settings back.
     fn withdraw(&mut self, state: &State) {
-        let drops = state
-            .addresses
-            .iter()
-            .map(|(index, prefix)| Change::Drop { index: *index, prefix: *prefix });
-        let drops: Vec<_> = drops.collect();
-        let links = self.own_links(state);
-        for link in &links {
-            // As the daemon would: see there.
-            let _ = self.rtnl.silence(*link);
-        }
-        if !drops.is_empty()
-            && let Err(error) = self.rtnl.change(&drops, &mut Vec::new())
-        {
-            say(&format!("the guard couldn't remove addresses ({error}); they run out in 2 s"));
-        }
-        let mut goodbyes: Vec<_> = state.goodbyes.iter().collect();
-        goodbyes.sort_by_key(|goodbye| (goodbye.index, goodbye.source));
-        for group in goodbyes.chunk_by(|a, b| (a.index, a.source) == (b.index, b.source)) {
-            let Some(first) = group.first() else { continue };
-            let family = Family::of(first.source);
-            let messages = group.iter().map(|one| (one.destination, one.payload.as_slice()));
-            let said = AdvertSender::open(family, first.index, &first.interface, first.source)
-                .and_then(|mut sender| sender.send(messages));
-            if let Err(error) = said {
-                say(&format!("the guard couldn't say goodbye on {}: {error}", first.interface));
+        for duty in duties(state) {
+            match duty {
+                Duty::Silence(links) => self.silence(&links),
+                Duty::Drop(keys) => self.drop(&keys),
+                Duty::Remove(links) => self.remove(&links),
+                Duty::SayGoodbye(group) => say_goodbye(&group),
+                Duty::PutBack(setting) => {
+                    if let Err(error) = sysctl::put_back(&setting) {
+                        say(&format!("the guard couldn't put {} back: {error}", setting.path));
+                    }
+                }
             }
         }
-        // What stands in shared memory is believed no further than it has to be.
-        let known = |setting: &&sysctl::Change| {
-            let last = setting.path.rsplit('/').next();
-            setting.path.starts_with("net/ipv4/conf/")
-                && last.is_some_and(|last| INTERFACE_SETTINGS.contains(&last))
-        };
-        let settings = state.settings.iter().filter(known).cloned().collect();
-        for (path, error) in sysctl::Settings::resume(settings).undo() {
-            say(&format!("the guard couldn't put {path} back: {error}"));
+    }
+
+    fn drop(&mut self, keys: &[Key]) {
+        let drop = |(index, prefix): &Key| Change::Drop { index: *index, prefix: *prefix };
+        let drops: Vec<_> = keys.iter().map(drop).collect();
+        if let Err(error) = self.rtnl.change(&drops, &mut Vec::new()) {
+            say(&format!("the guard couldn't remove addresses ({error}); they run out in 2 s"));
         }
-        if !links.is_empty()
-            && let Err(error) = self.rtnl.remove_links(&links)
+    }
+
+    /// These links, if they are there: what stands in shared memory is believed no further than it has to be.
+    fn indexes_of(&mut self, links: &[OwnLink]) -> Vec<u32> {
+        let all = self.rtnl.links().unwrap_or_default();
+        let is_one = |link: &&Link| link.of_vip().is_some_and(|one| links.contains(&one));
+        all.iter().filter(is_one).map(|link| link.index).collect()
+    }
+
+    fn silence(&mut self, links: &[OwnLink]) {
+        for index in self.indexes_of(links) {
+            // As the daemon would: see there.
+            let _ = self.rtnl.silence(index);
+        }
+    }
+
+    fn remove(&mut self, links: &[OwnLink]) {
+        let there = self.indexes_of(links);
+        if !there.is_empty()
+            && let Err(error) = self.rtnl.remove_links(&there)
         {
             say(&format!("the guard couldn't remove a VIP's own link: {error}"));
         }
     }
+}
 
-    /// The links of the state that are a standin's by their looks: what stands in shared memory is believed
-    /// no further than it has to be.
-    fn own_links(&mut self, state: &State) -> Vec<u32> {
-        if state.links.is_empty() {
-            return Vec::new();
-        }
-        let ours = |link: &Link| link.is_of_vip() && state.links.contains(&link.index);
-        let all = self.rtnl.links().unwrap_or_default();
-        all.iter().filter(|link| ours(link)).map(|link| link.index).collect()
+/// Goodbyes that go out of one interface from one address.
+fn say_goodbye(group: &[Goodbye]) {
+    let Some(first) = group.first() else { return };
+    let family = Family::of(first.source);
+    let messages = group.iter().map(|one| (one.destination, one.payload.as_slice()));
+    let said = AdvertSender::open(family, first.index, &first.interface, first.source)
+        .and_then(|mut sender| sender.send(messages));
+    if let Err(error) = said {
+        say(&format!("the guard couldn't say goodbye on {}: {error}", first.interface));
     }
 }

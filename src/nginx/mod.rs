@@ -63,6 +63,8 @@ pub(crate) struct NginxView {
 pub(crate) struct Places {
     /// Addresses that are on one node at a time.
     pub(crate) vips: Vec<IpAddr>,
+    /// Whether files of another node may come at any time, which may listen on a VIP.
+    pub(crate) shared: bool,
     /// Where `ip_nonlocal_bind` is set for the next boot.
     pub(crate) sysctl_drop_in: PathBuf,
 }
@@ -72,6 +74,7 @@ impl Places {
         let prefixes = cluster.vips.iter().flat_map(|vip| &vip.addresses);
         Self {
             vips: prefixes.map(|prefix| prefix.address()).collect(),
+            shared: cluster.sync.is_some(),
             sysctl_drop_in: PathBuf::from(nonlocal::DROP_IN),
         }
     }

@@ -49,6 +49,12 @@ impl Need {
         need
     }
 
+    /// As if nginx listened on `vips`, too.
+    #[must_use]
+    pub(crate) fn with(self, vips: &[IpAddr]) -> Self {
+        Self::among([self.v4, self.v6].into_iter().flatten().chain(vips.iter().copied()), |_| false)
+    }
+
     #[must_use]
     pub(crate) const fn is_nothing(self) -> bool {
         self.v4.is_none() && self.v6.is_none()
@@ -87,7 +93,7 @@ pub(crate) fn ensure(need: Need, drop_in: &Path) -> Result<Option<String>, Strin
     for path in need.missing() {
         sysctl::write(path, "1").map_err(|error| {
             format!(
-                "nginx listens on {need}, which isn't always on this host, and can't start without {name} = 1: \
+                "{need} isn't always on this host, and nginx can't listen there without {name} = 1: \
                  {error}; mend: sysctl -w {name}=1",
                 name = dotted(path)
             )
@@ -103,7 +109,7 @@ pub(crate) fn ensure(need: Need, drop_in: &Path) -> Result<Option<String>, Strin
         return Ok(None);
     }
     Ok(Some(format!(
-        "nginx listens on {need}, which isn't always on this host: {}",
+        "nginx must be able to listen on {need}, which isn't always on this host: {}",
         done.join(", ")
     )))
 }

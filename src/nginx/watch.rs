@@ -383,13 +383,17 @@ impl Watch {
     /// nginx must be able to start with a `listen` on a VIP that another node has.
     fn bind_nonlocal(&mut self) {
         let Some(survey) = &self.survey else { return };
-        let need = nonlocal::Need::of(&survey.config, &self.places.vips);
+        let listens = nonlocal::Need::of(&survey.config, &self.places.vips);
+        // With shared files it would be too late once they are here: nginx loads them at once.
+        let may = if self.places.shared { self.places.vips.as_slice() } else { &[] };
+        let need = listens.with(may);
         if need.is_nothing() {
             return;
         }
         match nonlocal::ensure(need, &self.places.sysctl_drop_in) {
+            Ok(None) if listens.is_nothing() => {}
             Ok(None) => {
-                let said = || format!("nginx listens on {need}; ip_nonlocal_bind is set");
+                let said = || format!("nginx listens on {listens}; ip_nonlocal_bind is set");
                 self.nonlocal.get_or_insert_with(said);
             }
             Ok(done) => self.nonlocal = done,

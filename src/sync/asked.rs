@@ -5,6 +5,7 @@ use std::sync::Arc;
 use standin_core::sync::{Command, Input, Trouble, View};
 
 use super::driver::{Driver, own};
+use super::push::Accepted;
 use super::{Ask, Order, powers, report};
 use crate::control::log::Severity;
 
@@ -58,9 +59,10 @@ impl Driver {
                 if accept_deletion {
                     let lies = running.disk.as_ref().map(|disk| disk.tree);
                     let served = running.replica.proven().map(|id| id.tree);
-                    self.accepted = lies.into_iter().chain(served).collect();
+                    self.accepted =
+                        Accepted::of(&self.pusher.targets(), lies.into_iter().chain(served));
                 }
-                (Command::Resume { accept_deletion }, "it goes on".to_owned())
+                (Command::Resume { accept_deletion }, "synchronisation is to go on".to_owned())
             }
             Order::Rollback { generation } => {
                 here()?;
@@ -83,7 +85,7 @@ impl Driver {
                 if view.ordered.is_some_and(|ordered| !ordered.over()) {
                     return Err("an apply is under way".to_owned());
                 }
-                (Command::Apply, "begun".to_owned())
+                (Command::Apply, "the files are brought to every node, the active last".to_owned())
             }
         };
         let text = format!("{said} (asked by {by})");

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use standin_apply::Nginx;
-use standin_core::sync::{Command, Effect, Event, Id, Input, Outcome, Replica, Saved, TreeHash};
+use standin_core::sync::{
+    Command, Effect, Event, Id, Input, Job, Outcome, Replica, Saved, TreeHash,
+};
 use standin_linux::clock;
 use standin_tree::hash::Hash;
 use standin_tree::read::{Scan, Spec};
@@ -16,10 +18,11 @@ use tokio::task::AbortHandle;
 
 use super::fetch::Came;
 use super::ground::{self, Applied, Translation};
+use super::loaded::is_another;
 use super::made::{self, Lens};
 use super::outside::{LookedOutside, OutsideFiles};
 use super::peers::Sessions;
-use super::push::{Goal, Pusher};
+use super::push::{Accepted, Goal, Pusher};
 use super::reading;
 use super::serve::Asked;
 use super::tickets::{Looked, Tickets};
@@ -53,6 +56,8 @@ pub(super) enum Found {
     Tickets(Looked),
     Outside(LookedOutside),
     TicketsLoaded(Outcome),
+    /// nginx was to load what lies there after a swap was undone.
+    Reloaded(Outcome),
 }
 
 /// What is known of the VIP and of nginx.
@@ -73,8 +78,8 @@ pub(super) struct Ready {
     recovered: Option<String>,
 }
 
-/// A tree, and when it was known to lie here.
-type Had = (TreeHash, SystemTime);
+/// A tree, and when it was known to lie here; none: one that isn't known.
+pub(super) type Had = (Option<TreeHash>, SystemTime);
 
 /// The tree on disk, as it was read last.
 pub(super) struct Disk {
@@ -107,12 +112,14 @@ pub(super) struct Running {
     pub(super) fault: Option<String>,
     /// What was to be made last; the same again means that it didn't stay.
     pub(super) making: Option<Hash>,
-    /// After an apply, readings that began before it are no drift.
-    pub(super) unsure: bool,
+    /// The end of the last apply: readings that began before are no drift.
+    pub(super) unsure: Option<tokio::time::Instant>,
     /// What lay here when that was written down, before this daemon began.
     pub(super) had: Option<Had>,
     /// When standin has put files here, which may be older than that.
     pub(super) placed: Option<SystemTime>,
+    /// A swap was undone at the start, and nginx may run with what was undone.
+    pub(super) undone: bool,
     pub(super) records: u32,
     /// When the disk is looked at again after it has failed, and how long it is waited then.
     pub(super) look_at: Option<tokio::time::Instant>,
@@ -126,6 +133,7 @@ pub(super) struct Driver {
     pub(super) settings: Option<Settings>,
     pub(super) running: Option<Running>,
     /// The cluster file was read again while a job went by the old one.
+    /// Or nginx has another master since it began.
     anew: bool,
     starting: bool,
     pub(super) problem: Option<String>,
@@ -142,8 +150,8 @@ pub(super) struct Driver {
     pub(super) found: mpsc::UnboundedSender<Found>,
     brief: watch::Sender<Option<said::Sync>>,
     pub(super) pusher: Pusher,
-    /// The trees whose deletions an operator has accepted last: what lies there and what is served.
-    pub(super) accepted: Vec<TreeHash>,
+    /// The rsync targets whose deletions an operator has accepted last.
+    pub(super) accepted: Accepted,
 }
 
 /// Until the daemon ends.
@@ -175,7 +183,7 @@ pub(super) async fn run(
         found,
         brief,
         pusher,
-        accepted: Vec::new(),
+        accepted: Accepted::default(),
     };
     let pushed = driver.pusher.moved();
     let mut tick = tokio::time::interval(LOOK);
@@ -327,9 +335,10 @@ impl Driver {
             watch,
             fault: None,
             making: None,
-            unsure: false,
+            unsure: None,
             had,
             placed: recovered.is_some().then(SystemTime::now),
+            undone: recovered.is_some(),
             records: 0,
             look_at: None,
             patience: reading::AGAIN,
@@ -402,15 +411,18 @@ impl Driver {
         if sight.nginx.master.is_none() && self.sight.nginx.master.is_some_and(ground::is_master) {
             sight.nginx = self.sight.nginx.clone();
         }
-        let appeared = self.sight.nginx.master.is_none() && sight.nginx.master.is_some();
+        let another = is_another(self.sight.nginx.master, sight.nginx.master);
         let holder = sight.holder.clone();
         // One that is being restarted keeps its place.
         let conf = sight.conf.clone().or_else(|| self.sight.conf.take());
         self.sight = Sight { conf, ..sight };
         self.begin();
-        if appeared {
+        if another {
+            // It may read another file, and what a job says now is said of the one before.
             self.feed(Input::Command(Command::Retry)).await;
+            self.anew |= self.running.as_ref().is_some_and(|it| it.replica.view().busy.is_some());
         }
+        self.reload_undone();
         let wrote = self.writes();
         self.feed(Input::Holder(holder)).await;
         if self.writes() && !wrote {
@@ -419,7 +431,7 @@ impl Driver {
         self.served().await;
     }
 
-    fn writes(&self) -> bool {
+    pub(super) fn writes(&self) -> bool {
         self.running.as_ref().is_some_and(|running| running.replica.writes())
     }
 
@@ -427,23 +439,6 @@ impl Driver {
     pub(super) fn look_again(&self) {
         if let Some(running) = &self.running {
             running.watch.look();
-        }
-    }
-
-    /// Whether this node's nginx runs with what lies on disk.
-    pub(super) async fn served(&mut self) {
-        let Some(running) = &self.running else { return };
-        let view = running.replica.view();
-        let (Some(disk), Some(master)) = (&running.disk, self.sight.nginx.master) else { return };
-        let tip = view.state.applied.filter(|id| id.tree == disk.tree);
-        if view.writing && tip.is_some() && view.state.proven != tip {
-            let (tree, since, read) = (disk.tree, disk.since, disk.read);
-            if ground::runs_since(master, read) {
-                // Not known: it may have loaded what was changed since the last reading.
-                running.watch.look();
-            } else if ground::runs_since(master, since) {
-                self.feed(Input::Loaded(tree)).await;
-            }
         }
     }
 
@@ -508,6 +503,7 @@ impl Driver {
             Found::Outside(looked) => self.outside_looked(looked),
             Found::Tickets(looked) => self.tickets_looked(looked),
             Found::TicketsLoaded(outcome) => self.tickets_loaded(&outcome),
+            Found::Reloaded(outcome) => self.reloaded(outcome).await,
         }
     }
 
@@ -520,6 +516,10 @@ impl Driver {
 
     async fn finished(&mut self, outcome: Outcome) {
         let moved = outcome == Outcome::Moved;
+        let busy = self.running.as_ref().and_then(|it| it.replica.view().busy);
+        if outcome == Outcome::Done && matches!(busy, Some(Job::Load(_))) {
+            self.seen_loaded();
+        }
         self.done(outcome).await;
         if moved && let Some(running) = &self.running {
             running.watch.look();
@@ -535,7 +535,7 @@ impl Driver {
             if placed {
                 running.translation = translation;
             }
-            running.unsure = true;
+            running.unsure = Some(tokio::time::Instant::now());
             running.placed = Some(SystemTime::now());
             if let Some(translation) = translation.filter(|_| placed) {
                 let saved = tokio::task::spawn_blocking(move || {
@@ -675,7 +675,8 @@ fn open(dir: &std::path::Path, journals: &std::path::Path) -> Result<Opened, Str
         // nginx may have been reloaded before it was undone.
         saved.proven = None;
     }
-    let had = saved.line.tip().and_then(|tip| Some((tip.tree, memory::written(dir)?)));
+    let known = |tip: Id| if saved.strayed { saved.disk } else { Some(tip.tree) };
+    let had = saved.line.tip().and_then(|tip| Some((known(tip), memory::written(dir)?)));
     Ok((Arc::new(store), saved, had, recovered))
 }
 

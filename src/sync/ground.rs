@@ -444,6 +444,21 @@ pub(crate) fn runs_since(master: u32, since: SystemTime) -> bool {
     began_after(master, at)
 }
 
+/// Whether any worker began after `since`: nginx has read its files again.
+pub(crate) fn any_since(master: u32, since: SystemTime) -> bool {
+    let Some(at_ticks) = ticks_at(since) else { return true };
+    let after = |pid: &u32| process::start_time_ticks(*pid).is_none_or(|ticks| ticks >= at_ticks);
+    workers(master).iter().any(after)
+}
+
+/// The kernel's count at a time of the clock; `None` for a time to come.
+fn ticks_at(time: SystemTime) -> Option<u64> {
+    let age = time.elapsed().ok()?;
+    let now = standin_linux::clock::now().as_nanos();
+    let at = now.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
+    Some(at / (1_000_000_000 / TICKS_PER_S))
+}
+
 /// The same for nanoseconds since the boot, which no step of the clock moves.
 pub(crate) fn began_after(master: u32, at_ns: u64) -> bool {
     let workers = workers(master);

@@ -30,6 +30,12 @@ const LARGEST: u64 = 1 << 20;
 /// Patterns of all roots; each is read whenever the tree is looked at.
 const MOST: usize = 4096;
 
+/// Bytes of a file that is made: values are short words.
+const LARGEST_MADE: usize = 4 << 20;
+
+/// Bytes of all files that are made: each is read and hashed whenever the tree is looked at.
+const ALL_MADE: usize = 64 << 20;
+
 /// The first line of each made file begins so.
 const MARK: &str = "# Made by standin from ";
 
@@ -213,6 +219,7 @@ impl Lens {
     /// Every file that the patterns ask for, sorted by root and path.
     fn wanted(&self, store: &Store, manifest: &Manifest) -> Result<Vec<Make>, Wrong> {
         let mut all = Vec::new();
+        let mut bytes = 0_usize;
         for root in manifest.roots() {
             let begin = root.entries.partition_point(|entry| *entry.path < *PATTERNS);
             for entry in root.entries.get(begin..).unwrap_or_default() {
@@ -221,7 +228,19 @@ impl Lens {
                 let Some(below) = below.strip_prefix(b"/") else { continue };
                 let at = root.full(entry);
                 let make = self.want(store, root, entry, below).map_err(|wrong| wrong.at(&at))?;
+                if let Some(Make { entry: Entry { kind: Kind::File { size, .. }, .. }, .. }) = &make
+                {
+                    bytes = bytes.saturating_add(usize::try_from(*size).unwrap_or(usize::MAX));
+                }
                 all.extend(make);
+                if bytes > ALL_MADE {
+                    let most = ALL_MADE >> 20;
+                    let what = format!(
+                        ": with it all files that are made have more than {most} MiB; mend: fewer or \
+                         shorter patterns or values"
+                    );
+                    return Err(Wrong::Tree(what).at(&at));
+                }
                 if all.len() > MOST {
                     let most = format!("{}: more than {MOST} patterns", root.path.display());
                     return Err(most.into());
@@ -279,7 +298,7 @@ impl Lens {
         }
         let disk = |error: io::Error| Wrong::Disk(format!(": {error}"));
         let bytes = store.read(hash).map_err(disk)?;
-        let filled = self.values.fill(&bytes);
+        let filled = self.values.fill(&bytes, LARGEST_MADE);
         let filled = filled.map_err(|Fault { line, what }| format!(":{line}: {what}"))?;
         let neutral = Values::neutral(&bytes);
         if !powers::in_bytes(&filled, &[&root.path])
@@ -551,6 +570,25 @@ mod tests {
                 matches!(tree.look().standing, Standing::Faulty(why) if why.contains("code"));
             assert_eq!(faulty, bad, "{pattern}");
         }
+    }
+
+    #[test]
+    fn what_values_make_of_a_pattern_is_bounded() {
+        let mut tree = Tree::new();
+        let mut values = (*tree.lens.values).clone();
+        for of in values.nodes.values_mut() {
+            of.insert("zone".to_owned(), "z".repeat(1000));
+        }
+        tree.lens.values = Arc::new(values);
+        let pattern = |length: usize| "{{node.zone}}".repeat(length / 1000);
+        tree.write("per-node/conf.d/a.conf", &pattern(LARGEST_MADE + 1000));
+        assert!(tree.fault().contains("a.conf:1: with the values"), "{}", tree.fault());
+        tree.write("per-node/conf.d/a.conf", &pattern(LARGEST_MADE / 2));
+        assert!(matches!(tree.look().standing, Standing::Stale(_)));
+        for at in 0..=ALL_MADE / (LARGEST_MADE / 2) {
+            tree.write(&format!("per-node/conf.d/{at}.conf"), &pattern(LARGEST_MADE / 2));
+        }
+        assert!(tree.fault().contains("more than 64 MiB"), "{}", tree.fault());
     }
 
     #[test]

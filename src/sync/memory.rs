@@ -23,6 +23,8 @@ const BYTES: u64 = 256 * 1024;
 struct OnDisk {
     line: Vec<IdSaid>,
     proven: Option<IdSaid>,
+    strayed: bool,
+    disk: Option<String>,
     highest: u64,
     held: bool,
     problem: Option<ProblemSaid>,
@@ -46,6 +48,8 @@ pub(crate) fn load(dir: &Path) -> io::Result<Saved> {
     Ok(Saved {
         line: wire::line(&on_disk.line).ok_or_else(damaged)?,
         proven: on_disk.proven.as_ref().and_then(IdSaid::id),
+        strayed: on_disk.strayed,
+        disk: on_disk.disk.as_deref().and_then(wire::unhex).map(TreeHash),
         highest: on_disk.highest,
         held: on_disk.held,
         problem: on_disk.problem.as_ref().and_then(ProblemSaid::problem),
@@ -63,6 +67,8 @@ pub(crate) fn save(dir: &Path, saved: &Saved) -> io::Result<()> {
     let on_disk = OnDisk {
         line: wire::line_said(&saved.line),
         proven: saved.proven.map(IdSaid::from),
+        strayed: saved.strayed,
+        disk: saved.disk.map(|tree| wire::hex(&tree.0)),
         highest: saved.highest,
         held: saved.held,
         problem: saved.problem.clone().map(ProblemSaid::from),
@@ -99,6 +105,8 @@ mod tests {
         let saved = Saved {
             line: Line::of(vec![id]).unwrap(),
             proven: Some(id),
+            strayed: true,
+            disk: Some(TreeHash([8; 32])),
             highest: 9,
             held: true,
             problem: Some(Problem { id, trouble: Trouble::Undone, why: "n3: no".to_owned() }),

@@ -16,6 +16,7 @@ mod driver;
 mod fetch;
 mod ground;
 mod jobs;
+mod loaded;
 mod made;
 mod memory;
 mod outside;

@@ -41,6 +41,10 @@ const ALL_BYTES: u64 = 64 * 1024 * 1024;
 /// As Linux has it; what is longer can't be opened.
 const PATH: usize = 4096;
 
+/// Bytes of all paths: what is said of them has to fit into one message to a peer, which may have 512 KiB,
+/// escaped and with their hashes.
+const ALL_PATHS: usize = 64 * 1024;
+
 /// What a node has in the place of one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "has", rename_all = "snake_case")]
@@ -78,7 +82,8 @@ impl Files {
     /// As it came, within the bounds of what is kept.
     fn bounded(mut self) -> Self {
         self.files.truncate(FILES);
-        self.files.retain(|one| one.path.len() <= PATH);
+        let mut left = ALL_PATHS;
+        self.files.retain(|one| one.path.len() <= PATH && fits(&mut left, one.path.len()));
         self
     }
 
@@ -101,7 +106,10 @@ pub(super) struct OutsideFiles {
     read_at: Instant,
     read_tree: Option<TreeHash>,
     busy: bool,
-    told: BTreeSet<String>,
+    /// What was told of each peer; of one that is gone it is kept until it is there again.
+    told: BTreeMap<String, BTreeSet<String>>,
+    /// Files that are named and not compared.
+    left_out: usize,
 }
 
 /// What was found beside the control thread.
@@ -109,6 +117,8 @@ pub(super) struct LookedOutside {
     own: Files,
     named: Arc<Vec<Named>>,
     known: Known,
+    /// `None`: the configuration wasn't read.
+    left_out: Option<usize>,
 }
 
 impl OutsideFiles {
@@ -123,8 +133,24 @@ impl OutsideFiles {
             read_at: now,
             read_tree: None,
             busy: false,
-            told: BTreeSet::new(),
+            told: BTreeMap::new(),
+            left_out: 0,
         }
+    }
+
+    /// Files that differ and weren't told of yet.
+    fn news(&mut self) -> BTreeSet<String> {
+        let known: BTreeSet<String> = self.told.values().flatten().cloned().collect();
+        let mut now: BTreeMap<String, BTreeSet<String>> =
+            self.heard.keys().map(|peer| (peer.clone(), BTreeSet::new())).collect();
+        for (_, one) in self.unequal() {
+            for peer in one.differs_on.iter().chain(&one.missing_on) {
+                now.entry(peer.clone()).or_default().insert(one.path.clone());
+            }
+        }
+        self.told.extend(now);
+        let all: BTreeSet<String> = self.told.values().flatten().cloned().collect();
+        all.difference(&known).cloned().collect()
     }
 
     /// The files that aren't the same everywhere, by what this node and its peers say.
@@ -175,7 +201,9 @@ impl Driver {
         self.outside.busy = true;
         self.outside.look_at = now + LOOK;
         // While something differs, somebody may be at work on it.
-        let read = self.outside.read_at <= now || other || !self.outside.told.is_empty();
+        let differs = |peer: &String| self.outside.told.get(peer).is_some_and(|it| !it.is_empty());
+        let at_work = self.outside.heard.keys().any(differs);
+        let read = self.outside.read_at <= now || other || at_work;
         if read {
             self.outside.read_at = now + READ;
             self.outside.read_tree = tree;
@@ -187,11 +215,16 @@ impl Driver {
         let (named, known) = (Arc::clone(&self.outside.named), self.outside.known.clone());
         let found = self.found.clone();
         tokio::task::spawn_blocking(move || {
-            let named = if read { Arc::new(list(&conf, &prefix, &roots)) } else { named };
+            let (named, left_out) = if read {
+                let (named, left_out) = list(&conf, &prefix, &roots);
+                (Arc::new(named), Some(left_out))
+            } else {
+                (named, None)
+            };
             // Without the authority's key nothing is said.
             let key = keys.secret("files outside").ok();
             let mut looked = look(key.as_ref(), named, known);
-            looked.own.tree = tree;
+            (looked.own.tree, looked.left_out) = (tree, left_out);
             // The driver may have ended.
             let _ = found.send(Found::Outside(looked));
         });
@@ -199,7 +232,8 @@ impl Driver {
 
     pub(super) fn outside_looked(&mut self, looked: LookedOutside) {
         self.outside.busy = false;
-        let LookedOutside { own, named, known } = looked;
+        let LookedOutside { own, named, known, left_out } = looked;
+        self.outside_left_out(left_out);
         (self.outside.named, self.outside.known) = (named, known);
         if own != self.outside.own {
             self.outside.own = own;
@@ -227,20 +261,30 @@ impl Driver {
 
     /// Says once what isn't the same, and shows it.
     fn outside_compared(&mut self) {
-        let unequal: BTreeSet<String> =
-            self.outside.unequal().into_iter().map(|(_, one)| one.path).collect();
-        let new = unequal.difference(&self.outside.told).count();
-        if new > 0 {
-            let first = unequal.difference(&self.outside.told).next().cloned().unwrap_or_default();
-            let more = if new > 1 { format!(" and {} more", new - 1) } else { String::new() };
+        let new = self.outside.news();
+        if let Some(first) = new.first() {
+            let more =
+                if new.len() > 1 { format!(" and {} more", new.len() - 1) } else { String::new() };
             let text = format!(
                 "nginx's configuration names {first}{more}, which isn't the same on all nodes and isn't \
                  shared: standin sync status says where, and how to share it"
             );
             self.tell(Severity::Warning, "outside_differs", None, text);
         }
-        self.outside.told = unequal;
         self.publish();
+    }
+
+    /// More files than can be compared are told of once.
+    fn outside_left_out(&mut self, left_out: Option<usize>) {
+        let Some(left_out) = left_out else { return };
+        let before = std::mem::replace(&mut self.outside.left_out, left_out);
+        if left_out > 0 && before == 0 {
+            let text = format!(
+                "nginx's configuration names so many files outside of the shared directories that                  {left_out} of them aren't compared: at most {FILES} are, with {} KiB of paths; share                  their directory with also under [sync]",
+                ALL_PATHS >> 10
+            );
+            self.tell(Severity::Warning, "outside_differs", None, text);
+        }
     }
 
     /// What isn't the same everywhere, and the line that shares it.
@@ -262,17 +306,32 @@ fn shown(path: &Path) -> String {
 }
 
 /// What the configuration on disk names, but for what comes with a package.
-fn list(conf: &Path, prefix: &Path, roots: &[PathBuf]) -> Vec<Named> {
+/// And how many more it names than are compared.
+fn list(conf: &Path, prefix: &Path, roots: &[PathBuf]) -> (Vec<Named>, usize) {
     let real = |path: &Path| path.canonicalize().ok();
     let mut named = outside(&nginx::read_config(conf), prefix, roots, &real);
-    named.retain(|one| !one.is_of_a_package() && shown(&one.path).len() <= PATH);
+    named.retain(|one| !one.is_of_a_package());
+    let all = named.len();
+    let mut left = ALL_PATHS;
+    named.retain(|one| {
+        let length = shown(&one.path).len();
+        length <= PATH && fits(&mut left, length)
+    });
     named.truncate(FILES);
-    named
+    let left_out = all - named.len();
+    (named, left_out)
+}
+
+/// Whether there is room for so many bytes; they are taken from it.
+fn fits(left: &mut usize, bytes: usize) -> bool {
+    let rest = left.checked_sub(bytes);
+    *left = rest.unwrap_or(*left);
+    rest.is_some()
 }
 
 fn look(key: Option<&[u8; 32]>, named: Arc<Vec<Named>>, mut known: Known) -> LookedOutside {
     let Some(key) = key else {
-        return LookedOutside { own: Files::default(), named, known: Known::new() };
+        return LookedOutside { own: Files::default(), named, known: Known::new(), left_out: None };
     };
     let mut left = ALL_BYTES;
     let mut own = Files { key: hex(&crypto::keyed(key, &[b"which"])), ..Files::default() };
@@ -292,7 +351,7 @@ fn look(key: Option<&[u8; 32]>, named: Arc<Vec<Named>>, mut known: Known) -> Loo
         };
         own.files.push(One { path: shown(path), has });
     }
-    LookedOutside { own, named, known: now }
+    LookedOutside { own, named, known: now, left_out: None }
 }
 
 /// Of the file that a link leads to.
@@ -380,6 +439,50 @@ mod tests {
         assert!(files.unequal().is_empty());
         // Nor do two files of one content have one hash.
         assert_ne!(theirs.has(&shown(&paths[0])), theirs.has(&shown(&paths[1])));
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_differs_in_nothing_and_is_not_told_of_again() {
+        let path = PathBuf::from("/etc/a.pem");
+        let has = |hash: &str| Files {
+            files: vec![One { path: shown(&path), has: Has::Hash { hash: hash.to_owned() } }],
+            ..Files::default()
+        };
+        let mut files = OutsideFiles::new();
+        (files.own, files.named) = (has("1"), Arc::new(vec![named(&path)]));
+        files.heard.insert("n2".to_owned(), has("2"));
+        assert_eq!(files.news().len(), 1);
+        assert!(files.news().is_empty());
+        files.heard.remove("n2");
+        assert!(files.unequal().is_empty());
+        assert!(files.news().is_empty());
+        files.heard.insert("n2".to_owned(), has("2"));
+        assert_eq!(files.unequal().len(), 1);
+        assert!(files.news().is_empty(), "it was told");
+        files.heard.insert("n2".to_owned(), has("1"));
+        assert!(files.news().is_empty());
+        files.heard.insert("n2".to_owned(), has("3"));
+        assert_eq!(files.news().len(), 1, "it was well in between");
+    }
+
+    #[test]
+    fn what_is_said_of_all_files_fits_into_one_message() {
+        let dir = tempfile::tempdir().unwrap();
+        let conf = dir.path().join("nginx.conf");
+        let line = |at: usize| {
+            let name = format!("{at:04}").repeat(60);
+            format!("ssl_certificate_key {}/{name}.pem;\n", dir.path().join("away").display())
+        };
+        let text: String = (0..2 * FILES).map(line).collect();
+        fs::write(&conf, format!("http {{ {text} }}")).unwrap();
+        let (named, left_out) = list(&conf, Path::new("/"), &[]);
+        assert!(!named.is_empty() && left_out > FILES, "{} {left_out}", named.len());
+        assert_eq!(named.len() + left_out, 2 * FILES);
+        let said = look(Some(&[7; 32]), Arc::new(named), Known::new()).own;
+        let bytes = serde_json::to_vec(&said).unwrap().len();
+        assert!(bytes < 256 * 1024, "{bytes}");
+        let before = said.files.len();
+        assert_eq!(said.bounded().files.len(), before);
     }
 
     #[test]

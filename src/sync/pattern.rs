@@ -23,18 +23,18 @@ pub(super) struct Fault {
 const SHOWN: usize = 60;
 
 impl Values {
-    /// The pattern for this node. Two braces in a row always begin a placeholder.
+    /// The pattern for this node, of `most` bytes. Two braces in a row always begin a placeholder.
     ///
     /// # Errors
     /// The first placeholder that can't be filled in, on this node or on another one: what one node
     /// would refuse is shipped to none.
-    pub(super) fn fill(&self, pattern: &[u8]) -> Result<Vec<u8>, Fault> {
-        fill(pattern, |inside| self.value(inside))
+    pub(super) fn fill(&self, pattern: &[u8], most: usize) -> Result<Vec<u8>, Fault> {
+        fill(pattern, most, |inside| self.value(inside))
     }
 
     /// The pattern as it is whatever the values are: each is the same harmless word.
     pub(super) fn neutral(pattern: &[u8]) -> Vec<u8> {
-        fill(pattern, |_| Ok("value")).unwrap_or_default()
+        fill(pattern, usize::MAX, |_| Ok("value")).unwrap_or_default()
     }
 
     fn value(&self, inside: &str) -> Result<&str, String> {
@@ -65,6 +65,7 @@ impl Values {
 
 fn fill<'a>(
     pattern: &[u8],
+    most: usize,
     value: impl Fn(&str) -> Result<&'a str, String>,
 ) -> Result<Vec<u8>, Fault> {
     let mut filled = Vec::with_capacity(pattern.len());
@@ -84,6 +85,14 @@ fn fill<'a>(
         };
         let inside = String::from_utf8_lossy(after.get(..end).unwrap_or_default()).into_owned();
         filled.extend_from_slice(value(inside.trim()).map_err(fault)?.as_bytes());
+        if filled.len() > most {
+            let what = format!(
+                "with the values that it names the file has more than {} KiB; mend: a shorter pattern, \
+                 or shorter values",
+                most >> 10
+            );
+            return Err(Fault { line, what });
+        }
         rest = after.get(end + 2..).unwrap_or_default();
     }
     filled.extend_from_slice(rest);
@@ -115,15 +124,15 @@ mod tests {
     fn every_placeholder_becomes_this_nodes_value_and_all_else_stays() {
         let pattern =
             b"listen {{node.address}}:80;\n# \xff {{ node.address }}{{node.address}} } {\n";
-        let filled = values().fill(pattern).unwrap();
+        let filled = values().fill(pattern, usize::MAX).unwrap();
         assert_eq!(filled, b"listen 10.0.0.2:80;\n# \xff 10.0.0.210.0.0.2 } {\n");
-        assert_eq!(values().fill(b"").unwrap(), b"");
-        assert_eq!(values().fill(b"a { b }").unwrap(), b"a { b }");
+        assert_eq!(values().fill(b"", usize::MAX).unwrap(), b"");
+        assert_eq!(values().fill(b"a { b }", usize::MAX).unwrap(), b"a { b }");
     }
 
     #[test]
     fn what_has_no_value_on_any_node_is_named_with_its_line() {
-        let fault = |text: &str| values().fill(text.as_bytes()).unwrap_err();
+        let fault = |text: &str| values().fill(text.as_bytes(), usize::MAX).unwrap_err();
         let missing = fault("a;\nb;\nadd_header X \"{{node.zone}}\";\n");
         assert_eq!(missing.line, 3);
         assert!(missing.what.contains("{{node.zone}} has no value for n2;"), "{}", missing.what);
@@ -134,6 +143,9 @@ mod tests {
         assert!(fault("{{}}").what.contains("{{}} is no placeholder"));
         let mut other = values();
         other.own = "n1".to_owned();
-        assert!(other.fill(b"{{node.zone}}").is_err(), "a node refuses what another one lacks");
+        assert!(
+            other.fill(b"{{node.zone}}", usize::MAX).is_err(),
+            "a node refuses what another one lacks"
+        );
     }
 }

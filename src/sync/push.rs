@@ -4,7 +4,7 @@
 //! changed there, rsync says what it would delete: a module that holds somebody else's files is asked
 //! about, as a mass deletion is among the nodes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -45,6 +45,9 @@ const AT_ONCE: usize = 4;
 /// A single file may always go, as among the nodes.
 const LEAST_GONE: usize = 2;
 
+/// An operator is asked about it.
+const HELD: &str = "held";
+
 /// A line that people type.
 const PASSWORD: u64 = 1024;
 
@@ -59,8 +62,26 @@ pub(super) struct Goal {
     pub(super) store: Arc<Store>,
     /// Private, for trees that are sent.
     pub(super) dir: PathBuf,
-    /// Trees whose deletions an operator has said yes to.
-    pub(super) accepted: Vec<TreeHash>,
+    pub(super) accepted: Accepted,
+}
+
+/// Deletions that an operator has said yes to: at which targets, and for which trees.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Accepted {
+    targets: BTreeSet<String>,
+    trees: Vec<TreeHash>,
+}
+
+impl Accepted {
+    /// A yes is the answer of those that have asked.
+    pub(super) fn of(targets: &[Target], trees: impl Iterator<Item = TreeHash>) -> Self {
+        let asked = targets.iter().filter(|target| target.state == HELD);
+        Self { targets: asked.map(|target| target.to.clone()).collect(), trees: trees.collect() }
+    }
+
+    fn counts(&self, to: &str, tree: TreeHash) -> bool {
+        self.targets.contains(to) && self.trees.contains(&tree)
+    }
 }
 
 impl PartialEq for Goal {
@@ -271,7 +292,7 @@ impl Course {
             }
             Pushed::Held(why) => {
                 let text = format!("generation {number} isn't sent to {to}: {why}");
-                ("held", "rsync_held", Severity::Warning, text, Some(why))
+                (HELD, "rsync_held", Severity::Warning, text, Some(why))
             }
         };
         let before = self.board.change(|targets| {
@@ -283,7 +304,7 @@ impl Course {
             target.why = why;
             std::mem::replace(&mut target.state, state.to_owned())
         });
-        let was_well = !matches!(before.as_str(), "failed" | "held");
+        let was_well = !matches!(before.as_str(), "failed" | HELD);
         if before != state && !(state == "current" && was_well) {
             // With that many waiting the log says enough.
             let _ = self.told.try_send(Told { severity, kind, peer: None, text });
@@ -300,7 +321,7 @@ async fn one(load: &Load, goal: &Goal, to: &str) -> Result<Pushed, String> {
         return Ok(Pushed::Well);
     }
     let deletions = changes.deleted;
-    if !goal.accepted.contains(&goal.id.tree)
+    if !goal.accepted.counts(to, goal.id.tree)
         && let Some(why) = suspicion(load, goal, changes).await
     {
         return Ok(Pushed::Held(why));
@@ -471,4 +492,24 @@ fn password(path: &Path) -> Result<Vec<u8>, String> {
         return Err(fail(io::Error::other("its first line is empty")));
     }
     Ok([line, b"\n"].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_yes_counts_for_the_targets_that_have_asked_and_for_no_other() {
+        let target = |to: &str, state: &str| Target {
+            to: to.to_owned(),
+            state: state.to_owned(),
+            ..Target::default()
+        };
+        let tree = TreeHash([1; 32]);
+        let targets = [target("a::x", HELD), target("b::x", "current"), target("c::x", "failed")];
+        let accepted = Accepted::of(&targets, [tree].into_iter());
+        assert!(accepted.counts("a::x", tree));
+        assert!(!accepted.counts("b::x", tree) && !accepted.counts("c::x", tree));
+        assert!(!accepted.counts("a::x", TreeHash([2; 32])), "another tree is another question");
+    }
 }

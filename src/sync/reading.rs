@@ -12,6 +12,8 @@ use standin_tree::read::Scan;
 use standin_tree::store::{Generation, Id, Origin, Store};
 use standin_tree::watch::{Cause, Report};
 
+use tokio::time::Instant;
+
 use super::driver::{Disk, Driver, own};
 use super::ground::{self, Translation};
 use super::made::{self, Made, Seen, Stale, Standing};
@@ -26,7 +28,8 @@ impl Driver {
     pub(super) async fn reported(&mut self, report: Report) {
         let Some(running) = &mut self.running else { return };
         match report {
-            Report::Tree { scan, cause, .. } => self.read(scan, cause).await,
+            Report::Tree { scan, cause, began, .. } => self.read(scan, cause, began.into()).await,
+            Report::Touched => self.touched().await,
             Report::Unreadable(error) => {
                 let text = format!("the shared files can't be read: {error}; it is tried again");
                 running.unreadable = Some(text.clone());
@@ -40,14 +43,14 @@ impl Driver {
         }
     }
 
-    async fn read(&mut self, mut scan: Box<Scan>, cause: Cause) {
+    async fn read(&mut self, mut scan: Box<Scan>, cause: Cause, began: Instant) {
         let Some(running) = &mut self.running else { return };
         // It may have been read before the swap; another look follows.
         if matches!(running.replica.view().busy, Some(Job::Apply { .. })) {
             return;
         }
         running.unreadable = None;
-        let sure = !running.unsure || cause == Cause::Asked;
+        let sure = running.unsure.is_none_or(|until| began > until);
         let newest = ground::newest(&scan.manifest);
         let Some((read, unready)) = self.see(&mut scan, sure).await else {
             self.publish();
@@ -59,7 +62,8 @@ impl Driver {
         if !sure && !expected {
             return;
         }
-        running.unsure = false;
+        // A reading from before it that is right says nothing of another one.
+        running.unsure = running.unsure.filter(|_| !sure);
         let now = SystemTime::now();
         let since = self.since(newest, tree, (cause, now));
         let loss = self.loss(&scan.manifest).await;
@@ -84,9 +88,11 @@ impl Driver {
         }
         let since = running.placed.map_or(newest, |placed| newest.max(placed));
         let settle = self.settings.as_ref().map_or(Duration::ZERO, |it| it.settle);
-        match before.map(|disk| (disk.tree, disk.read)).or(running.had) {
+        match before.map(|disk| (Some(disk.tree), disk.read)).or(running.had) {
             _ if cause == Cause::Hint => since.max(read - settle),
-            Some((had, at)) if had == tree => since.max(at),
+            Some((had, at)) if had == Some(tree) => since.max(at),
+            // Times of a tree that was known before don't say when it was put here.
+            Some(_) if before.is_none() && is_kept(&running.store, tree) => read,
             // An old tree was put back, and nobody has seen when.
             Some((_, at)) if newest <= at => read,
             Some(_) | None => since,
@@ -173,7 +179,7 @@ impl Driver {
     /// The disk doesn't do what it should: nothing tells when it does again.
     fn unable(&mut self, why: &str) {
         if let Some(running) = &mut self.running {
-            running.look_at = Some(tokio::time::Instant::now() + running.patience);
+            running.look_at = Some(Instant::now() + running.patience);
             running.patience = (running.patience * 2).min(AGAIN_AT_MOST);
         }
         self.faulty(format!(
@@ -185,7 +191,7 @@ impl Driver {
 
     pub(super) fn look_when_due(&mut self) {
         let Some(running) = &mut self.running else { return };
-        if running.look_at.take_if(|at| *at <= tokio::time::Instant::now()).is_some() {
+        if running.look_at.take_if(|at| *at <= Instant::now()).is_some() {
             running.watch.look();
         }
     }
@@ -257,6 +263,11 @@ impl Driver {
             }
         }
     }
+}
+
+/// Whether a tree is in the history.
+fn is_kept(store: &Store, tree: TreeHash) -> bool {
+    store.generations().iter().any(|one| one.id.hash.as_bytes() == &tree.0)
 }
 
 /// What somebody wrote into made files goes into the history first.

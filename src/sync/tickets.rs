@@ -31,6 +31,10 @@ const RELOADS_APART: Duration = Duration::from_secs(10);
 /// After a reload that failed: mostly a file of nginx's is at fault, and somebody is at work on it.
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
+/// A cluster file reaches all connected nodes within this: the keys that its writer has renewed for it
+/// may be here before it is.
+const FILE_TRAVELS: Duration = Duration::from_secs(60);
+
 pub(super) struct Tickets {
     place: Place,
     ring: Option<Ring>,
@@ -45,8 +49,10 @@ pub(super) struct Tickets {
     busy: bool,
     /// Changes of the ring; what was looked at before the last one says nothing.
     changes: u64,
-    /// Somebody who knows the keys isn't a member any more.
-    renew: bool,
+    /// Somebody who knows the keys isn't a member any more, since then.
+    renew: Option<Instant>,
+    /// When the ring was replaced by one that has none of its keys.
+    renewed: Option<Instant>,
     /// The peers are to be told.
     tell: bool,
     used: bool,
@@ -81,7 +87,8 @@ impl Tickets {
             reload_at: now,
             busy: false,
             changes: 0,
-            renew: false,
+            renew: None,
+            renewed: None,
             tell: false,
             used: false,
             loaded: false,
@@ -91,7 +98,7 @@ impl Tickets {
     }
 
     pub(super) fn renew(&mut self) {
-        self.renew = true;
+        self.renew = Some(Instant::now());
     }
 
     fn say(&self) -> Option<Said> {
@@ -105,7 +112,7 @@ impl Tickets {
         let now = unix_s();
         if view.writing {
             // Without random bytes there are no new keys; it is tried again.
-            if self.renew {
+            if self.renew.is_some() {
                 return Some(ring.renewed(now, tickets::fresh_three().ok()?));
             }
             if ring.number == 0 {
@@ -122,10 +129,22 @@ impl Tickets {
         (theirs != ring).then(|| theirs.clone())
     }
 
+    /// Only who writes renews keys. Elsewhere it is seen that it was done; else whoever writes next
+    /// does it.
+    fn forget_renewal(&mut self, writing: bool) {
+        let done = |asked: Instant| {
+            self.renewed.is_some_and(|at| at >= asked || !writing && asked - at <= FILE_TRAVELS)
+        };
+        self.renew = self.renew.filter(|asked| !done(*asked));
+    }
+
     fn take(&mut self, ring: Ring) {
+        if self.ring.as_ref().is_some_and(|before| !before.shares(&ring)) {
+            self.renewed = Some(Instant::now());
+        }
         self.ring = Some(ring);
         self.changes += 1;
-        (self.renew, self.loaded, self.tell) = (false, false, true);
+        (self.loaded, self.tell) = (false, true);
         self.look_at = Instant::now();
     }
 }
@@ -156,8 +175,9 @@ impl Driver {
         if self.tickets.busy {
             return;
         }
+        self.tickets.forget_renewal(view.writing);
         if let Some(ring) = self.tickets.wanted(&view) {
-            if view.writing && self.tickets.renew {
+            if view.writing && self.tickets.renew.is_some() {
                 let text = "all keys of TLS session tickets are new: who knew the old ones isn't a \
                             member any more";
                 self.tell(Severity::Notice, "tickets_renewed", None, text.to_owned());
@@ -270,6 +290,7 @@ impl Driver {
             return;
         }
         self.tickets.problem = None;
+        self.seen_loaded();
         let number = self.tickets.ring.as_ref().map_or(0, |ring| ring.number);
         let text = format!("nginx has loaded the keys of TLS session tickets, number {number}");
         self.tell(Severity::Notice, "tickets_loaded", None, text);
@@ -385,6 +406,45 @@ mod tests {
             let _ = self.0.kill();
             let _ = self.0.wait();
         }
+    }
+
+    #[test]
+    fn only_who_writes_renews_and_what_was_done_is_not_done_again() {
+        let ring = || Ring::provisional(1, tickets::fresh_three().unwrap()).promoted(1);
+        let begun = || {
+            let mut tickets = Tickets::new();
+            tickets.take(ring());
+            tickets.renewed = None;
+            tickets
+        };
+        // The writer has renewed them; this node need never.
+        let mut follower = begun();
+        follower.renew();
+        follower.forget_renewal(false);
+        assert!(follower.renew.is_some(), "the writer hasn't yet");
+        let rotated = follower.ring.clone().unwrap().rotated(2, tickets::fresh().unwrap());
+        follower.take(rotated);
+        follower.forget_renewal(false);
+        assert!(follower.renew.is_some(), "two keys are known still");
+        follower.take(ring());
+        follower.forget_renewal(false);
+        assert!(follower.renew.is_none());
+        // The same when they come before the file that says why.
+        let mut early = begun();
+        early.take(ring());
+        early.renew();
+        early.forget_renewal(false);
+        assert!(early.renew.is_none());
+        // For who writes, what was renewed before is known to who has left now.
+        let mut writer = begun();
+        writer.take(ring());
+        std::thread::sleep(Duration::from_millis(1));
+        writer.renew();
+        writer.forget_renewal(true);
+        assert!(writer.renew.is_some());
+        writer.take(ring());
+        writer.forget_renewal(true);
+        assert!(writer.renew.is_none());
     }
 
     #[test]

@@ -38,7 +38,7 @@ struct Pair {
     n1: Host,
     n2: Host,
     first: Daemon,
-    _second: Daemon,
+    second: Daemon,
     lan: Lan,
 }
 
@@ -54,7 +54,7 @@ impl Pair {
         wait_until("n2 to follow n1", Duration::from_secs(5), || {
             n2.vip().is_some_and(|vip| vip["holder"] == "n1")
         });
-        Self { n1, n2, first, _second: second, lan }
+        Self { n1, n2, first, second, lan }
     }
 
     /// The guard and the daemon of n1.
@@ -108,6 +108,7 @@ fn a_killed_daemon_loses_its_addresses_at_once_and_comes_back() {
     wait_until("another daemon", Duration::from_secs(3), || {
         child(guard).is_some_and(|new| new != daemon) && pair.n1.role() == "backup"
     });
+    pair.n1.wait_said("daemon_died", "(signal 9)", Duration::from_secs(3));
     let setting = pair.n1.run("cat /proc/sys/net/ipv4/conf/eth0/promote_secondaries");
     assert_eq!(setting.trim(), "0", "put back by the guard");
 }
@@ -150,6 +151,36 @@ fn when_all_processes_are_killed_the_kernel_ends_it() {
     let left = watch.changes().last().unwrap().at.saturating_duration_since(began);
     eprintln!("everything killed: address gone after {left:?}");
     assert!(left < Duration::from_secs(3), "{left:?}");
+}
+
+#[test]
+fn settings_that_guard_and_daemon_left_are_put_back_by_whoever_comes_next() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let setting = || pair.n1.run("cat /proc/sys/net/ipv4/conf/eth0/promote_secondaries");
+    assert_eq!(setting().trim(), "1");
+    let kill = |guard: u32| {
+        let daemon = child(guard).unwrap();
+        // A daemon that runs would have another guard in a moment.
+        spawn::kill(daemon, 19).unwrap();
+        spawn::kill(guard, 9).unwrap();
+        spawn::kill(daemon, 9).unwrap();
+        wait_until("both to be gone", Duration::from_secs(1), || !exists(guard) && !exists(daemon));
+    };
+    kill(pair.first.pid);
+    assert_eq!(setting().trim(), "1", "nobody is left who could put it back");
+    let again = pair.n1.standin(FILE);
+    pair.n1.wait_role("backup", Duration::from_secs(5));
+    wait_until("the setting to be put back", Duration::from_secs(2), || setting().trim() == "0");
+    assert_eq!(pair.second.stop(), Some(0));
+    pair.n1.wait_has(VIP, true, Duration::from_secs(5));
+    assert_eq!(setting().trim(), "1");
+    kill(again.pid);
+    let said = pair.n1.run("/run/bin/standin release");
+    assert!(said.contains("put back net/ipv4/conf/eth0/promote_secondaries = 0"), "{said}");
+    assert_eq!(setting().trim(), "0");
 }
 
 #[test]

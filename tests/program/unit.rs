@@ -146,6 +146,56 @@ fn systemd_is_told_ready_alive_and_stopping() {
 }
 
 #[test]
+fn systemd_is_told_of_the_guard_that_replaces_a_killed_one() {
+    rack("unit::systemd_is_told_of_the_guard_that_replaces_a_killed_one", || {
+        let host = Host::new("n1", 11);
+        host.cluster(&pair("checks = []", ""));
+        let socket = UnixDatagram::bind(host.path("/run/notify")).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let hear = || {
+            let mut buffer = [0; 512];
+            let length = socket.recv(&mut buffer).unwrap();
+            String::from_utf8(buffer[..length].to_vec()).unwrap()
+        };
+        let line = format!("env NOTIFY_SOCKET=/run/notify {STANDIN} run");
+        let guard = host.start(&line, "/run/standin.log");
+        while !hear().contains("READY=1") {}
+        guard.signal("KILL");
+        let main = std::iter::repeat_with(hear).find_map(|said| {
+            said.lines().find_map(|line| line.strip_prefix("MAINPID=")?.parse::<u32>().ok())
+        });
+        let main = main.unwrap();
+        assert_ne!(main, guard.pid);
+        // systemd waits at a stop only for its own child.
+        assert_eq!(host.sh(&format!("ps -o ppid= -p {main}")).trim(), "1");
+        // Whom systemd would signal now ends the daemon in order, once it listens.
+        until("it guards", || host.sh(&format!("cat /proc/{main}/comm")).trim() == "standin-guard");
+        host.sh(&format!("kill -TERM {main}"));
+        while !hear().contains("STOPPING=1") {}
+    });
+}
+
+#[test]
+fn what_is_said_before_the_log_is_open_has_its_severity_in_the_journal() {
+    rack("unit::what_is_said_before_the_log_is_open_has_its_severity_in_the_journal", || {
+        let host = Host::new("n1", 11);
+        let run = || {
+            let code = host.sh(&format!(
+                "exec 2> /run/standin.log; code=0; JOURNAL_STREAM=$(stat -L -c %d:%i /dev/stderr) \
+                 {STANDIN} run || code=$?; echo $code"
+            ));
+            assert_eq!(code.trim(), "3");
+            host.log()
+        };
+        let log = run();
+        assert!(log.starts_with("<3>error: can't read the cluster file"), "{log}");
+        host.cluster("cluster = \"edge\"\n[node.n1]\naddres = \"192.0.2.11\"\n");
+        let log = run();
+        assert!(log.lines().count() > 3 && log.lines().all(|it| it.starts_with("<3>")), "{log}");
+    });
+}
+
+#[test]
 fn the_unit_s_file_is_as_it_should_be() {
     assert_eq!(directive("Type"), ["notify"]);
     assert!(directive("After").contains(&"nginx.service"));
@@ -154,6 +204,10 @@ fn the_unit_s_file_is_as_it_should_be() {
     assert!(directive("ReadWritePaths").contains(&"-/etc"), "nginx's files are exchanged there");
     assert_eq!(directive("LimitMEMLOCK"), ["infinity"]);
     assert_eq!(directive("ProtectKernelTunables"), ["no"], "standin sets sysctls");
+    assert_eq!(directive("RestrictSUIDSGID"), ["no"], "systemd would refuse openat2(2)");
+    assert_eq!(directive("ExitType"), ["cgroup"], "a killed guard is replaced by its daemon");
+    assert_eq!(directive("TimeoutAbortSec"), ["2s"], "a daemon that hangs isn't waited for");
+    assert_eq!(directive("ExecStopPost"), ["-/usr/bin/standin", "release", "--quiet"]);
     let stop: u32 = directive("TimeoutStopSec")[0].strip_suffix('s').unwrap().parse().unwrap();
     assert!(stop > 90, "above drain_timeout, and the stop scripts' minute");
 

@@ -149,3 +149,24 @@ fn a_changed_zone_gets_a_new_master_on_a_backup_and_a_refusal_on_the_active() {
     assert!(said.contains("served by every node"), "{said}");
     assert_eq!((n1.answer(), n2.answer()), ("v4".to_owned(), "v4".to_owned()));
 }
+
+#[test]
+fn a_listen_on_the_vip_in_a_file_that_comes_from_the_active_is_no_refusal() {
+    if skipped() {
+        return;
+    }
+    let cluster = Cluster::new(2, CONF, "");
+    cluster.wait_answer("v1");
+    cluster.wait_current();
+    let (n1, n2) = (&cluster.nodes[0], &cluster.nodes[1]);
+    n1.save("conf.d/vip.conf", "server { listen 192.168.1.41:8090; return 200 vip; }\n");
+    wait_until("n2's nginx to listen for a VIP that it hasn't got", SOON, || {
+        n2.host.run("ss -ltnH").contains("192.168.1.41:8090")
+    });
+    n2.wait_own("well", |own| own["problem"].is_null() && own["current"] == true);
+    // Either of them starts after a reboot, also the one that hasn't loaded it yet.
+    for node in [n1, n2] {
+        let drop_in = node.host.read("/etc/sysctl.d/90-standin.conf");
+        assert!(drop_in.contains("net.ipv4.ip_nonlocal_bind = 1"), "{drop_in}");
+    }
+}

@@ -1,5 +1,6 @@
-//! The project's chores: `cargo xtask demo | test | sim | soak | fuzz | bench`.
+//! The project's chores: `cargo xtask demo | test | container | sim | soak | fuzz | bench`.
 
+mod container;
 mod fuzz;
 mod packages;
 mod steps;
@@ -16,6 +17,8 @@ cargo xtask COMMAND [ARGUMENTS]
   demo [ARGS]   install what is missing, build, rehearse every fault on this machine
                 (arguments go to `standin lab --drill`, e.g. --repeat 5)
   test          everything that CI runs
+  container     install, run, stop, kill, reboot and adopt as README says, on machines with a real
+                systemd (under two minutes, once the Debian for them is installed)
   sim [ARGS]    the simulator (arguments go to `standin-sim run`, e.g. --hours 100 --seed 7), and a
                 share of the shared files' world (all of it: sim sync --hours 10000)
   soak [SECS]   the storm of writers with dying nodes, SECS seconds long (default 60)
@@ -46,6 +49,9 @@ fn main() -> ExitCode {
     let done = match command.as_str() {
         "demo" => demo(&rest),
         "test" => test(),
+        "container" => containers(),
+        // What it runs beside its machines.
+        "container-client" => container::client::run(),
         "sim" => sim(&rest),
         "fuzz" => rest
             .first()
@@ -97,6 +103,11 @@ fn test() -> Result<()> {
     steps.step("shared files, a fresh seed", sync_simulator(&shared));
     steps.also("fuzzers", || fuzz_all(FUZZ_IN_TEST_S));
     steps.finish()
+}
+
+fn containers() -> Result<()> {
+    build_release()?;
+    container::run()
 }
 
 fn sim(arguments: &[String]) -> Result<()> {

@@ -33,8 +33,14 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// Installs what is missing; starts no service, so that nothing touches the host's network.
 pub(crate) fn install() -> Result<()> {
+    install_also(&[])
+}
+
+/// As [`install`], with programs that only one of the chores needs.
+pub(crate) fn install_also(more: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<_> = NEEDED
         .iter()
+        .chain(more)
         .filter(|(program, _)| !is_here(program))
         .map(|(_, package)| *package)
         .collect();

@@ -15,7 +15,9 @@
 
 pub mod election;
 pub mod event;
+pub mod guard;
 pub mod health;
+pub mod holding;
 pub mod identity;
 pub mod node;
 pub mod plan;

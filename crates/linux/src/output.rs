@@ -58,10 +58,39 @@ fn await_room(out: &impl AsFd, until: Instant) -> io::Result<()> {
     }
 }
 
+/// sd-daemon(3): what begins a line to say that it is an error, and a warning.
+pub const ERROR: u8 = 3;
+pub const WARNING: u8 = 4;
+
 /// One line to stderr, for a process that must go on: if nobody takes it, it isn't said.
 pub fn say(text: &str) {
+    if stderr_is_journal() {
+        journal(WARNING, text);
+    } else {
+        put(&format!("standin: {text}\n"));
+    }
+}
+
+/// Whether systemd's journal reads stderr (`JOURNAL_STREAM`, systemd.exec(5)): it has the time and
+/// the program's name by itself.
+#[must_use]
+pub fn stderr_is_journal() -> bool {
+    let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
+    // A stream that somebody has put elsewhere isn't the journal's any more.
+    rustix::fs::fstat(io::stderr())
+        .is_ok_and(|about| named == format!("{}:{}", about.st_dev, about.st_ino))
+}
+
+/// Lines for the journal that reads stderr: each has its severity in front, which the journal takes
+/// off again.
+pub fn journal(severity: u8, text: &str) {
+    let lines = text.lines().map(|line| format!("<{severity}>{line}\n"));
+    put(&lines.collect::<String>());
+}
+
+fn put(text: &str) {
     // There is nowhere else to say it.
-    let _ = write_within(io::stderr(), format!("standin: {text}\n").as_bytes(), Duration::ZERO);
+    let _ = write_within(io::stderr(), text.as_bytes(), Duration::ZERO);
 }
 
 /// Opens a file to be appended to, and makes it where there is none. A pipe with a name is opened

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use standin_core::guard::same;
+
 const ROOT: &str = "/proc/sys";
 
 /// Reads a setting, without the newline at its end.
@@ -35,16 +37,7 @@ pub fn write(path: &str, value: &str) -> io::Result<()> {
     written.map_err(|error| about(&file, &error))
 }
 
-/// A setting that was changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// Below `/proc/sys`, with slashes.
-    pub path: String,
-    /// As it was found.
-    pub old: String,
-    /// As the kernel showed it after the write.
-    pub new: String,
-}
+pub use standin_core::guard::Setting as Change;
 
 /// Changes settings and remembers what they were.
 #[derive(Debug, Default)]
@@ -101,22 +94,6 @@ impl Settings {
         failed
     }
 
-    /// As [`Settings::undo`], but for the settings that `keeps` says yes to.
-    pub fn undo_unless(&mut self, keeps: impl Fn(&str) -> bool) -> Vec<(String, io::Error)> {
-        let all = std::mem::take(&mut self.changes);
-        let (kept, going) = all.into_iter().partition(|change| keeps(&change.path));
-        self.changes = going;
-        let failed = self.undo();
-        self.changes.extend::<Vec<_>>(kept);
-        failed
-    }
-
-    /// Whether `path` is to be undone.
-    #[must_use]
-    pub fn has_changed(&self, path: &str) -> bool {
-        self.changes.iter().any(|change| change.path == path)
-    }
-
     /// What is to be undone, in the order in which it was first changed.
     #[must_use]
     pub fn changes(&self) -> &[Change] {
@@ -124,19 +101,18 @@ impl Settings {
     }
 }
 
-fn put_back(change: &Change) -> io::Result<()> {
+/// Puts one setting back, unless somebody else has changed it since, or it has gone with its interface.
+///
+/// # Errors
+/// As [`write()`].
+pub fn put_back(change: &Change) -> io::Result<()> {
     let restored = read(&change.path).and_then(|now| {
-        if same(&now, &change.new) { write(&change.path, &change.old) } else { Ok(()) }
+        if change.stands(&now) { write(&change.path, &change.old) } else { Ok(()) }
     });
     match restored {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
-}
-
-/// Values of several numbers are shown with tabs and written with blanks.
-fn same(a: &str, b: &str) -> bool {
-    a.split_whitespace().eq(b.split_whitespace())
 }
 
 fn file_of(path: &str) -> io::Result<PathBuf> {

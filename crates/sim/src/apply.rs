@@ -3,6 +3,7 @@
 use std::mem;
 use std::time::Duration;
 
+use standin_core::election::VirtualRouter;
 use standin_core::event::Role;
 use standin_core::node::Node;
 use standin_core::plan::{Failback, Plan};
@@ -13,8 +14,9 @@ use standin_core::{Command, Input, Verdict};
 
 use crate::clock::{Clock, MILLISECOND, Nanos, SECOND};
 use crate::fault::Fault;
+use crate::host::{Guard, Hosts};
 use crate::machine::{BySender, Mail, Run, Sabotage};
-use crate::network::{CLIENT, FOREIGN, MAX_MACHINES, WITNESS};
+use crate::network::{CLIENT, FOREIGN, WITNESS};
 use crate::queue::Due;
 use crate::scene::{CACHE_UNKNOWN, Cause, Observation, Scene};
 
@@ -67,17 +69,25 @@ impl Scene {
                 self.queue.push(self.now + self.network.spike.max(up_to), Due::Disturb);
                 self.network.spike(self.now, up_to);
             }
-            Fault::Stop { machine } => self.freeze(machine, Run::Stopped { since: self.now }),
+            Fault::Stop { machine } => {
+                self.stop_all(machine);
+                self.freeze(machine, Run::Stopped { since: self.now });
+            }
             Fault::Suspend { machine } => self.freeze(machine, Run::Suspended { since: self.now }),
             Fault::Upgrade { machine } => self.upgrade(machine),
             Fault::Continue { machine, clock_stood } => self.thaw(machine, clock_stood),
+            Fault::Kill { machine } if self.hosts.is_some() => self.kill_all(machine),
             Fault::Kill { machine } => self.kill(machine),
             Fault::PowerOff { machine } => self.power_off(machine),
             Fault::Start { machine } => self.start(machine),
             Fault::Quit { machine } => {
                 self.leftovers_gone(machine);
+                if self.told_to_stop(machine) {
+                    return;
+                }
                 self.machines[usize::from(machine)].stopping = true;
                 self.command(machine, Command::Stop);
+                self.trapped(machine, "a daemon is told to stop", true);
             }
             Fault::Service { machine, check, works, sudden, gap } => {
                 self.service(machine, check, works, sudden, gap);
@@ -93,6 +103,7 @@ impl Scene {
             }
             Fault::OwnAddress { machine, present } => {
                 self.machines[usize::from(machine)].own_present = present;
+                self.own_in_kernel(machine, present);
                 self.say_own(machine);
             }
             Fault::DeleteVip { machine, vip } => self.delete(machine, vip),
@@ -130,10 +141,14 @@ impl Scene {
         else {
             return false;
         };
+        let begins = |hosts: &Hosts| {
+            let host = &hosts.all[usize::from(machine)];
+            host.begins || (matches!(fault, Fault::Quit { .. }) && host.guard == Guard::Stopped)
+        };
         matches!(
             self.machines[usize::from(machine)].run,
             Run::Stopped { .. } | Run::Suspended { .. }
-        )
+        ) || self.hosts.as_ref().is_some_and(begins)
     }
 
     pub fn way(&mut self, from: u8, to: u8, family: Option<Family>, cut: bool) {
@@ -166,7 +181,7 @@ impl Scene {
         }
     }
 
-    fn freeze(&mut self, machine: u8, run: Run) {
+    pub(crate) fn freeze(&mut self, machine: u8, run: Run) {
         let host = &mut self.machines[usize::from(machine)];
         if !host.running() {
             return;
@@ -176,6 +191,7 @@ impl Scene {
         host.armed = Nanos::MAX;
         if matches!(run, Run::Stopped { .. }) {
             self.lifetimes_run(machine);
+            self.stopped_on_host(machine);
         }
     }
 
@@ -188,9 +204,13 @@ impl Scene {
             Run::Suspended { since } => {
                 if clock_stood {
                     host.clock.stood_still(since, self.now);
+                    // Its waits took so much longer.
+                    let stood = self.now - since;
                     for slot in &mut host.kernel {
-                        // Its waits took so much longer.
-                        slot.refused_at = slot.refused_at.map(|at| at + (self.now - since));
+                        slot.refused_at = slot.refused_at.map(|at| at + stood);
+                    }
+                    for (at, _) in host.unsure.iter_mut().flat_map(BySender::values_mut) {
+                        *at += stood;
                     }
                 }
                 self.client_lost_sight(machine);
@@ -200,6 +220,7 @@ impl Scene {
         host.run = Run::Running;
         host.thawed_at = self.now;
         self.renew(machine);
+        self.continued_on_host(machine);
         if mem::take(&mut self.machines[usize::from(machine)].upgrading) {
             self.succeed(machine);
         }
@@ -223,6 +244,9 @@ impl Scene {
     /// The program executes its successor: sockets and addresses stay, and nobody reads or renews
     /// them for a moment.
     fn upgrade(&mut self, machine: u8) {
+        if !self.can_be_replaced(machine) {
+            return;
+        }
         let host = &mut self.machines[usize::from(machine)];
         if host.running() && !host.stopping {
             host.upgrading = true;
@@ -236,24 +260,20 @@ impl Scene {
         let Some(old) = &host.node else { return };
         let now = host.clock.read(self.now);
         let text = Resume::of(old, now).to_text();
-        host.node = Some(Node::resumed(now, plan, &Resume::from_text(&text)));
+        let resume = Resume::from_text(&text);
+        let active: Vec<String> = resume.active.clone();
+        host.node = Some(Node::resumed(now, plan, &resume));
         host.upgraded_at = Some(self.now);
+        host.drop_requests();
         host.roles.fill(Role::Idle);
         host.places.clear();
-        host.heard.iter_mut().for_each(BySender::clear);
-        host.arrived.iter_mut().for_each(BySender::clear);
-        host.unsure.iter_mut().chain(&mut host.maybe).for_each(BySender::clear);
-        host.answered.fill(None);
-        host.told_active.fill(None);
-        host.foreign_answered.fill(None);
-        host.saw_foreign.fill(false);
-        host.identified = [[Nanos::MAX; 3]; MAX_MACHINES];
-        host.asked = [[false; 3]; MAX_MACHINES];
+        host.forget_others();
         for check in &mut host.checks {
             check.begin_anew();
         }
         self.seen.push(Observation::Gone { machine });
         self.learn_places(machine);
+        self.process_resumes(machine, &active);
         self.greet();
         self.say_interface(machine);
         self.say_own(machine);
@@ -276,6 +296,7 @@ impl Scene {
     }
 
     fn power_off(&mut self, machine: u8) {
+        self.host_off(machine);
         self.machines[usize::from(machine)].forget();
         self.machines[usize::from(machine)].powered = false;
         self.hang_up(machine);
@@ -290,6 +311,13 @@ impl Scene {
 
     /// The core said that nothing is held any more, and the process ends.
     pub fn process_ends(&mut self, machine: u8) {
+        if self.hosts.is_some() {
+            return self.process_is_to_end(machine);
+        }
+        self.process_has_ended(machine);
+    }
+
+    pub(crate) fn process_has_ended(&mut self, machine: u8) {
         let host = &mut self.machines[usize::from(machine)];
         if host.kernel.iter().any(|slot| slot.present || slot.pending > 0) {
             let what = format!("P3: {} says that it is stopped and holds a VIP", host.name);
@@ -299,7 +327,11 @@ impl Scene {
             let what = format!("P7: {} stopped with {:?} in its history", host.name, host.roles);
             self.seen.push(Observation::Broken(what));
         }
-        host.forget();
+        self.ends_process(machine);
+    }
+
+    pub(crate) fn ends_process(&mut self, machine: u8) {
+        self.machines[usize::from(machine)].forget();
         self.hang_up(machine);
         self.seen.push(Observation::Gone { machine });
     }
@@ -308,7 +340,14 @@ impl Scene {
         if self.machines[usize::from(machine)].run != Run::Off {
             return;
         }
-        let plan = self.read_file(machine);
+        if self.hosts.is_some() {
+            return self.guard_starts(machine);
+        }
+        self.start_process(machine);
+        self.node_begins(machine);
+    }
+
+    pub(crate) fn start_process(&mut self, machine: u8) {
         let boot = self.random.within(SECOND, 1_000 * SECOND);
         self.clear_leftovers(machine);
         let host = &mut self.machines[usize::from(machine)];
@@ -317,6 +356,12 @@ impl Scene {
             host.clock = Clock::new(self.now, boot, 0);
         }
         host.run = Run::Running;
+        host.started_at = self.now;
+    }
+
+    pub(crate) fn node_begins(&mut self, machine: u8) {
+        let plan = self.read_file(machine);
+        let host = &mut self.machines[usize::from(machine)];
         host.started_at = self.now;
         if let Some((recorded, text)) = &mut self.record
             && *recorded == machine
@@ -328,6 +373,7 @@ impl Scene {
         }
         host.node = Some(Node::new(host.clock.read(self.now), plan));
         self.learn_places(machine);
+        self.begun_on_host(machine);
         self.greet();
         self.say_interface(machine);
         self.say_own(machine);
@@ -399,7 +445,7 @@ impl Scene {
 
     fn result(&mut self, machine: u8, check: u8, verdict: Verdict) {
         let host = &mut self.machines[usize::from(machine)];
-        if !host.running() {
+        if !host.running() || host.node.is_none() {
             return;
         }
         let hidden = host.sabotage == Sabotage::HidesFailures && verdict != Verdict::Pass;
@@ -428,12 +474,23 @@ impl Scene {
         plan
     }
 
+    /// A VIP that left the file and comes back is a new one to the core: it never heard of it.
+    fn forget_of_buried(&mut self, machine: u8) {
+        for vip in self.vips() {
+            if self.router(machine, vip).is_none_or(VirtualRouter::is_over) {
+                self.machines[usize::from(machine)].forget_others_of(vip.into());
+            }
+        }
+    }
+
     fn reload(&mut self, machine: u8) {
         if self.machines[usize::from(machine)].running() {
             let plan = self.read_file(machine);
+            self.forget_of_buried(machine);
             self.step(machine, Cause::Plan, Input::Plan(Box::new(plan)));
             // A reload without effects changes what a packet says all the same.
             self.learn_places(machine);
+            self.pace(machine);
             self.greet();
             self.arm(machine);
         }

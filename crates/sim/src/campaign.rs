@@ -95,6 +95,11 @@ impl Campaign {
         if of_link.chance(500) {
             scene.link_up(of_link);
         }
+        // So has every fourth one: processes that die one by one, and kernels that outlive them.
+        let mut of_hosts = Random::of_case(self.seed.rotate_left(32), !case);
+        if of_hosts.chance(250) {
+            scene.populate(of_hosts);
+        }
         World::new(scene)
     }
 

@@ -4,6 +4,7 @@ use standin_core::types::VipId;
 use standin_core::{Input, Outcome};
 
 use crate::clock::{MILLISECOND, Nanos};
+use crate::host::Wish;
 use crate::machine::{Mail, Request, Run, Sabotage};
 use crate::queue::Due;
 use crate::scene::{CACHE_UNKNOWN, Cause, Observation, Scene};
@@ -19,9 +20,13 @@ const ERRNO: i32 = 99;
 
 impl Scene {
     /// The core wants addresses on or off; the thread does one request after the other.
-    pub fn request(&mut self, machine: u8, id: VipId, hold: bool) {
+    pub fn request(&mut self, machine: u8, id: VipId, wish: Wish) {
         let host = &mut self.machines[usize::from(machine)];
         let Some(vip) = host.places.get(id.index()).copied().flatten() else { return };
+        if self.hosts.is_some() {
+            return self.order(machine, (id, vip), wish);
+        }
+        let hold = wish == Wish::Hold;
         let slot = &mut host.kernel[usize::from(vip)];
         slot.wanted = hold;
         slot.number += 1;
@@ -83,6 +88,9 @@ impl Scene {
 
     /// Nobody renews the addresses of `machine` any more.
     pub fn lifetimes_run(&mut self, machine: u8) {
+        if self.hosts.is_some() {
+            return;
+        }
         let host = &mut self.machines[usize::from(machine)];
         for (vip, slot) in (0_u8..).zip(&mut host.kernel) {
             if slot.present {
@@ -95,6 +103,9 @@ impl Scene {
 
     /// The daemon runs again: it renews what is left and puts back what it misses.
     pub fn renew(&mut self, machine: u8) {
+        if self.hosts.is_some() {
+            return self.lifetimes_renewed(machine);
+        }
         let host = &mut self.machines[usize::from(machine)];
         let life = host.life;
         for (vip, slot) in (0_u8..).zip(&mut host.kernel) {
@@ -119,6 +130,9 @@ impl Scene {
     }
 
     pub fn clear_leftover(&mut self, machine: u8, vip: u8) {
+        if self.hosts.is_some() {
+            return;
+        }
         let slot = &mut self.machines[usize::from(machine)].kernel[usize::from(vip)];
         slot.wanted = false;
         if slot.present {
@@ -130,6 +144,9 @@ impl Scene {
 
     /// A daemon listens to nobody before its leftovers are gone.
     pub fn leftovers_gone(&mut self, machine: u8) {
+        if self.hosts.is_some() {
+            return;
+        }
         for vip in self.vips() {
             let slot = &self.machines[usize::from(machine)].kernel[usize::from(vip)];
             if slot.present && !slot.wanted && slot.pending == 0 {
@@ -165,6 +182,9 @@ impl Scene {
         let slot = &mut host.kernel[usize::from(vip)];
         if !slot.present || matches!(host.run, Run::Suspended { .. }) {
             return;
+        }
+        if self.hosts.is_some() {
+            return self.delete_from_kernel(machine, vip);
         }
         slot.present = false;
         if host.run == Run::Running && slot.wanted {

@@ -3,6 +3,7 @@
 //! ```text
 //!  draw or a scenario ─▶ Fault ─▶ Scene ─▶ Observation ─▶ Checks ─▶ what was broken
 //!                                 ├── machine, kernel   the shell's rules around a real core
+//!                                 ├── host              guard, daemon, and what outlives them
 //!                                 └── network, traffic  real bytes on one bad segment
 //! ```
 //! The election's world; the shared files have one of their own, [`sync`].
@@ -17,6 +18,7 @@ pub mod clock;
 pub mod cluster;
 pub mod draw;
 pub mod fault;
+pub mod host;
 mod kernel;
 pub mod link;
 pub mod machine;

@@ -153,7 +153,7 @@ impl Scene {
     }
 
     /// An operator gives a VIP to `to`.
-    fn switch_over(&mut self, vip: u8, to: u8) {
+    pub(crate) fn switch_over(&mut self, vip: u8, to: u8) {
         for from in self.places().filter(|from| *from != to) {
             let host = &self.machines[usize::from(from)];
             let holds = self.router(from, vip).is_some_and(|router| router.role() == Role::Active);

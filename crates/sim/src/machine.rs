@@ -202,6 +202,10 @@ impl<T: Copy> BySender<T> {
         self.0.iter().flatten().copied()
     }
 
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.0.iter_mut().flatten()
+    }
+
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(Option::is_none)
@@ -239,7 +243,7 @@ pub struct Machine {
     /// When the timer that is set will fire.
     pub armed: Nanos,
     pub token: u32,
-    /// Counts deaths; what belongs to an earlier life is void.
+    /// Counts deaths and replacements; what belongs to an earlier life is void.
     pub life: u32,
     /// Where each of the core's VIPs stands in the scene.
     pub places: Vec<Option<u8>>,
@@ -249,6 +253,8 @@ pub struct Machine {
     pub heard: Vec<BySender<(Nanos, u8)>>,
     /// When anybody last answered for the VIP, by VIP.
     pub answered: Vec<Option<Nanos>>,
+    /// It yielded to a node that it doesn't hear, and has heard no advert since, by VIP.
+    pub shadows: Vec<bool>,
     /// When a peer last said over the link that it is active, by VIP.
     pub told_active: Vec<Option<Nanos>>,
     /// Adverts of whom the core couldn't know yet, by VIP and sender: when, and priority.
@@ -308,6 +314,7 @@ impl Machine {
             roles: vec![Role::Idle; vips],
             heard: vec![BySender::default(); vips],
             answered: vec![None; vips],
+            shadows: vec![false; vips],
             told_active: vec![None; vips],
             unsure: vec![BySender::default(); vips],
             maybe: vec![BySender::default(); vips],
@@ -400,11 +407,42 @@ impl Machine {
         node.router(id).map(|_| id)
     }
 
+    /// Everything that it learnt of others.
+    pub fn forget_others(&mut self) {
+        (0..self.heard.len()).for_each(|vip| self.forget_others_of(vip));
+        self.identified = [[Nanos::MAX; 3]; MAX_MACHINES];
+        self.asked = [[false; 3]; MAX_MACHINES];
+    }
+
+    /// Everything that it learnt of others that have or had this VIP.
+    pub fn forget_others_of(&mut self, vip: usize) {
+        self.heard[vip].clear();
+        self.arrived[vip].clear();
+        self.unsure[vip].clear();
+        self.maybe[vip].clear();
+        self.answered[vip] = None;
+        self.shadows[vip] = false;
+        self.told_active[vip] = None;
+        self.saw_foreign[vip] = false;
+        self.foreign_answered[vip] = None;
+    }
+
+    /// The address thread and the peer link's connections have ended with the program, and with them
+    /// what was asked of the one and was still to come over the other.
+    pub fn drop_requests(&mut self) {
+        self.life += 1;
+        self.inbox.retain(|mail| !matches!(mail, Mail::Kernel(_) | Mail::Word { .. }));
+        self.kernel_busy_until = 0;
+        for slot in &mut self.kernel {
+            slot.wanted = false;
+            slot.pending = 0;
+        }
+    }
+
     /// Everything that a process forgets when it ends.
     pub fn forget(&mut self) {
         self.node = None;
         self.run = Run::Off;
-        self.life += 1;
         self.token += 1;
         self.armed = Nanos::MAX;
         self.deadline = Instant::FAR;
@@ -412,22 +450,10 @@ impl Machine {
         self.upgrading = false;
         self.maintenance = false;
         self.stopping = false;
-        self.kernel_busy_until = 0;
         self.roles.fill(Role::Idle);
-        self.heard.iter_mut().for_each(BySender::clear);
-        self.arrived.iter_mut().for_each(BySender::clear);
-        self.unsure.iter_mut().chain(&mut self.maybe).for_each(BySender::clear);
-        self.answered.fill(None);
-        self.told_active.fill(None);
-        self.saw_foreign.fill(false);
-        self.foreign_answered.fill(None);
-        self.identified = [[Nanos::MAX; 3]; MAX_MACHINES];
-        self.asked = [[false; 3]; MAX_MACHINES];
+        self.forget_others();
         self.checks.iter_mut().for_each(CheckTruth::forget);
-        for slot in &mut self.kernel {
-            slot.wanted = false;
-            slot.pending = 0;
-        }
+        self.drop_requests();
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use standin_sim::campaign::{CASE, Campaign, Failure, Tally};
 use standin_sim::clock::SECOND;
 use standin_sim::fault::Fault;
+use standin_sim::host;
 use standin_sim::network::MAX_MACHINES;
 use standin_sim::scene::REASONS;
 use standin_sim::{replay, scenario};
@@ -173,8 +174,11 @@ impl Options {
             ));
         }
         if self.hours >= LONG_RUN_HOURS && failures.is_empty() {
-            let faults = Fault::KINDS.iter().filter(|kind| !tally.faults.contains_key(**kind));
-            let reasons = REASONS.iter().filter(|reason| !tally.reasons.contains_key(**reason));
+            let kinds = faults();
+            let faults = kinds.iter().map(String::as_str);
+            let faults = faults.filter(|kind| !tally.faults.contains_key(*kind));
+            let reasons = REASONS.iter().copied();
+            let reasons = reasons.filter(|reason| !tally.reasons.contains_key(*reason));
             words.extend(faults.chain(reasons).map(|kind| format!("{kind}: never happened")));
             let minutes = tally.simulated / SECOND / 60;
             if tally.faults_total() < minutes {
@@ -183,6 +187,13 @@ impl Options {
         }
         words.join("\n")
     }
+}
+
+/// Every kind of fault, and every step at which something was done to processes.
+fn faults() -> Vec<String> {
+    let at = |step: &&str| [format!("before: {step}"), format!("after: {step}")];
+    let kinds = Fault::KINDS.iter().chain(&host::KINDS).map(ToString::to_string);
+    kinds.chain(host::AT.iter().flat_map(at)).collect()
 }
 
 fn fresh_seed() -> Result<u64, String> {
@@ -208,6 +219,6 @@ fn report(tally: &Tally, took: Duration) {
     );
     println!("a client was found to send to the holder: {} times", tally.clients_right);
     long_run::say_speed(tally.simulated, took);
-    long_run::say_counts("faults", &tally.faults, Fault::KINDS.into_iter());
+    long_run::say_counts("faults", &tally.faults, faults().iter().map(String::as_str));
     long_run::say_counts("transitions, by reason", &tally.reasons, REASONS.into_iter());
 }

@@ -153,13 +153,23 @@ impl Network {
         self.weather.delay + self.weather.jitter + self.spike
     }
 
-    /// The same for packets of the last seconds, some of which may have been sent during a spike
-    /// that is over.
+    /// The same for packets that are on their way, some of which may have been sent during a spike that
+    /// is over.
+    #[must_use]
+    pub fn longest_under_way(&self, now: Nanos) -> Nanos {
+        let (spike, ended) = self.last_spike;
+        self.longest_since(now < ended + spike)
+    }
+
+    /// The same for packets of the last seconds, and the answers to them.
     #[must_use]
     pub fn longest_lately(&self, now: Nanos) -> Nanos {
-        let (spike, ended) = self.last_spike;
-        let lately = if now < ended + LATELY { spike.saturating_sub(self.spike) } else { 0 };
-        self.longest() + lately
+        self.longest_since(now < self.last_spike.1 + LATELY)
+    }
+
+    const fn longest_since(&self, last_spike: bool) -> Nanos {
+        let late = if last_spike { self.last_spike.0.saturating_sub(self.spike) } else { 0 };
+        self.longest() + late
     }
 
     /// From now on packets take up to `up_to` longer.
@@ -199,5 +209,24 @@ impl Network {
     fn delay(&self, random: &mut Random) -> Nanos {
         let spike = if self.spike > 0 { random.below(self.spike) } else { 0 };
         self.weather.delay + random.below(self.weather.jitter + 1) + spike
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_sent_during_a_spike_is_under_way_for_as_long_as_it_was() {
+        let weather =
+            Weather { delay: 3, jitter: 2, loss_ppm: 0, duplicate_ppm: 0, reorders: false };
+        let mut network = Network::new(weather);
+        network.spike(10 * SECOND, SECOND);
+        assert_eq!(network.longest_under_way(11 * SECOND), SECOND + 5);
+        network.spike(12 * SECOND, 0);
+        assert_eq!(network.longest_under_way(13 * SECOND - 1), SECOND + 5);
+        assert_eq!(network.longest_under_way(13 * SECOND), 5);
+        assert_eq!(network.longest_lately(13 * SECOND), SECOND + 5);
+        assert_eq!(network.longest(), 5);
     }
 }

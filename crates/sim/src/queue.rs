@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use crate::clock::Nanos;
 use crate::fault::Fault;
+use crate::host::Happening;
 use crate::link::Word;
 use crate::machine::Request;
 use crate::scene::Packet;
@@ -67,6 +68,13 @@ pub enum Due {
     Fault(Fault),
     /// Draw the next fault.
     NextFault,
+    /// A process or a kernel does something.
+    Host {
+        machine: u8,
+        what: Happening,
+    },
+    /// Draw what is done to processes next.
+    Hurt,
     /// Something late ends here: waits of the checkers begin anew.
     Disturb,
     /// The next line of a scenario.

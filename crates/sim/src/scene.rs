@@ -17,6 +17,7 @@ use standin_core::{Effect, Effects, Input};
 use crate::beside::BESIDE;
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::cluster::ClusterFile;
+use crate::host::{Hosts, Wish};
 use crate::link::Link;
 use crate::machine::{BySender, Machine, Mail, Run, SOCKET_BUFFER, Sabotage};
 use crate::network::{MAX_MACHINES, Network, Weather};
@@ -135,12 +136,16 @@ pub struct Scene {
     /// `None`: VRRP decides alone.
     pub link: Option<Link>,
     pub machines: Vec<Machine>,
+    /// `None`: a machine is its daemon, and nothing else of it is looked at.
+    pub hosts: Option<Hosts>,
     pub file: ClusterFile,
     /// The client's neighbour cache: which host it sends to, by VIP.
     pub cache: Vec<Option<u8>>,
     /// When the client learnt that, and when a holder last missed a sign of a rival.
     pub cached_at: Vec<Nanos>,
     pub missed_at: Vec<Nanos>,
+    /// What the client learnt last may so have been a rival's word, which the holder never answered.
+    pub unanswered: Vec<bool>,
     /// Whether a foreign host has the address, by VIP, and since when it is so.
     pub foreign: Vec<bool>,
     pub foreign_since: Vec<Nanos>,
@@ -176,10 +181,12 @@ impl Scene {
             network: Network::new(weather),
             link: None,
             machines,
+            hosts: None,
             file,
             cache: vec![None; vips],
             cached_at: vec![0; vips],
             missed_at: vec![0; vips],
+            unanswered: vec![false; vips],
             foreign: vec![false; vips],
             foreign_since: vec![0; vips],
             witness,
@@ -303,6 +310,8 @@ impl Scene {
             Due::Fault(fault) => self.apply(fault),
             Due::Disturb => self.seen.push(Observation::Disturbed),
             Due::NextFault => self.next_fault(),
+            Due::Host { machine, what } => self.happens(machine, what),
+            Due::Hurt => self.hurt(),
             Due::Word { to, from, life, word } => self.word(to, from, life, word),
             Due::Lie => self.lie(),
             Due::Summaries => self.summarize(),
@@ -423,6 +432,7 @@ impl Scene {
         if !packet.corrupt && host.knows(packet) && host.accepts(packet) {
             let (place, said) = (usize::from(packet.vip), (self.now, packet.priority));
             host.heard[place].insert(packet.from, said);
+            host.shadows[place] = false;
             if mem::take(&mut host.saw_foreign[place]) {
                 self.seen.push(Observation::Disturbed);
             }
@@ -450,10 +460,9 @@ impl Scene {
                         self.advertise(machine, vip, *family, *priority);
                     }
                 }
-                Effect::Hold { vip } => self.request(machine, *vip, true),
-                Effect::Release { vip } | Effect::Stay { vip } => {
-                    self.request(machine, *vip, false)
-                }
+                Effect::Hold { vip } => self.request(machine, *vip, Wish::Hold),
+                Effect::Release { vip } => self.request(machine, *vip, Wish::Release),
+                Effect::Stay { vip } => self.request(machine, *vip, Wish::Stay),
                 Effect::Announce { vip } => {
                     assert!(sabotage != Sabotage::Panics, "this shell panics on purpose");
                     if let Some(vip) = self.place_of(machine, *vip)
@@ -523,6 +532,8 @@ impl Scene {
                 let (from, to) = (*from, *to);
                 let host = &mut self.machines[usize::from(machine)];
                 host.roles[usize::from(vip)] = to;
+                host.shadows[usize::from(vip)] =
+                    matches!(reason, Reason::RivalUnheard { .. } | Reason::RivalByLink { .. });
                 let heard = host.heard[usize::from(vip)];
                 let arrived = host.arrived[usize::from(vip)];
                 let maybe = host.maybe[usize::from(vip)];

@@ -9,6 +9,7 @@ use standin_core::plan::{Mode, VipPlan};
 use standin_core::types::{Family, InterfaceId, IntervalCs, Priority};
 use standin_core::wire::vrrp::{self, Envelope, HOP_LIMIT, MULTICAST_V4, MULTICAST_V6, Outgoing};
 
+use crate::check::clients::BURST;
 use crate::clock::{MILLISECOND, Nanos};
 use crate::machine::{Mail, Run, Sabotage, mac};
 use crate::network::{CLIENT, FOREIGN, Fate, STRANGER};
@@ -55,6 +56,36 @@ impl Scene {
         }
     }
 
+    /// Writes the goodbye that the guard would say for a VIP.
+    pub(crate) fn keep_goodbye(&mut self, machine: u8, vip: u8, family: Family) {
+        let Some(router) = self.router(machine, vip) else { return };
+        let multicast = router.plan().mode == Mode::Multicast;
+        let members: Vec<u8> = router.plan().members.iter().map(|member| member.node.0).collect();
+        let mut written = Vec::new();
+        for to in self.places().filter(|to| *to != machine && (multicast || members.contains(to))) {
+            let packet = self.packet(machine, vip, family, Priority::RELEASE, (to, multicast));
+            written.extend(packet.map(|packet| (to, packet)));
+        }
+        if let Some(host) = self.host(machine) {
+            host.goodbyes.insert((vip, family as u8), written);
+        }
+    }
+
+    /// That goodbye, by whom it goes to; nothing from a machine without network.
+    pub(crate) fn kept_goodbye(
+        &mut self,
+        machine: u8,
+        vip: u8,
+        family: Family,
+    ) -> Vec<(u8, Rc<Packet>)> {
+        let there = &self.machines[usize::from(machine)];
+        if !there.on_the_air() || !there.own_present {
+            return Vec::new();
+        }
+        let host = self.host(machine);
+        host.and_then(|host| host.goodbyes.get(&(vip, family as u8)).cloned()).unwrap_or_default()
+    }
+
     /// The advert in its bytes, encoded once for as long as the file stays the same.
     fn packet(
         &mut self,
@@ -73,7 +104,7 @@ impl Scene {
         Some(packet)
     }
 
-    fn send(&mut self, from: u8, to: u8, packet: Rc<Packet>) {
+    pub(crate) fn send(&mut self, from: u8, to: u8, packet: Rc<Packet>) {
         let (source, target) = (usize::from(from), usize::from(to));
         if self.network.is_mute(source, target) {
             return;
@@ -116,7 +147,10 @@ impl Scene {
     fn missed(&mut self, to: u8, vip: u8) {
         let slot = &self.machines[usize::from(to)].kernel[usize::from(vip)];
         if slot.present || slot.wanted {
-            self.missed_at[usize::from(vip)] = self.now;
+            let place = usize::from(vip);
+            self.missed_at[place] = self.now;
+            // It stays so until the client learns something else, whatever is missed later.
+            self.unanswered[place] |= self.cached_at[place] + BURST > self.now;
         }
     }
 
@@ -315,6 +349,8 @@ impl Scene {
             if let Seen::Vip(vip) = what {
                 self.cache[usize::from(vip)] = Some(from);
                 self.cached_at[usize::from(vip)] = self.now;
+                self.unanswered[usize::from(vip)] =
+                    self.missed_at[usize::from(vip)] + BURST > self.now;
             }
             return;
         }

@@ -424,8 +424,11 @@ impl VirtualRouter {
         }
     }
 
-    /// Whether its peers still take this node for the holder that its predecessor was.
+    /// Whether its peers still take this node for the holder that its predecessor was, and it may be one.
     fn may_resume(&self, now: Instant) -> bool {
+        if self.standing == Standing::Ineligible && self.wait(false).is_none() {
+            return false;
+        }
         let interval = timers::spoken(self.plan.version, self.plan.advert_interval);
         // With the least allowance that any backup makes.
         let silence = interval * timers::MISSED_ADVERTS;

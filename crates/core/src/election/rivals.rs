@@ -33,6 +33,9 @@ const PERSISTS: Duration = Duration::from_secs(3);
 /// A rival that was seen so long ago at most is still there; even a rare question was answered.
 const THERE: Duration = Duration::from_millis(1_250);
 
+/// Of two questions, asked often, one was answered; or it isn't known whether it is still there.
+const ANSWERS_LATE: u32 = 3;
+
 /// A rival that isn't seen for so long is none any more; two rare questions without an answer.
 const GONE_AFTER: Duration = Duration::from_millis(2_500);
 
@@ -152,7 +155,9 @@ impl VirtualRouter {
             return self.ask_for_rival(step, lasted);
         };
         let theirs = self.plan.priority_of(claimant.node);
-        let still_there = step.now.since(rival.last) < THERE;
+        // Who left since its last answer may have left because it isn't well.
+        let there = THERE.min(self.ask_gap(lasted) * ANSWERS_LATE);
+        let still_there = step.now.since(rival.last) < there;
         if lasted < PERSISTS || !still_there {
             return self.ask_for_rival(step, lasted);
         }
@@ -181,11 +186,16 @@ impl VirtualRouter {
         }
     }
 
+    fn ask_gap(&self, lasted: Duration) -> Duration {
+        let rarely = lasted > 3 * PERSISTS && matches!(self.state, State::Active(_));
+        if rarely { ASK_RARELY } else { ASK_EVERY }
+    }
+
     /// As a person's `arping` would: in this node's own name, so that only this node is answered.
     fn ask_for_rival(&mut self, step: &mut Step<'_>, lasted: Duration) {
-        let rarely = lasted > 3 * PERSISTS && matches!(self.state, State::Active(_));
+        let gap = self.ask_gap(lasted);
         if let Some(rival) = &mut self.rival {
-            rival.next_at = step.now + if rarely { ASK_RARELY } else { ASK_EVERY };
+            rival.next_at = step.now + gap;
         }
         let Some(Rival { interface, .. }) = self.rival else { return };
         for prefix in &self.plan.addresses {

@@ -1,6 +1,6 @@
 //! What a replica does next: as the writer with its own disk, as a follower with the writer's offer.
 
-use super::replica::{Held, Replica};
+use super::replica::{AGAIN, Held, Replica};
 use super::{
     Effect, Effects, Event, Id, Job, Line, Order, Outcome, Problem, Relation, Step, TreeHash,
     Trigger, Trouble,
@@ -74,7 +74,7 @@ impl Replica {
         if self.proven == Some(tip) || self.loaded != Some(tip.tree) {
             return;
         }
-        self.proven = Some(tip);
+        (self.proven, self.strayed) = (Some(tip), false);
         self.problem = None;
         effects.push(Effect::Event(Event::Proven(tip)));
         if self.config.trigger == Trigger::Reload {
@@ -279,7 +279,7 @@ impl Replica {
             || self.undo.is_some()
                 && matches!(&job, Job::Fetch { id, .. } if self.back() == Some(*id));
         match outcome {
-            Outcome::Moved => self.disk = None,
+            Outcome::Moved => (self.disk, self.strayed) = (None, true),
             Outcome::Failed { trouble, why } if undoing => {
                 self.not_undone(now, (trouble, why), effects);
             }
@@ -287,6 +287,7 @@ impl Replica {
             Outcome::Unproven(why) => {
                 if let Job::Apply { id, .. } = job {
                     self.in_place(id, undoing, effects);
+                    self.unproven(id);
                     // That it was undone must not be forgotten for this.
                     if !undoing {
                         self.trouble(now, id, (Trouble::Unproven, why), effects);
@@ -336,6 +337,7 @@ impl Replica {
                 self.line = self.line.then(id);
                 self.highest = self.highest.max(id.number);
                 self.staged = Some(id);
+                self.strayed = false;
                 self.problem = None;
                 self.accepted = None;
                 if self.disk() != Some(id.tree) {
@@ -349,6 +351,7 @@ impl Replica {
             }
             Job::Keep(tree) => {
                 self.kept = Some(tree);
+                self.forget_problem(&[Trouble::Passing]);
                 let event = match self.line.tip() {
                     Some(_) => {
                         let id = self.desired().filter(|_| self.rollback.is_none());
@@ -358,8 +361,14 @@ impl Replica {
                 };
                 effects.push(Effect::Event(event));
             }
-            Job::Fetch { id, .. } => self.staged = Some(id),
-            Job::Test(id) => self.tested = Some(id),
+            Job::Fetch { id, .. } => {
+                self.staged = Some(id);
+                self.forget_problem(&[Trouble::Passing]);
+            }
+            Job::Test(id) => {
+                self.tested = Some(id);
+                self.forget_problem(&[Trouble::Passing]);
+            }
             Job::Apply { id, .. } => {
                 self.in_place(id, undoing, effects);
                 self.proved(id, effects);
@@ -395,6 +404,8 @@ impl Replica {
         if self.problem.as_ref().is_some_and(|problem| problem.trouble != Trouble::Undone) {
             self.retry_now();
         }
+        self.patience = AGAIN;
+        self.strayed = false;
         if self.proven != Some(id) {
             self.proven = Some(id);
             effects.push(Effect::Event(Event::Proven(id)));

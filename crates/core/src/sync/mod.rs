@@ -61,6 +61,11 @@ pub struct Saved {
     /// The generation on disk and its ancestors.
     pub line: Line,
     pub proven: Option<Id>,
+    /// Other files than the last generation's have lain on the disk, and whether it has been loaded
+    /// since isn't known.
+    pub strayed: bool,
+    /// What was seen of them last.
+    pub disk: Option<TreeHash>,
     /// The highest number that was ever seen.
     pub highest: u64,
     /// `standin sync hold`.

@@ -95,9 +95,11 @@ impl Replica {
             let applied = matches!(ordered.step, Step::Followers | Step::Own);
             if let (true, Some(id)) = (applied, ordered.id) {
                 self.stopped = Some((id, why.clone()));
-                // To those too that came after it had begun.
-                let undo = Message::Order(Order::Undo { id, why: why.clone() });
-                self.send_all(&undo, effects);
+            }
+            // To those too that came after it had begun, also if it is an earlier one's: who came back
+            // while this one was under way wasn't told.
+            if let Some((_, undo)) = self.undo_order() {
+                self.send_all(&Message::Order(undo), effects);
             }
             effects.push(Effect::Event(Event::OrderFailed { why: why.clone() }));
             ordered.turn(now, Step::Failed(why));

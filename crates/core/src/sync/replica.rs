@@ -11,7 +11,7 @@ use super::{
 use crate::types::Instant;
 
 /// What wasn't the generation's fault is tried again after this, then twice as long, up to the last.
-const AGAIN: Duration = Duration::from_secs(2);
+pub(super) const AGAIN: Duration = Duration::from_secs(2);
 const AGAIN_AT_MOST: Duration = Duration::from_secs(120);
 
 /// Peers that are remembered; a cluster has a few dozen nodes.
@@ -95,6 +95,8 @@ pub struct Replica {
     pub(super) tested: Option<Id>,
     pub(super) proven: Option<Id>,
     pub(super) loaded: Option<TreeHash>,
+    /// Since that proof other files have lain here, and nginx may have loaded them.
+    pub(super) strayed: bool,
     pub(super) highest: u64,
     pub(super) problem: Option<Problem>,
     told_problem: Option<Problem>,
@@ -144,8 +146,9 @@ impl Replica {
             line: saved.line.clone(),
             proven: saved.proven,
             loaded: None,
+            strayed: saved.strayed,
             highest: saved.highest,
-            problem: saved.problem.clone(),
+            problem: saved.problem.clone().filter(|it| !still_there(it, &saved.line)),
             told_problem: saved.problem.clone(),
             again: None,
             patience: AGAIN,
@@ -230,8 +233,8 @@ impl Replica {
         match input {
             Input::Tick => {
                 if self.again.is_some_and(|at| at <= now) {
+                    // What is wrong is said until it is well again.
                     (self.again, self.unkept) = (None, None);
-                    self.forget_problem(&[Trouble::Passing, Trouble::Unproven]);
                 }
             }
             Input::Config(config) => {
@@ -278,6 +281,9 @@ impl Replica {
         self.reborn = false;
         // Both were ordered in the name of the writer of that time.
         (self.rollback, self.undo) = (None, None);
+        // Who orders it again is told again that it can't be.
+        self.stays = None;
+        self.problem = self.problem.take().filter(|it| !still_there(it, &self.line));
         if self.writes() {
             self.offer_all(effects);
             // What a follower refused may be what the writer has to live with.
@@ -295,6 +301,12 @@ impl Replica {
             // What nginx runs with is not what lies there now, or it has to be seen again.
             self.loaded = None;
         }
+        match self.line.tip() {
+            Some(tip) if tip.tree != tree => self.strayed = true,
+            // It came back, and nobody knows with which of them nginx runs.
+            Some(tip) if self.strayed => self.unproven(tip),
+            _ => {}
+        }
         if moved && matches!(self.held, Some(Held::Deletion { .. })) && !self.hold {
             self.held = None;
         }
@@ -302,6 +314,12 @@ impl Replica {
         if let Some(ordered) = &mut self.ordered {
             ordered.scanned = true;
         }
+    }
+
+    /// Whatever was proven of it once.
+    pub(super) fn unproven(&mut self, id: Id) {
+        self.strayed = false;
+        self.proven = self.proven.filter(|proven| *proven != id);
     }
 
     fn linked(&mut self, peer: String, up: bool, effects: &mut Effects) {
@@ -493,9 +511,13 @@ impl Replica {
 
     /// Says and saves what has changed.
     fn tell(&mut self, effects: &mut Effects) {
+        // What is about to be a generation itself needs no word of it.
+        let strayed = self.strayed && !matches!(self.busy, Some(Job::Take(_)));
         let saved = Saved {
             line: self.line.clone(),
             proven: self.proven,
+            strayed,
+            disk: self.disk().filter(|_| strayed),
             highest: self.highest,
             held: self.hold,
             problem: self.problem.clone(),
@@ -513,4 +535,9 @@ impl Replica {
             self.send_all(&Message::State(Box::new(state)), effects);
         }
     }
+}
+
+/// Whether it says of a generation that it was undone, and the way back was not gone to its end.
+fn still_there(problem: &Problem, line: &Line) -> bool {
+    problem.trouble == Trouble::Undone && line.tip() == Some(problem.id)
 }

@@ -76,6 +76,13 @@ impl Ring {
         Self { number, since_unix_s: now_unix_s, next, current, previous }
     }
 
+    /// Whether any key of the other is one of these.
+    #[must_use]
+    pub fn shares(&self, other: &Self) -> bool {
+        let keys = [&self.next, &self.current, &self.previous];
+        [&other.next, &other.current, &other.previous].iter().any(|key| keys.contains(key))
+    }
+
     /// Whether the writer is to change it; also when its maker's clock was ahead, or this one's was
     /// put back, by more than a period.
     #[must_use]
@@ -124,6 +131,8 @@ mod tests {
         let old = ring().promoted(0);
         let new = old.renewed(1, [key(7), key(8), key(9)]);
         assert!([&old.next, &old.current, &old.previous].iter().all(|it| !knows(&new, it)));
+        assert!(!new.shares(&old));
+        assert!(old.clone().rotated(1, key(4)).shares(&old));
         assert!(new.number > old.number);
     }
 

@@ -501,6 +501,26 @@ fn a_program_that_could_not_go_on_at_once_listens_first() {
 }
 
 #[test]
+fn who_may_not_hold_it_any_more_does_not_go_on_where_its_predecessor_was() {
+    for (rule, role) in [(AllIneligible::Drop, Role::Backup), (AllIneligible::Keep, Role::Active)] {
+        let rig = Rig::holding();
+        let resume = Resume::of(&rig.node, rig.now);
+        let mut plan = plan();
+        plan.vips[0].all_ineligible = rule;
+        let mut next = Rig { node: Node::resumed(rig.now, plan, &resume), ..rig };
+        next.news();
+        next.own(&["10.0.0.2"]);
+        // The interface is up again a moment later, and nginx isn't.
+        next.check(Verdict::Dead);
+        next.run(ms(50));
+        next.interface(true);
+        assert_eq!(next.role(), role, "{rule:?}");
+        let released = next.news().contains(&Effect::Release { vip: VIP });
+        assert_eq!(released, role == Role::Backup, "{rule:?}");
+    }
+}
+
+#[test]
 fn announcements_come_in_a_burst_and_then_rarely() {
     let mut rig = Rig::holding();
     let announced = |rig: &Rig| {

@@ -135,6 +135,17 @@ fn a_rival_that_was_gone_meanwhile_is_a_new_one() {
     assert_eq!(rig.role(), Role::Backup);
 }
 
+#[test]
+fn nobody_yields_to_a_rival_that_has_left_by_then() {
+    let mut rig = Rig::holding();
+    let there = [(VIP, N1), ("10.0.0.1", N1)];
+    rig.see(VIP, N1);
+    rig.run_among(&there, 2_150);
+    // It wasn't well, gave the address up, and its goodbye didn't come either.
+    rig.run_among(&[], 4_000);
+    assert_eq!(rig.role(), Role::Active);
+}
+
 /// Adverts and answers of all nodes come from the router id's own MAC.
 fn virtual_plan(members: usize) -> Plan {
     let mut plan = plan();

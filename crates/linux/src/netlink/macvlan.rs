@@ -8,6 +8,7 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use standin_core::guard::OwnLink;
 use standin_core::types::{Family, Mac, Vrid};
 
 use super::socket::Message;
@@ -39,6 +40,12 @@ pub fn name_of(family: Family, id: Vrid, fallback: u8) -> String {
 }
 
 impl Link {
+    /// The VIP's link that this is, if a standin made it for one.
+    #[must_use]
+    pub fn of_vip(&self) -> Option<OwnLink> {
+        OwnLink::with_mac(self.base?, self.mac.filter(|_| self.is_of_vip())?)
+    }
+
     /// Whether a standin made it for a VIP.
     #[must_use]
     pub fn is_of_vip(&self) -> bool {

@@ -14,7 +14,7 @@ use crate::network::CLIENT;
 use crate::scene::{CACHE_UNKNOWN, Scene};
 
 /// The last of five announcements comes 1.62 s after the first.
-const BURST: Nanos = 1_800 * MILLISECOND;
+pub(crate) const BURST: Nanos = 1_800 * MILLISECOND;
 
 #[derive(Debug)]
 pub struct Clients {
@@ -63,12 +63,10 @@ impl Clients {
             if !active || !reaches || !settled || host.run != Run::Running || !host.interface_up {
                 continue;
             }
-            let place = usize::from(vip);
-            let missed = scene.missed_at[place].abs_diff(scene.cached_at[place]) < BURST;
             match scene.cache[usize::from(vip)] {
                 Some(CACHE_UNKNOWN) => {}
                 Some(cached) if cached == holder => self.right += 1,
-                Some(_) if missed => {}
+                Some(_) if scene.unanswered[usize::from(vip)] => {}
                 other => {
                     let sends_to = other.and_then(|it| scene.machines.get(usize::from(it)));
                     return Some(format!(

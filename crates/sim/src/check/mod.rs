@@ -1,7 +1,8 @@
 //! The checkers: each holds the machines to one of the promises of the design.
 
-mod clients;
+pub(crate) mod clients;
 mod history;
+mod host;
 mod overlap;
 mod rivals;
 mod takeover;
@@ -18,6 +19,7 @@ use crate::scene::{Observation, Scene, Transition};
 
 pub use clients::Clients;
 pub use history::History;
+pub use host::Hosts;
 pub use overlap::Overlap;
 pub use rivals::Rivals;
 pub use takeover::Takeover;
@@ -43,6 +45,7 @@ pub struct Checks {
     pub timeline: Timeline,
     pub witness: Witness,
     pub rivals: Rivals,
+    pub hosts: Hosts,
     quiet: Quiet,
     due: Nanos,
     /// What was broken first.
@@ -60,6 +63,7 @@ impl Checks {
             timeline: Timeline::new(scene),
             witness: Witness::new(scene),
             rivals: Rivals::default(),
+            hosts: Hosts::default(),
             quiet: Quiet::default(),
             due: 0,
             broken: None,
@@ -142,11 +146,15 @@ impl Checks {
         self.fail(witness);
         let clients = self.clients.look(scene);
         self.fail(clients);
+        let hosts = self.hosts.look(scene);
+        self.fail(hosts);
     }
 
     fn next_due(&self, scene: &Scene) -> Nanos {
         let first = self.overlap.due(scene).min(self.takeover.due(scene));
-        first.min(self.clients.due()).min(self.witness.due(scene)).min(self.rivals.due())
+        let first =
+            first.min(self.clients.due()).min(self.witness.due(scene)).min(self.rivals.due());
+        first.min(self.hosts.due(scene))
     }
 
     fn disturbed(&mut self, scene: &Scene) {

@@ -2,7 +2,7 @@
 //!
 //! The deadline counts from the last fault, or its end: three intervals and a skew of at most one
 //! (the longest interval that anybody may still follow), the kernel's time for the addresses, and
-//! the network's delays. Where everybody hears everybody, each healthy machine must hear an
+//! the network's delays: of packets that were sent during a spike the late ones come after its end. Where everybody hears everybody, each healthy machine must hear an
 //! eligible holder or be it; in a partial cut some eligible machine must hold the VIP. When nobody
 //! is eligible and `all_ineligible = "keep"`, somebody holds it after two intervals more.
 
@@ -69,16 +69,18 @@ pub(super) fn patience(scene: &Scene, vip: u8) -> Nanos {
     // Who follows a node by its answers alone takes a second of silence for its end; by what it says
     // over the link, two and a half, and the last word may come late. A kernel answers on the second
     // cable until the lifetime ends.
-    let shadows = if scene.link.is_some() && !scene.network.whole() {
+    let shadowed = scene.machines.iter().any(|host| host.shadows[usize::from(vip)]);
+    let shadows = if scene.link.is_some() && (shadowed || !scene.network.whole()) {
         8 * SECOND
     } else if scene.file.vip(vip).is_some_and(|plan| !plan.heartbeat.is_empty()) {
         3_500 * MILLISECOND
-    } else if scene.network.mutes() {
+    } else if shadowed || scene.network.mutes() {
         1_500 * MILLISECOND
     } else {
         0
     };
-    waits + kernel + probes + shadows + 3 * scene.network.longest() + MILLISECOND
+    let late = 3 * scene.network.longest_under_way(scene.now);
+    waits + kernel + probes + shadows + late + MILLISECOND
 }
 
 /// What is wrong with the VIP at the moment, if anything.

@@ -101,8 +101,13 @@ pub(super) struct Host {
     pub(super) replica: Option<Replica>,
     pub(super) disk: Option<Disk>,
     pub(super) unsure: bool,
-    /// What it had, and when that was written down, before this life.
-    pub(super) had: Option<(TreeHash, Nanos)>,
+    /// When the last reading is told of.
+    pub(super) told_at: Nanos,
+    /// An event of inotify waits.
+    pub(super) hinted: bool,
+    /// What lay there, and when that was written down, before this life; no tree: one that
+    /// isn't known.
+    pub(super) had: Option<(Option<TreeHash>, Nanos)>,
     /// When a tree was put there, or put back, whose times are older.
     pub(super) placed: Nanos,
     pub(super) sessions: BTreeMap<u8, Session>,
@@ -140,6 +145,8 @@ impl Host {
             replica: None,
             disk: None,
             unsure: false,
+            told_at: 0,
+            hinted: false,
             had: None,
             placed: 0,
             sessions: BTreeMap::new(),
@@ -194,6 +201,7 @@ impl Host {
         self.replica = None;
         self.disk = None;
         self.unsure = false;
+        self.hinted = false;
         self.sessions.clear();
         (self.holder, self.nginx_seen, self.looking) = (None, false, false);
         self.job += 1;

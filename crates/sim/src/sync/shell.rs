@@ -1,11 +1,13 @@
 //! The rules of `src/sync/driver.rs`, around a real replica.
 
-use standin_core::sync::{Command, Config, Effect, Input, Message, Outcome, Replica, TreeHash};
+use standin_core::sync::{
+    Command, Effect, Id, Input, Job, Message, Outcome, Replica, Saved, TreeHash,
+};
 use standin_core::types::Instant;
 
 use super::Sabotage;
 use super::host::{Disk, Up};
-use super::job::{Step, is_apply};
+use super::job::{Step, Underway, is_apply};
 use super::world::{Due, World};
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 
@@ -17,6 +19,17 @@ pub(super) const SETTLE: Nanos = 200 * MILLISECOND;
 
 /// Steps of one replica at one time; the busiest step of a healthy one has a few.
 const STEPS_AT_ONCE: u32 = 500;
+
+/// What a reading has found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    tree: TreeHash,
+    newest: Nanos,
+    cause: Cause,
+    /// Something was changed since the reading before.
+    hinted: bool,
+    began: Nanos,
+}
 
 /// Why the files are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +47,9 @@ impl World {
         let it = self.host(host);
         it.up = Up::Running;
         let saved_at = it.saved_at;
-        it.had = it.saved.line.tip().map(|tip| (tip.tree, saved_at));
+        let Saved { strayed, disk, .. } = it.saved;
+        let known = |tip: Id| if strayed { disk } else { Some(tip.tree) };
+        it.had = it.saved.line.tip().map(|tip| (known(tip), saved_at));
         it.replica = Some(Replica::new(config, it.saved.clone()));
         let (life, holder) = (it.life, it.holder);
         let sessions: Vec<_> = it.sessions.iter().map(|(k, v)| (*k, v.clone())).collect();
@@ -140,18 +155,15 @@ impl World {
         let (Some(replica), Some(disk), Some(nginx)) = (&it.replica, it.disk, it.nginx) else {
             return;
         };
-        if !replica.writes() || !it.nginx_seen {
-            return;
-        }
         let state = replica.view().state;
         let tip = state.applied.filter(|id| id.tree == disk.tree);
-        if tip.is_none() || state.proven == tip || nginx.at <= disk.since {
+        if tip.is_none() || !it.nginx_seen {
             return;
         }
         // What was changed since the last reading may be what nginx has loaded.
-        if nginx.at > disk.read {
+        if nginx.at > disk.read.max(it.placed) {
             self.look_at_disk(host, Cause::Asked);
-        } else {
+        } else if replica.writes() && state.proven != tip && nginx.at > disk.since {
             self.feed(host, Input::Loaded(disk.tree));
         }
     }
@@ -167,16 +179,35 @@ impl World {
         if cause == Cause::Hint && quiet < SETTLE {
             return self.look_at_disk(host, cause);
         }
-        let tree = self.of(host).read();
+        let it = self.host(host);
+        let (tree, hinted) = (it.read(), std::mem::take(&mut it.hinted));
         let newest = self.trees.facts(tree).newest;
         let life = self.of(host).life;
-        self.later(
-            (MILLISECOND / 10, 20 * MILLISECOND),
-            Due::Report { host, life, tree, newest, cause },
-        );
+        let read = Reading { tree, newest, cause, hinted, began: self.now };
+        // One thread reads and tells: in this order.
+        let told_at = self.now + self.random.scaled(MILLISECOND / 10, 20 * MILLISECOND);
+        let it = self.host(host);
+        it.told_at = told_at.max(it.told_at + 1);
+        let at = it.told_at;
+        self.queue.push(at, Due::Report { host, life, read });
     }
 
-    pub(super) fn reported(&mut self, host: u8, tree: TreeHash, newest: Nanos, cause: Cause) {
+    /// Something was changed, and is as it was: what nginx has loaded meanwhile may be either.
+    fn touched(&mut self, host: u8) {
+        let now = self.now;
+        let it = self.host(host);
+        let (Some(nginx), Some(disk)) = (it.nginx, &mut it.disk) else { return };
+        if nginx.at > disk.read.max(it.placed) {
+            disk.since = now;
+            self.feed(host, Input::Made);
+        }
+    }
+
+    pub(super) fn reported(&mut self, host: u8, reading: Reading) {
+        let Reading { tree, newest, cause, hinted, began } = reading;
+        if hinted && self.of(host).disk.is_some_and(|disk| disk.tree == tree) {
+            self.touched(host);
+        }
         let now = self.now;
         let it = self.of(host);
         let Some(replica) = &it.replica else { return };
@@ -185,15 +216,22 @@ impl World {
         }
         let tip = replica.view().state.applied;
         // It may have been read before the swap; another look follows.
-        if it.unsure && tip.is_none_or(|id| id.tree != tree) && cause != Cause::Asked {
+        if it.unsure && tip.is_none_or(|id| id.tree != tree) && began <= it.placed {
             return;
         }
         let since = if cause == Cause::Hint { now.saturating_sub(SETTLE) } else { newest };
-        let before = it.disk.map(|disk| (disk.tree, disk.read)).or(it.had);
+        let before = it.disk.map(|disk| (Some(disk.tree), disk.read)).or(it.had);
+        // Times of a tree that was known before don't say when it was put here.
+        let known_tree = it.disk.is_none() && it.history.contains(&tree);
         let since = since.max(newest).max(it.placed).max(match before {
+            Some((known, _)) if known != Some(tree) && known_tree => now,
             // Another one than before, and no younger: an old tree was put back, some time.
-            Some((known, read)) if known != tree && newest <= read && cause != Cause::Hint => now,
-            Some((known, read)) if known == tree => read,
+            Some((known, read))
+                if known != Some(tree) && newest <= read && cause != Cause::Hint =>
+            {
+                now
+            }
+            Some((known, read)) if known == Some(tree) => read,
             _ => 0,
         });
         let since = it.disk.filter(|disk| disk.tree == tree).map_or(since, |disk| disk.since);
@@ -201,7 +239,7 @@ impl World {
         let loss = (lost && self.sabotage != Sabotage::HidesLosses)
             .then(|| "too many files are gone".to_owned());
         let it = self.host(host);
-        it.unsure = false;
+        it.unsure &= began <= it.placed;
         it.disk = Some(Disk { tree, since, read: now });
         self.feed(host, Input::Disk { tree, loss });
         self.served(host);
@@ -216,8 +254,9 @@ impl World {
         it.job += 1;
         let underway = it.underway.take();
         let applied = is_apply(underway.as_ref());
+        let loaded = matches!(underway, Some(Underway { job: Job::Load(_), .. }));
         it.unsure |= applied;
-        if applied {
+        if applied || loaded && outcome == Outcome::Done {
             it.placed = now;
         }
         let moved = outcome == Outcome::Moved;
@@ -228,7 +267,8 @@ impl World {
         }
     }
 
-    pub(super) fn configured(&mut self, host: u8, config: Config) {
+    pub(super) fn configured(&mut self, host: u8) {
+        let config = self.config(host);
         self.feed(host, Input::Config(config));
     }
 

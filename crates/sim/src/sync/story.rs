@@ -181,6 +181,7 @@ impl World {
         if self.random.chance(30) {
             self.fault("an event of inotify is lost");
         } else if self.of(host).running() {
+            self.host(host).hinted = true;
             self.look_at_disk(host, Cause::Hint);
         }
     }
@@ -384,8 +385,7 @@ impl World {
     /// Every node reads the file again; one that is off reads it when it starts.
     fn configure(&mut self) {
         for host in self.numbers() {
-            let config = self.config(host);
-            self.later((MILLISECOND, 2 * SECOND), Due::Config { host, config });
+            self.later((MILLISECOND, 2 * SECOND), Due::Config { host });
         }
     }
 

@@ -2,14 +2,14 @@
 
 use std::rc::Rc;
 
-use standin_core::sync::{Config, Message, Outcome, Source, TreeHash, Trigger};
+use standin_core::sync::{Config, Message, Outcome, Source, Trigger};
 
 use super::Sabotage;
 use super::check::Check;
 use super::host::{Host, Up};
 use super::job::Step;
 use super::net::Net;
-use super::shell::Cause;
+use super::shell::{Cause, Reading};
 use super::story::{Care, Operator, Story};
 use super::tree::{Facts, Trees};
 use crate::clock::{Clock, MILLISECOND, Nanos, SECOND};
@@ -44,9 +44,7 @@ pub(super) enum Due {
     Report {
         host: u8,
         life: u32,
-        tree: TreeHash,
-        newest: Nanos,
-        cause: Cause,
+        read: Reading,
     },
     /// All files are read, without a reason.
     FullScan {
@@ -94,9 +92,9 @@ pub(super) enum Due {
         holder: Option<u8>,
         election: u64,
     },
+    /// The cluster file is read, as it is by then.
     Config {
         host: u8,
-        config: Config,
     },
     /// A host, or its daemon, starts again.
     Start {
@@ -266,8 +264,8 @@ impl World {
             Due::Ready { host, life } if self.of(host).life == life => self.ready(host),
             Due::Look { host, life } if self.of(host).life == life => self.saw(host),
             Due::Read { host, life, cause } if self.of(host).life == life => self.read(host, cause),
-            Due::Report { host, life, tree, newest, cause } if self.of(host).life == life => {
-                self.reported(host, tree, newest, cause);
+            Due::Report { host, life, read } if self.of(host).life == life => {
+                self.reported(host, read);
             }
             Due::FullScan { host, life } if self.of(host).life == life => self.full_scan(host),
             Due::Tick { host, token } if self.of(host).token == token => self.tick(host),
@@ -294,7 +292,7 @@ impl World {
                 self.arrived(to, from, session, &message);
             }
             Due::Belief { host, holder, election } => self.believes(host, holder, election),
-            Due::Config { host, config } => self.configured(host, config),
+            Due::Config { host } => self.configured(host),
             Due::Start { host } => self.start(host),
             Due::StartNginx { host } if self.of(host).whole().is_none() => {
                 // What an operator starts in the middle of a swap isn't standin's doing.

@@ -75,8 +75,12 @@ pub enum Cause {
 /// What the thread tells.
 #[derive(Debug)]
 pub enum Report {
-    /// The tree as it is now. Its contents are in the store, not yet committed.
-    Tree { scan: Box<Scan>, hash: Hash, cause: Cause },
+    /// The tree as it is now, and when its reading began. Its contents are in the store, not yet
+    /// committed.
+    Tree { scan: Box<Scan>, hash: Hash, cause: Cause, began: Instant },
+    /// Something has hinted at a change, and the tree is the one that was told last: it may have been
+    /// another one in between.
+    Touched,
     /// It can't be read; told when the reason changes. The thread tries again.
     Unreadable(io::Error),
     /// There are too few watches; told when it changes. The tree is read every [`POLL`] until there are.
@@ -257,6 +261,7 @@ impl Watcher {
         if let Some(places) = &mut self.places {
             places.begin(&self.spec);
         }
+        let began = Instant::now();
         let read = match &mut self.places {
             Some(places) => self.reader.read(&self.spec, Some(&*self.store), &mut |directory| {
                 places.directory(directory);
@@ -278,7 +283,7 @@ impl Watcher {
                 }
                 self.unreadable = None;
                 self.next_full = now + every;
-                self.take(scan, now);
+                self.take(scan, (began, now));
             }
             Err(error) => {
                 self.next_full = now + AGAIN.min(self.options.full_scan);
@@ -294,7 +299,7 @@ impl Watcher {
         }
     }
 
-    fn take(&mut self, scan: Scan, now: Instant) {
+    fn take(&mut self, scan: Scan, (began, now): (Instant, Instant)) {
         self.moving = !scan.settled;
         let fresh = self.places.as_ref().is_some_and(|places| places.fresh() > 0);
         if fresh && self.last.is_some() && !self.asked {
@@ -321,6 +326,7 @@ impl Watcher {
             () if self.quiet.is_burst() => Cause::Hint,
             () => Cause::FullScan,
         };
+        let hinted = self.quiet.is_burst();
         self.quiet.over();
         if !scan.settled {
             // It goes on moving: the burst goes on, though this state of it was taken.
@@ -328,9 +334,12 @@ impl Watcher {
         }
         self.asked = false;
         let hash = scan.manifest.hash();
+        if hinted && self.last == Some(hash) {
+            (self.tell)(Report::Touched);
+        }
         if self.last != Some(hash) || cause == Cause::Asked {
             self.last = Some(hash);
-            (self.tell)(Report::Tree { scan: Box::new(scan), hash, cause });
+            (self.tell)(Report::Tree { scan: Box::new(scan), hash, cause, began });
         }
     }
 

@@ -341,3 +341,190 @@ fn files_made_anew_are_not_proven_until_they_are_loaded() {
     rig.input("n1", Input::Loaded(tree(1)));
     assert_eq!(rig.state("n1").proven, rig.state("n1").applied);
 }
+
+/// n3 is on its way back from generation 2 of n1, which n2 has too and knows nothing against.
+fn on_its_way_back() -> Rig {
+    let mut rig = three();
+    rig.edit("n1", tree(2));
+    rig.link("n1", "n2", false);
+    rig.bad_load.insert(("n1".to_owned(), tree(2)));
+    rig.slow.insert("n3".to_owned(), Vec::new());
+    rig.command("n1", Command::Apply);
+    assert_eq!(rig.told("n1", "apply_failed"), 1);
+    assert!(matches!(rig.slow["n3"].as_slice(), [Job::Fetch { .. }]));
+    rig
+}
+
+#[test]
+fn an_undo_that_ends_with_its_writer_is_not_said_to_have_been_done() {
+    let mut rig = on_its_way_back();
+    rig.holder(&["n1", "n2", "n3"], "n2");
+    rig.finish("n3");
+    assert_eq!((rig.disk("n3"), rig.problem("n3")), (tree(2), None));
+    assert_eq!(rig.state("n3").proven, rig.state("n2").applied);
+    rig.edit("n2", tree(3));
+    assert_eq!(rig.disk("n3"), tree(3));
+}
+
+#[test]
+fn an_undo_that_a_crash_cut_off_is_not_said_to_have_been_done() {
+    let mut rig = on_its_way_back();
+    rig.crash("n3");
+    rig.slow.clear();
+    rig.connect("n3");
+    rig.holder(&["n1", "n2", "n3"], "n2");
+    assert_eq!((rig.disk("n3"), rig.problem("n3")), (tree(2), None));
+    assert_eq!(rig.state("n3").proven, rig.state("n2").applied);
+}
+
+#[test]
+fn an_undo_that_a_crash_cut_off_is_gone_on_with() {
+    let mut rig = on_its_way_back();
+    rig.crash("n3");
+    rig.slow.clear();
+    rig.connect("n3");
+    rig.holder(&["n3"], "n1");
+    assert_eq!((rig.disk("n3"), rig.problem("n3")), (tree(1), Some(Trouble::Undone)));
+}
+
+#[test]
+fn files_that_come_back_are_proven_anew() {
+    for crashes in [false, true] {
+        let mut rig = pair();
+        rig.command("n2", Command::Hold);
+        rig.edit("n2", tree(50));
+        // By hand.
+        rig.machines.get_mut("n2").unwrap().loaded = tree(50);
+        if crashes {
+            rig.crash("n2");
+            rig.machines.get_mut("n2").unwrap().loaded = tree(50);
+            rig.link("n1", "n2", true);
+            rig.holder(&["n2"], "n1");
+        }
+        rig.edit("n2", tree(1));
+        assert_eq!(rig.state("n2").proven, None);
+        rig.command("n2", Command::Resume { accept_deletion: false });
+        assert_eq!(rig.machines["n2"].loaded, tree(1));
+        assert_eq!(rig.state("n2").proven, rig.state("n2").applied);
+    }
+}
+
+#[test]
+fn files_that_come_back_on_the_writer_wait_for_its_nginx() {
+    let mut rig = pair();
+    rig.input("n1", Input::Loaded(tree(1)));
+    rig.command("n1", Command::Hold);
+    rig.edit("n1", tree(50));
+    rig.edit("n1", tree(1));
+    rig.command("n1", Command::Resume { accept_deletion: false });
+    assert_eq!(rig.state("n1").proven, None);
+    rig.input("n1", Input::Loaded(tree(1)));
+    assert_eq!(rig.state("n1").proven, rig.state("n1").applied);
+}
+
+#[test]
+fn files_that_came_back_before_they_were_overwritten_are_proven_anew() {
+    let mut rig = pair();
+    rig.slow.insert("n2".to_owned(), Vec::new());
+    rig.edit("n2", tree(50));
+    rig.machines.get_mut("n2").unwrap().loaded = tree(50);
+    let keep = rig.slow.insert("n2".to_owned(), Vec::new()).unwrap();
+    assert_eq!(keep, [Job::Keep(tree(50))]);
+    rig.input("n2", Input::Done(Outcome::Done));
+    assert!(matches!(rig.slow["n2"].as_slice(), [Job::Apply { .. }]));
+    // It isn't told of that before it looks for itself.
+    rig.machines.get_mut("n2").unwrap().disk = tree(1);
+    rig.finish("n2");
+    rig.edit("n2", tree(1));
+    assert_eq!(rig.machines["n2"].loaded, tree(1));
+    assert_eq!(rig.state("n2").proven, rig.state("n2").applied);
+}
+
+#[test]
+fn what_nginx_does_not_run_with_is_not_proven_because_it_was_once() {
+    let mut rig = pair();
+    assert!(rig.state("n2").proven.is_some());
+    rig.down.insert("n2".to_owned());
+    rig.edit("n2", tree(50));
+    assert_eq!((rig.disk("n2"), rig.problem("n2")), (tree(1), Some(Trouble::Unproven)));
+    assert_eq!(rig.state("n2").proven, None);
+    rig.down.clear();
+    rig.command("n2", Command::Retry);
+    assert_eq!(rig.state("n2").proven, rig.state("n2").applied);
+}
+
+#[test]
+fn what_is_wrong_is_said_also_while_it_is_tried_again() {
+    let mut rig = pair();
+    rig.down.insert("n2".to_owned());
+    rig.edit("n1", tree(2));
+    rig.slow.insert("n2".to_owned(), Vec::new());
+    rig.wait(Duration::from_secs(3));
+    assert!(matches!(rig.slow["n2"].as_slice(), [Job::Apply { .. }]));
+    assert_eq!(rig.problem("n2"), Some(Trouble::Unproven));
+    rig.down.clear();
+    rig.finish("n2");
+    assert_eq!(rig.problem("n2"), None);
+}
+
+#[test]
+fn patience_begins_anew_once_all_is_well() {
+    let mut rig = pair();
+    for n in 2..5 {
+        rig.down.insert("n2".to_owned());
+        rig.edit("n1", tree(n));
+        assert_eq!(rig.problem("n2"), Some(Trouble::Unproven));
+        rig.down.clear();
+        rig.wait(Duration::from_secs(3));
+        assert_eq!(rig.problem("n2"), None);
+    }
+}
+
+#[test]
+fn that_other_files_lay_there_outlives_a_crash() {
+    let mut rig = pair();
+    assert!(!rig.machines["n1"].saved.strayed);
+    rig.machines.get_mut("n1").unwrap().disk = tree(2);
+    let loss = Some("9 of 10 files are gone".to_owned());
+    rig.input("n1", Input::Disk { tree: tree(2), loss });
+    assert!(rig.machines["n1"].saved.strayed, "it waits for an operator");
+    assert_eq!(rig.machines["n1"].saved.disk, Some(tree(2)));
+    rig.command("n1", Command::Resume { accept_deletion: true });
+    assert!(!rig.machines["n1"].saved.strayed, "it is a generation");
+    rig.input("n1", Input::Loaded(tree(2)));
+    assert_eq!(rig.state("n1").proven, rig.state("n1").applied);
+}
+
+#[test]
+fn who_comes_back_while_another_apply_is_under_way_goes_back_when_that_fails() {
+    let mut rig = three();
+    rig.edit("n1", tree(2));
+    rig.bad_load.insert(("n1".to_owned(), tree(2)));
+    rig.link("n1", "n3", false);
+    rig.command("n1", Command::Apply);
+    assert_eq!((rig.disk("n2"), rig.disk("n3")), (tree(1), tree(2)));
+    rig.slow.insert("n1".to_owned(), Vec::new());
+    rig.command("n1", Command::Apply);
+    assert!(matches!(rig.slow["n1"].as_slice(), [Job::Test(_)]));
+    rig.link("n1", "n3", true);
+    rig.run();
+    assert_eq!(rig.disk("n3"), tree(2), "it may be what that one brings");
+    rig.link("n1", "n2", false);
+    rig.finish("n1");
+    assert_eq!(rig.told("n1", "apply_failed"), 2);
+    assert_eq!((rig.disk("n3"), rig.problem("n3")), (tree(1), Some(Trouble::Undone)));
+}
+
+#[test]
+fn that_it_cannot_go_back_is_said_again_to_a_writer_that_is_back() {
+    let mut rig = three();
+    rig.edit("n1", tree(2));
+    rig.bad.insert(tree(1));
+    rig.bad_load.insert(("n1".to_owned(), tree(2)));
+    rig.command("n1", Command::Apply);
+    assert_eq!(rig.problem("n2"), Some(Trouble::Refused));
+    rig.holder(&["n2"], "n2");
+    assert_eq!(rig.problem("n2"), None);
+    rig.holder(&["n2"], "n1");
+    assert_eq!((rig.disk("n2"), rig.problem("n2")), (tree(2), Some(Trouble::Refused)));
+}

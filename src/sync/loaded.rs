@@ -1,0 +1,129 @@
+//! What this node's nginx has loaded: told where it is known, and doubted where it isn't.
+
+use std::time::SystemTime;
+
+use standin_core::sync::{Input, Outcome};
+
+use super::driver::{Driver, Found, Running};
+use super::ground;
+use crate::control::log::Severity;
+
+impl Running {
+    /// Until then it is known what nginx had to load.
+    fn known_until(&self) -> SystemTime {
+        let read = self.disk.as_ref().map(|disk| disk.read);
+        read.max(self.placed).unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+}
+
+impl Driver {
+    /// Something was changed, and is as it was: what nginx has loaded meanwhile may be either.
+    pub(super) async fn touched(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        let known_until = running.known_until();
+        let (Some(disk), Some(master)) = (&mut running.disk, self.sight.nginx.master) else {
+            return;
+        };
+        if ground::any_since(master, known_until) {
+            disk.since = SystemTime::now();
+            self.feed(Input::Made).await;
+        }
+    }
+
+    /// After a swap that was undone at the start an nginx that ran meanwhile loads the old files again.
+    pub(super) fn reload_undone(&mut self) {
+        let Some(running) = &self.running else { return };
+        let (Some(placed), Some(master)) = (running.placed, self.sight.nginx.master) else {
+            return;
+        };
+        if !running.undone {
+            return;
+        }
+        let state = running.replica.view().state;
+        // Another generation that is put in place, or a reload of somebody's, does the same.
+        let loaded = ground::runs_since(master, placed)
+            || state.proven.is_some() && state.proven == state.applied;
+        let lies = running.disk.as_ref().map(|disk| disk.tree);
+        let (known, busy) = (running.translation, running.replica.view().busy.is_some());
+        let Some(id) = state.applied else { return };
+        if !loaded && (busy || lies.is_none()) {
+            return;
+        }
+        let ground = self.ground();
+        if let Some(running) = &mut self.running {
+            running.undone = false;
+        }
+        if let Some(ground) = ground.filter(|_| !loaded && lies == Some(id.tree)) {
+            let found = self.found.clone();
+            tokio::task::spawn_blocking(move || {
+                // The driver may have ended.
+                let _ = found.send(Found::Reloaded(ground.load(id, known)));
+            });
+        }
+    }
+
+    pub(super) async fn reloaded(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Done => {
+                self.seen_loaded();
+                let text = "nginx has loaded the files that are back after the undone swap";
+                self.tell(Severity::Notice, "sync_recovered", None, text.to_owned());
+                let applied = self.running.as_ref().and_then(|it| it.replica.view().state.applied);
+                if let Some(id) = applied.filter(|_| self.writes()) {
+                    self.feed(Input::Loaded(id.tree)).await;
+                }
+            }
+            Outcome::Failed { why, .. } => {
+                let text = format!(
+                    "nginx may run with files that were undone, and couldn't load those that are back:                      {why}; mend that, then reload nginx"
+                );
+                self.tell(Severity::Warning, "sync_recovered", None, text);
+            }
+            // Other files lie there by now: they are seen to as ever.
+            Outcome::Moved | Outcome::Unproven(_) => {}
+        }
+    }
+
+    /// What lies on disk was looked at just now, and nginx had loaded it.
+    pub(super) fn seen_loaded(&mut self) {
+        if let Some(running) = &mut self.running {
+            running.placed = Some(SystemTime::now());
+        }
+    }
+
+    /// Whether this node's nginx runs with what lies on disk.
+    pub(super) async fn served(&mut self) {
+        let Some(running) = &self.running else { return };
+        let view = running.replica.view();
+        let (Some(disk), Some(master)) = (&running.disk, self.sight.nginx.master) else { return };
+        let tip = view.state.applied.filter(|id| id.tree == disk.tree);
+        if tip.is_none() {
+            return;
+        }
+        let (tree, since) = (disk.tree, disk.since);
+        if ground::runs_since(master, running.known_until()) {
+            // It may have loaded what was changed since the last reading.
+            running.watch.look();
+        } else if view.writing && view.state.proven != tip && ground::runs_since(master, since) {
+            self.feed(Input::Loaded(tree)).await;
+        }
+    }
+}
+
+/// Whether there is an nginx that wasn't there before.
+pub(super) fn is_another(before: Option<u32>, now: Option<u32>) -> bool {
+    now.is_some() && now != before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_another;
+
+    #[test]
+    fn a_new_master_is_another_nginx_and_none_is_none() {
+        assert!(is_another(None, Some(7)));
+        assert!(is_another(Some(7), Some(8)), "it may have been started with another file");
+        assert!(!is_another(Some(7), Some(7)));
+        assert!(!is_another(Some(7), None));
+    }
+}
