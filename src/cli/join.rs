@@ -148,38 +148,44 @@ fn resolve(host: &str) -> Result<SocketAddr> {
 
 async fn ask(to: SocketAddr, token: &Token, join: Join) -> Result<Joined> {
     let mut again = AGAIN;
-    let mut stream = loop {
-        match connect(to, token).await {
-            // Who served an earlier token was just ending; the next one listens already.
-            Err(Unconnected::Cut(_)) if again > 0 => {
+    loop {
+        match ask_once(to, token, &join).await {
+            // Who served an earlier token was just ending, or the process that served this one, since a
+            // daemon has started; the next one listens already. It knows whether the token is spent.
+            Err(Unanswered::Cut(_)) if again > 0 => {
                 again -= 1;
                 tokio::time::sleep(AGAIN_AFTER).await;
             }
-            Err(Unconnected::Cut(error) | Unconnected::Other(error)) => return Err(error),
-            Ok(stream) => break stream,
+            Err(Unanswered::Cut(error) | Unanswered::Other(error)) => return Err(error),
+            Ok(Message::Joined(joined)) => return Ok(joined),
+            Ok(Message::Refused { why }) => bail!("{to} refuses: {}", plain(&why)),
+            Ok(_) => bail!("{to} answered something else"),
         }
-    };
-    frame::send(&mut stream, &Message::Join(join)).await?;
-    let mut reader = Reader::new(&mut stream, JOINED_BYTES);
-    let answer = tokio::time::timeout(ANSWER, reader.next())
-        .await
-        .map_err(|_| anyhow!("{to} didn't answer in time"))?;
-    match answer.with_context(|| format!("{to} went away"))? {
-        Message::Joined(joined) => Ok(joined),
-        Message::Refused { why } => bail!("{to} refuses: {}", plain(&why)),
-        _ => bail!("{to} answered something else"),
     }
 }
 
-/// Why there is no connection; nothing of the token was said on it.
-enum Unconnected {
-    /// The other end closed it before it had shown who it is.
+async fn ask_once(to: SocketAddr, token: &Token, join: &Join) -> Result<Message, Unanswered> {
+    let mut stream = connect(to, token).await?;
+    let cut = |error: anyhow::Error| Unanswered::Cut(error.context(format!("{to} went away")));
+    frame::send(&mut stream, &Message::Join(join.clone()))
+        .await
+        .map_err(|error| cut(error.into()))?;
+    let mut reader = Reader::new(&mut stream, JOINED_BYTES);
+    tokio::time::timeout(ANSWER, reader.next())
+        .await
+        .map_err(|_| Unanswered::Other(anyhow!("{to} didn't answer in time")))?
+        .map_err(|error| cut(error.into()))
+}
+
+/// Why there is no answer.
+enum Unanswered {
+    /// The other end closed the connection.
     Cut(anyhow::Error),
     Other(anyhow::Error),
 }
 
-async fn connect(to: SocketAddr, token: &Token) -> Result<TlsStream<TcpStream>, Unconnected> {
-    let other = Unconnected::Other;
+async fn connect(to: SocketAddr, token: &Token) -> Result<TlsStream<TcpStream>, Unanswered> {
+    let other = Unanswered::Other;
     let stream = tokio::time::timeout(CONNECT, TcpStream::connect(to))
         .await
         .map_err(|_| {
@@ -199,7 +205,7 @@ async fn connect(to: SocketAddr, token: &Token) -> Result<TlsStream<TcpStream>, 
         .map_err(|_| other(anyhow!("{to} doesn't finish the TLS handshake")))?
         .map_err(|error| match error.kind() {
             ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe => {
-                Unconnected::Cut(anyhow!(
+                Unanswered::Cut(anyhow!(
                     "{to} closed the connection before it had shown who it is; it was told \
                      nothing: {error}"
                 ))

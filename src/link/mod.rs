@@ -248,6 +248,7 @@ impl Link {
     /// Another cluster file is in force.
     pub(crate) fn replace(&mut self, directory: Directory) {
         self.directory.send_replace(Arc::new(directory));
+        self.common.desk.look_again();
         self.arrange();
     }
 

@@ -264,12 +264,16 @@ impl Scene {
         let active: Vec<String> = resume.active.clone();
         host.node = Some(Node::resumed(now, plan, &resume));
         host.upgraded_at = Some(self.now);
+        let kept = host.places_where(|slot| slot.wanted);
         host.drop_requests();
         host.roles.fill(Role::Idle);
         host.places.clear();
         host.forget_others();
         for check in &mut host.checks {
             check.begin_anew();
+        }
+        if let Some(host) = self.host(machine) {
+            host.kept = kept;
         }
         self.seen.push(Observation::Gone { machine });
         self.learn_places(machine);

@@ -1,6 +1,6 @@
 //! One simulated machine: a real core, its clock, its kernel's addresses, and what is wrong with it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 
@@ -425,6 +425,11 @@ impl Machine {
         self.told_active[vip] = None;
         self.saw_foreign[vip] = false;
         self.foreign_answered[vip] = None;
+    }
+
+    /// The VIPs, by their place in the scene, of which `what` holds on this host.
+    pub fn places_where(&self, what: impl Fn(&Slot) -> bool) -> BTreeSet<u8> {
+        (0..).zip(&self.kernel).filter(|(_, slot)| what(slot)).map(|(vip, _)| vip).collect()
     }
 
     /// The address thread and the peer link's connections have ended with the program, and with them

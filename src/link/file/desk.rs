@@ -64,6 +64,16 @@ impl Desk {
         self.version.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Another process of this node may have taken a version: `init`, or a join while no daemon ran. What
+    /// can't be read is as it was.
+    pub(crate) fn look_again(&self) {
+        let found = self.shelf.version();
+        let mut version = self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.number > version.number {
+            *version = found;
+        }
+    }
+
     /// Answers a node that has proved to be `peer`.
     pub(in crate::link) async fn answer(
         &self,
@@ -282,5 +292,10 @@ mod tests {
         desk.take("eight".to_owned(), version(8, "eight"), None, "n2").await.unwrap();
         assert_eq!(desk.version().number, 8);
         assert_eq!(desk.shelf.version().number, 8);
+        // Another process has taken one.
+        desk.shelf.take("nine", &version(9, "nine")).unwrap();
+        assert_eq!(desk.version().number, 8);
+        desk.look_again();
+        assert_eq!(desk.version().number, 9);
     }
 }

@@ -1,6 +1,5 @@
 //! The guard as a process: core decides, and each thing that it does takes its time.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use standin_core::guard::{self, Duty, End, LEAST_PATIENCE, Lives, Remains, Signs, State, duties};
@@ -142,11 +141,11 @@ impl Scene {
             return;
         }
         let wanted = |slot: &Slot| slot.wanted || slot.pending > 0;
-        let held = |slot: &Slot| slot.present && slot.wanted && slot.pending == 0;
-        let places = |what: &dyn Fn(&Slot) -> bool| -> BTreeSet<u8> {
-            (0..).zip(&host.kernel).filter(|(_, it)| what(it)).map(|(vip, _)| vip).collect()
-        };
-        let (wanted, held) = (places(&wanted), places(&held));
+        let mut wanted = host.places_where(wanted);
+        let held = host.places_where(|slot| slot.present && slot.wanted && slot.pending == 0);
+        if let Some(host) = self.host(machine) {
+            wanted.append(&mut host.kept);
+        }
         self.process_over(machine);
         if let Some(host) = self.host(machine) {
             (host.held, host.wanted) = (held, wanted);
@@ -167,6 +166,7 @@ impl Scene {
         host.deferred[0].clear();
         host.held.clear();
         host.wanted.clear();
+        host.kept.clear();
     }
 
     pub(crate) fn daemon_is_gone(&mut self, machine: u8) {

@@ -127,6 +127,8 @@ pub struct Host {
     pub goodbyes: BTreeMap<(u8, u8), Written>,
     /// What the daemon wanted when it died.
     pub wanted: BTreeSet<u8>,
+    /// What the program before this one held when it was replaced, until this one has ordered something of it.
+    pub kept: BTreeSet<u8>,
     pub trap: Option<Trap>,
     /// What comes to processes that stand still: the daemon, the guard.
     pub deferred: [Vec<Happening>; 2],
@@ -315,6 +317,7 @@ impl Host {
             said: BTreeSet::new(),
             goodbyes: BTreeMap::new(),
             wanted: BTreeSet::new(),
+            kept: BTreeSet::new(),
             trap: None,
             deferred: [Vec::new(), Vec::new()],
             down: None,

@@ -46,6 +46,9 @@ impl Scene {
         slot.number += 1;
         slot.pending += 1;
         let number = u64::from(slot.number);
+        if let Some(host) = self.host(machine) {
+            host.kept.remove(&place);
+        }
         let life = self.machines[usize::from(machine)].life;
         let order = match wish {
             Wish::Release => Order::Release { vip, number },
