@@ -229,8 +229,8 @@ fn leftovers_are_removed_by_hand_but_not_under_a_daemon() {
     assert_eq!(refused.status.code(), Some(6), "{refused:?}");
     assert!(n1.has(VIP));
     let (guard, child) = (daemon.pid, child(daemon.pid).unwrap());
-    // A guard that is stopped clears up nothing, and isn't replaced as a dead one is.
-    for (process, signal) in [(guard, 19), (child, 9), (guard, 9)] {
+    // A daemon that is stopped gets itself no other guard.
+    for (process, signal) in [(child, 19), (guard, 9), (child, 9)] {
         spawn::kill(process, signal).unwrap();
     }
     wait_until("both to be gone", Duration::from_secs(1), || !exists(guard) && !exists(child));
