@@ -5,7 +5,9 @@
 //! away is put back at once. The kernel's rtnl lock may be held by others for hundreds of
 //! milliseconds, which is why this isn't done by the engine.
 
+mod listening;
 mod own;
+mod own_link;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -18,20 +20,17 @@ use std::thread;
 use std::time::Duration;
 
 use standin_core::InterfaceState;
-use standin_core::guard::{Key, State};
+use standin_core::guard::{Key, OwnLink, State};
 use standin_core::holding::{Holding, Order, Owner};
 use standin_core::types::{Instant, Prefix};
-use standin_linux::advert::AdvertReceiver;
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
-use standin_linux::netlink::{Address, Change, Monitor, Notice, PROTOCOL, Rtnl};
+use standin_linux::netlink::{Address, Change, Link, Monitor, Notice, PROTOCOL, Rtnl};
 use standin_linux::queue::Taken;
 use standin_linux::{output, sched};
 
 use crate::engine::REALTIME_PRIORITY;
-use crate::engine::messages::{
-    Beat, FromEngine, Inbox, Listen, Listening, Post, ToAddresses, ToEngine,
-};
+use crate::engine::messages::{Beat, FromEngine, Hold, Inbox, Listen, Post, ToAddresses, ToEngine};
 use crate::guard::ledger::Ledger;
 use crate::left::Left;
 use own::Own;
@@ -45,8 +44,9 @@ const TRY_AGAIN: Duration = Duration::from_millis(50);
 /// Netlink that fails for this long won't mend by itself; the guard starts everything anew.
 const GIVE_UP: Duration = Duration::from_secs(5);
 
-/// A socket that couldn't be opened is tried again after this.
-const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+/// Frames that were on their way to a link of our own when its VIP moved as planned: the other node
+/// announces it within milliseconds, and four times more in the first 620.
+const LINGERS: Duration = Duration::from_secs(1);
 
 const RENEW_EVERY: Duration = Duration::from_millis(500);
 
@@ -82,6 +82,8 @@ pub(crate) struct Addresses {
     /// Removals of our own whose notices are still to come.
     expected_gone: BTreeMap<(u32, Prefix), u32>,
     next_renewal: Instant,
+    /// Until when links hear that were given up.
+    lingers_until: Instant,
     /// Since when netlink fails.
     failing_since: Option<Instant>,
     /// When everything is looked at anew, after a failure.
@@ -93,7 +95,7 @@ pub(crate) struct Addresses {
 struct Watched {
     name: String,
     reported: Option<(Option<u32>, InterfaceState)>,
-    link: Option<standin_linux::netlink::Link>,
+    link: Option<Link>,
 }
 
 /// Starts the address thread; `kept` are the addresses that a program before this one held, and that this one
@@ -127,6 +129,7 @@ pub(crate) fn start(
         present: BTreeMap::new(),
         expected_gone: BTreeMap::new(),
         next_renewal: Instant::FAR,
+        lingers_until: Instant::FAR,
         failing_since: None,
         again_at: Instant::FAR,
         deaf: Vec::new(),
@@ -209,15 +212,18 @@ impl Addresses {
         let mut watch = None;
         let alive = loop {
             match self.inbox.receiver.take() {
-                Taken::Message(ToAddresses::Hold {
-                    vip,
-                    number,
-                    interface,
-                    prefixes,
-                    goodbyes,
-                }) => {
-                    let index = self.index_of(&interface);
-                    orders.push(Order::Hold { vip, number, interface, index, prefixes, goodbyes });
+                Taken::Message(ToAddresses::Hold(hold)) => {
+                    let index = self.index_of(&hold.interface);
+                    let Hold { vip, number, interface, prefixes, goodbyes, virtual_mac } = hold;
+                    orders.push(Order::Hold {
+                        vip,
+                        number,
+                        interface,
+                        index,
+                        prefixes,
+                        goodbyes,
+                        virtual_mac,
+                    });
                 }
                 Taken::Message(ToAddresses::Release { vip, number }) => {
                     orders.push(Order::Release { vip, number });
@@ -227,6 +233,7 @@ impl Addresses {
                     let there = |watched: &&Watched| watched.link.is_some();
                     let interfaces = self.watched.iter().filter(there);
                     let interfaces = interfaces.map(|watched| watched.name.clone()).collect();
+                    self.lingers_until = now() + LINGERS;
                     orders.push(Order::Stay { vip, number, interfaces });
                 }
                 Taken::Message(ToAddresses::Leave { vip }) => orders.push(Order::Leave { vip }),
@@ -246,35 +253,6 @@ impl Addresses {
             self.watch(interfaces, own)?;
         }
         Ok(alive)
-    }
-
-    /// Opens a socket for the engine; one that can't be opened is tried again and again.
-    fn listen(&mut self, asked: Listen) {
-        self.deaf.retain(|(_, other)| {
-            (other.interface, other.family) != (asked.interface, asked.family)
-        });
-        match AdvertReceiver::open(asked.family, asked.index, &asked.name, asked.vips) {
-            Ok(receiver) => {
-                let receiver = Box::new(receiver);
-                self.tell(ToEngine::Listening(Listening { asked, receiver }));
-            }
-            Err(error) => {
-                self.complain(format!(
-                    "can't hear {} adverts on {} ({error}); no VIP is held there until it can",
-                    asked.family, asked.name
-                ));
-                self.deaf.push((now() + LISTEN_AGAIN, asked));
-            }
-        }
-    }
-
-    /// Tries sockets again that couldn't be opened.
-    fn listen_again(&mut self, time: Instant) {
-        let (due, later) =
-            std::mem::take(&mut self.deaf).into_iter().partition(|(at, _)| *at <= time);
-        self.deaf = later;
-        let due: Vec<(Instant, Listen)> = due;
-        due.into_iter().for_each(|(_, asked)| self.listen(asked));
     }
 
     fn index_of(&self, interface: &str) -> Option<u32> {
@@ -312,6 +290,11 @@ impl Addresses {
                 self.rtnl.renew(&batch)?;
             }
         }
+        if self.lingers_until <= time {
+            self.lingers_until = Instant::FAR;
+            self.holding.lingered();
+            self.work()?;
+        }
         if self.again_at <= time {
             self.again()?;
         }
@@ -321,6 +304,7 @@ impl Addresses {
         }
         let deaf = self.deaf.iter().map(|(at, _)| *at).min().unwrap_or(Instant::FAR);
         let deadline = self.next_renewal.min(self.again_at).min(deaf).min(self.own.due());
+        let deadline = deadline.min(self.lingers_until);
         self.timer.arm(Some(deadline).filter(|at| *at != Instant::FAR))
     }
 
@@ -330,7 +314,10 @@ impl Addresses {
         let mut own_primary = false;
         for notice in notices {
             match notice {
-                Notice::Link(link) => self.link(link),
+                Notice::Link(link) => {
+                    self.own_link_changed(&link);
+                    self.link(link);
+                }
                 Notice::LinkGone { index } => {
                     for watched in &mut self.watched {
                         if watched.link.as_ref().is_some_and(|link| link.index == index) {
@@ -338,6 +325,7 @@ impl Addresses {
                         }
                     }
                     self.present.retain(|(of, _), _| *of != index);
+                    self.own_link_gone(index)?;
                 }
                 Notice::Address(address) => {
                     let key = (address.index, address.prefix);
@@ -356,7 +344,7 @@ impl Addresses {
         Ok(())
     }
 
-    fn link(&mut self, link: standin_linux::netlink::Link) {
+    fn link(&mut self, link: Link) {
         for watched in &mut self.watched {
             let renamed = watched.link.as_ref().is_some_and(|known| known.index == link.index);
             if watched.name == link.name {
@@ -388,7 +376,7 @@ impl Addresses {
         if self.beat.age(now()) >= ENGINE_DEAD_AFTER {
             return Ok(());
         }
-        let change = Change::Hold { index: key.0, prefix: key.1, valid_s: LIFETIME_S };
+        let Some(change) = self.holding.renewal_of(key).map(steps::change) else { return Ok(()) };
         let mut results = Vec::new();
         self.rtnl.change(&[change], &mut results)?;
         match results.first() {
@@ -453,7 +441,8 @@ impl Addresses {
         }
         let lost: Vec<_> =
             before.into_keys().filter(|key| !self.present.contains_key(key)).collect();
-        lost.into_iter().try_for_each(|key| self.gone(key))
+        lost.into_iter().try_for_each(|key| self.gone(key))?;
+        self.miss_links(&links)
     }
 
     /// Tells the engine what has changed since it was last told.
@@ -496,17 +485,22 @@ impl Addresses {
         let mut recorded = self.ledger.as_ref().map(Ledger::read).unwrap_or_default();
         // What the program before this one was about to take away isn't held again.
         recorded.addresses.retain(|(_, prefix)| kept.contains(prefix));
+        let links = self.rtnl.links()?.into_iter();
+        let links = links.filter_map(|link| Some((link.of_vip()?, link.index)));
+        let links: Vec<(OwnLink, u32)> = links.collect();
         let leftovers = found.iter().filter(|key| !recorded.addresses.contains(key)).count();
-        if leftovers > 0 {
+        let left_links = links.iter().filter(|(link, _)| !recorded.links.contains(link)).count();
+        if leftovers > 0 || left_links > 0 {
             self.complain(format!(
-                "removed what an earlier standin had left on this host, addresses: {leftovers}"
+                "removed what an earlier standin had left on this host, addresses: {leftovers}, links: \
+                 {left_links}"
             ));
         }
         let settings = self.left.read(recorded.settings.clone());
         self.holding = if recorded.addresses.is_empty() {
-            Holding::begun(found, settings)
+            Holding::begun(found, links, settings)
         } else {
-            Holding::resumed(State { settings, ..recorded }, found)
+            Holding::resumed(State { settings, ..recorded }, found, links)
         };
         self.work()
     }

@@ -25,6 +25,9 @@ pub(super) const fn change(wanted: Wanted) -> Change {
         Wanted::Hold { key: (index, prefix) } => {
             Change::Hold { index, prefix, valid_s: LIFETIME_S }
         }
+        Wanted::Serve { key: (index, prefix), base } => {
+            Change::Serve { index, base, prefix, valid_s: LIFETIME_S }
+        }
         Wanted::Keep { address } => keep(address),
         Wanted::Drop { key: (index, prefix) } => Change::Drop { index, prefix },
     }
@@ -71,6 +74,16 @@ impl Addresses {
                 let batch: Vec<_> = batch.into_iter().map(change).collect();
                 Answer::Results(self.change(&batch, wait)?)
             }
+            Step::MakeLink(link) => self.make_link(link),
+            Step::Silence(links) => {
+                self.silence(&links);
+                Answer::Done
+            }
+            Step::LetSpeak(links) => {
+                self.let_speak(&links);
+                Answer::Done
+            }
+            Step::RemoveLinks(links) => self.remove_links(&links),
             Step::Settled { vip, number, outcome } => {
                 self.tell(ToEngine::Settled { vip, number, outcome });
                 Answer::Done

@@ -232,6 +232,12 @@ fn judge(cluster: &Cluster, place: &Place, vip: &str, new: Prefix) -> Result<()>
         let names: Vec<_> = cluster.vips.iter().map(|vip| vip.name.as_str()).collect();
         anyhow!("the cluster file has no [vip.{vip}]; it has {}", names.join(", "))
     })?;
+    ensure!(
+        !known.virtual_mac,
+        "[vip.{vip}] has virtual_mac = true, and {address} has the MAC of {}: set it to false on all nodes \
+         until the VIP has moved once, then switch it on",
+        place.link.name
+    );
     let of_vip = known.addresses.iter().find(|prefix| prefix.address() == address);
     let of_vip = of_vip.ok_or_else(|| {
         anyhow!("[vip.{vip}] doesn't have {address}; write addresses = [\"{here}\"] there first")

@@ -102,6 +102,13 @@ fn take_from_daemon(args: &AdoptArgs, host: &mut Host, record: &Record) -> Resul
     let lock = args.places.run_dir().join("lock");
     let here = host.find(address)?;
     if let Some(place) = &here {
+        ensure!(
+            !place.link.is_of_vip(),
+            "nothing was undone: {address} is on {}, which goes with the VIP. Set virtual_mac = false in \
+             [vip.{}] on all nodes, reload, and run this again",
+            place.link.name,
+            record.vip
+        );
         host.bridge(&place.whole, true)?;
     }
     let held = match File::options().write(true).open(&lock) {

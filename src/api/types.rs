@@ -55,6 +55,9 @@ pub(crate) struct Vip {
     pub(crate) virtual_router_id: u8,
     pub(crate) interface: String,
     pub(crate) addresses: Vec<String>,
+    /// The MACs that serve the addresses, if they aren't the interface's (`virtual_mac`).
+    #[serde(default)]
+    pub(crate) virtual_macs: Vec<String>,
     /// `idle`, `backup` or `active`.
     pub(crate) role: String,
     pub(crate) since_ms: u64,
@@ -236,6 +239,7 @@ impl Vip {
             virtual_router_id: vip.vrid.get(),
             interface: vip.interface,
             addresses: vip.addresses.iter().map(ToString::to_string).collect(),
+            virtual_macs: vip.virtual_macs.iter().map(ToString::to_string).collect(),
             role: vip.role.to_string(),
             since_ms: millis(vip.since),
             reason: vip.reason,

@@ -20,9 +20,9 @@ pub(crate) struct ReleaseArgs {
     places: Places,
 }
 
-/// The kernel marks each address with the program that added it; those of standin are taken away,
-/// and nftables tables with its name that belong to no living process. Settings that were changed stand
-/// in a file.
+/// The kernel marks each address with the program that added it; those of standin are taken away, the links
+/// that carried them, and nftables tables with its name that belong to no living process. Settings that were
+/// changed stand in a file.
 pub(super) fn main(args: &ReleaseArgs) -> Result<()> {
     // Kept to the end: no daemon starts meanwhile.
     let _held = args.places.without_daemon("so nothing is a leftover; stop it first")?;
@@ -32,12 +32,15 @@ pub(super) fn main(args: &ReleaseArgs) -> Result<()> {
     let leftovers: Vec<_> =
         addresses.iter().filter(|address| address.protocol == PROTOCOL).collect();
     let tables = forward::remove_leftovers();
+    let own: Vec<_> = links.iter().filter(|link| link.is_of_vip()).collect();
     let mut left = Left::at(args.places.run_dir());
     let settings = left.read(Vec::new());
-    if leftovers.is_empty() && settings.is_empty() && tables.as_ref().is_ok_and(Vec::is_empty) {
+    let no_table = tables.as_ref().is_ok_and(Vec::is_empty);
+    if leftovers.is_empty() && own.is_empty() && settings.is_empty() && no_table {
         if !args.quiet {
             println!(
-                "nothing to release: no address, table or setting on this host was left by a standin"
+                "nothing to release: no address, link, table or setting on this host was left by a \
+                 standin"
             );
         }
         return Ok(());
@@ -60,6 +63,13 @@ pub(super) fn main(args: &ReleaseArgs) -> Result<()> {
                 println!("couldn't remove {} from {name}: {error}", address.prefix);
             }
         }
+    }
+    if !own.is_empty() {
+        let indexes: Vec<u32> = own.iter().map(|link| link.index).collect();
+        rtnl.remove_links(&indexes).context("removing links; find them with: ip link")?;
+    }
+    for link in own {
+        println!("removed the link {}", link.name);
     }
     for table in tables.context("removing nftables tables; find them with: nft list tables")? {
         println!("removed nftables table {table}");

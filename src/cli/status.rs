@@ -241,6 +241,9 @@ fn vip_block(out: &mut String, vip: &Vip, node: &str, color: bool) {
         vip.interface,
         vip.virtual_router_id
     );
+    if !vip.virtual_macs.is_empty() {
+        let _ = writeln!(out, "  served at  {}", vip.virtual_macs.join(" "));
+    }
     let last_resort = vip.holder_priority == Some(1);
     let note = if last_resort { ", as a last resort: it isn't healthy" } else { "" };
     let _ = writeln!(out, "  held by    {holder}{note}");

@@ -12,7 +12,7 @@ use standin_core::guard::{Goodbye, LEAST_PATIENCE, patience};
 use standin_core::plan::{MAX_VIPS, Plan};
 use standin_core::record::Entry;
 use standin_core::resume::Resume;
-use standin_core::types::{CheckId, Family, Instant, InterfaceId, Mac, Prefix, VipId};
+use standin_core::types::{CheckId, Family, Instant, InterfaceId, Mac, Prefix, VipId, Vrid};
 use standin_core::view::View;
 use standin_core::{Command, InterfaceState, Outcome, Verdict};
 use standin_linux::advert::AdvertReceiver;
@@ -118,14 +118,7 @@ pub(crate) enum ToEngine {
 /// Ordered of the address thread.
 #[derive(Debug)]
 pub(crate) enum ToAddresses {
-    /// `goodbyes` is what the guard says if the daemon dies while it holds the VIP.
-    Hold {
-        vip: VipId,
-        number: u64,
-        interface: String,
-        prefixes: Vec<Prefix>,
-        goodbyes: Vec<Goodbye>,
-    },
+    Hold(Hold),
     Listen {
         listen: Listen,
     },
@@ -148,6 +141,19 @@ pub(crate) enum ToAddresses {
     },
     /// Leave the host as it was found, and end.
     End,
+}
+
+/// A VIP that is to be on the host.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    pub(crate) vip: VipId,
+    pub(crate) number: u64,
+    pub(crate) interface: String,
+    pub(crate) prefixes: Vec<Prefix>,
+    /// What the guard says if the daemon dies while it holds the VIP.
+    pub(crate) goodbyes: Vec<Goodbye>,
+    /// The addresses are served from this router id's own MACs.
+    pub(crate) virtual_mac: Option<Vrid>,
 }
 
 /// A socket that hears adverts, to be opened.

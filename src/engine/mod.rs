@@ -33,13 +33,13 @@ use standin_core::resume::Resume;
 use standin_core::types::{Instant, InterfaceId, VipId};
 use standin_core::wire::neighbour;
 use standin_core::wire::vrrp::Envelope;
-use standin_core::{Command, Effect, Effects, Input, InterfaceState};
+use standin_core::{Command, Effect, Effects, Input, InterfaceState, Outcome};
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
 use standin_linux::queue::Taken;
 use standin_linux::{output, sched};
 
-use messages::{Beat, FromEngine, Handover, Happened, Inbox, Post, ToAddresses, ToEngine};
+use messages::{Beat, FromEngine, Handover, Happened, Hold, Inbox, Post, ToAddresses, ToEngine};
 use outbox::Outbox;
 use ports::{Opening, Ports};
 use recorder::Recorder;
@@ -260,6 +260,7 @@ impl Engine {
             ToEngine::Settled { vip, number, outcome } => {
                 // Something else has been ordered since, and that is what will be true.
                 if self.numbers.get(&vip) == Some(&number) {
+                    self.outbox.serves(vip, outcome == Outcome::Held);
                     node.step(time, Input::Settled { vip, outcome }, effects);
                 }
             }
@@ -408,17 +409,22 @@ impl Engine {
                     let interface = self.interface_name(router.plan().interface);
                     let prefixes = router.plan().addresses.clone();
                     let goodbyes = outbox::goodbyes(&self.node, &self.ports, router.plan());
+                    let virtual_mac =
+                        Some(router.plan().vrid).filter(|_| router.plan().virtual_mac);
                     let number = self.number(vip);
-                    self.order(ToAddresses::Hold { vip, number, interface, prefixes, goodbyes });
+                    let hold = Hold { vip, number, interface, prefixes, goodbyes, virtual_mac };
+                    self.order(ToAddresses::Hold(hold));
                 }
                 Effect::Release { vip } => {
                     // The goodbye precedes the release.
                     self.outbox.send(&mut self.ports);
+                    self.outbox.serves(vip, false);
                     let number = self.number(vip);
                     self.order(ToAddresses::Release { vip, number });
                 }
                 Effect::Stay { vip } => {
                     self.outbox.send(&mut self.ports);
+                    self.outbox.serves(vip, false);
                     let number = self.number(vip);
                     self.order(ToAddresses::Stay { vip, number });
                 }

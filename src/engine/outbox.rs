@@ -1,11 +1,13 @@
 //! Adverts on their way out: written once, sent again and again, one system call per socket.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use standin_core::guard::Goodbye;
 use standin_core::node::Node;
 use standin_core::plan::{Mode, VipPlan};
-use standin_core::types::{Family, InterfaceId, Priority, VipId};
+use standin_core::types::{Family, InterfaceId, Mac, Priority, VipId};
+use standin_core::wire::multicast;
 use standin_core::wire::vrrp::{self, MULTICAST_V4, MULTICAST_V6, Outgoing};
 
 use super::ports::Ports;
@@ -16,14 +18,20 @@ pub(super) struct Outbox {
     written: Vec<Option<Written>>,
     /// Places in `written` that are due, in order.
     due: Vec<u32>,
+    /// VIPs whose addresses are on this host. A frame from a virtual MAC brings its clients here: before
+    /// the addresses are there, adverts come from the interface's own MAC.
+    served: BTreeSet<VipId>,
 }
 
 /// The adverts of one VIP in one family: one to the group, or one to each peer.
 struct Written {
+    vip: VipId,
     interface: InterfaceId,
     family: Family,
     priority: Priority,
     messages: Vec<(IpAddr, Vec<u8>)>,
+    /// The messages as whole frames, where another MAC than the interface's sends them.
+    frames: Vec<Vec<u8>>,
 }
 
 impl Outbox {
@@ -31,6 +39,15 @@ impl Outbox {
     pub(super) fn forget(&mut self) {
         self.written.clear();
         self.due.clear();
+    }
+
+    /// The VIP's addresses are there, or about to go.
+    pub(super) fn serves(&mut self, vip: VipId, there: bool) {
+        if there {
+            self.served.insert(vip);
+        } else {
+            self.served.remove(&vip);
+        }
     }
 
     pub(super) fn queue(
@@ -55,7 +72,8 @@ impl Outbox {
                 // An advert of another priority is still waiting: it goes first.
                 self.send(ports);
             }
-            self.written[place] = Some(write(node, plan, family, priority, source));
+            let written = write(node, plan, family, priority, source);
+            self.written[place] = Some(Written { vip, ..written });
         }
         self.due.push(u32::try_from(place).unwrap_or(u32::MAX));
     }
@@ -67,9 +85,15 @@ impl Outbox {
         }
         let written = &self.written;
         let due = || self.due.iter().filter_map(|place| written.get(*place as usize)?.as_ref());
+        let framed =
+            |written: &&Written| !written.frames.is_empty() && self.served.contains(&written.vip);
+        for written in due().filter(framed) {
+            ports.send_frames(written.interface, written.frames.iter().map(Vec::as_slice));
+        }
         for (interface, family, sender) in ports.senders() {
             let messages = due()
                 .filter(|written| written.interface == interface && written.family == family)
+                .filter(|written| !framed(written))
                 .flat_map(|written| written.messages.iter())
                 .map(|(to, bytes)| (*to, bytes.as_slice()));
             // What couldn't be sent is the same as lost on the way: the next advert follows, and a
@@ -126,6 +150,9 @@ fn write(
             .filter_map(|member| node.plan().nodes.get(member.node.index())?.address(family))
             .collect(),
     };
+    // RFC 9568 §7.2: from the virtual MAC, so that switches learn where it is. What goes to a peer's
+    // address may cross a router, and comes from this node.
+    let mac = plan.mac(family).filter(|_| plan.mode == Mode::Multicast);
     let messages = destinations.into_iter().map(|destination| {
         let mut bytes = Vec::with_capacity(64);
         let out = Outgoing {
@@ -142,5 +169,17 @@ fn write(
         vrrp::emit(&out, &mut bytes);
         (destination, bytes)
     });
-    Written { interface: plan.interface, family, priority, messages: messages.collect() }
+    let messages: Vec<(IpAddr, Vec<u8>)> = messages.collect();
+    let frame_of = |mac: Mac| {
+        let one = move |(to, payload): &(IpAddr, Vec<u8>)| {
+            let mut frame = Vec::with_capacity(128);
+            multicast::frame(&mut frame, mac, source, *to, payload);
+            frame
+        };
+        messages.iter().map(one).collect()
+    };
+    let frames = mac.map_or_else(Vec::new, frame_of);
+    // Whose it is the caller knows.
+    let vip = VipId(u16::MAX);
+    Written { vip, interface: plan.interface, family, priority, messages, frames }
 }

@@ -112,6 +112,20 @@ impl Ports {
         })
     }
 
+    /// Sends whole frames, if the interface can.
+    pub(super) fn send_frames<'a>(
+        &self,
+        interface: InterfaceId,
+        frames: impl IntoIterator<Item = &'a [u8]>,
+    ) {
+        let port = self.ports.get(interface.index());
+        let Some(socket) = port.and_then(|port| port.neighbours.as_ref()) else { return };
+        for frame in frames {
+            // As for any advert: the next one follows.
+            let _ = socket.send(frame);
+        }
+    }
+
     /// The kernel's index of an interface.
     pub(super) fn index(&self, id: InterfaceId) -> Option<u32> {
         self.ports.get(id.index())?.index
@@ -250,9 +264,12 @@ impl Ports {
     /// Tells the network that the VIP is here.
     pub(super) fn announce(&mut self, plan: &VipPlan) {
         for prefix in &plan.addresses {
+            let own = plan.mac(prefix.family());
             self.frame(plan.interface, |frame, mac, _| match prefix.address() {
-                IpAddr::V4(address) => arp::announcement(frame, mac, address),
-                IpAddr::V6(address) => ndp::announcement(frame, mac, address, false),
+                IpAddr::V4(address) => arp::announcement(frame, own.unwrap_or(mac), address),
+                IpAddr::V6(address) => {
+                    ndp::announcement(frame, own.unwrap_or(mac), address, false);
+                }
             });
         }
     }

@@ -73,7 +73,7 @@ impl Stage {
         self.engine.perform();
         while let Taken::Message(order) = self.addresses.receiver.take() {
             let (vip, outcome) = match order {
-                ToAddresses::Hold { vip, .. } => (vip, Outcome::Held),
+                ToAddresses::Hold(hold) => (hold.vip, Outcome::Held),
                 ToAddresses::Release { vip, .. } => (vip, Outcome::Released),
                 _ => continue,
             };

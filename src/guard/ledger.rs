@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use standin_core::guard::{Goodbye, Setting, Signs, State};
-use standin_core::types::{Instant, Prefix};
+use standin_core::guard::{Goodbye, OwnLink, Setting, Signs, State};
+use standin_core::types::{Instant, Mac, Prefix};
 use standin_linux::region::Region;
 
 /// 1,024 VIPs with a few addresses each and a goodbye to 15 peers for each of them; only what is
@@ -159,6 +159,11 @@ fn encode(state: &State) -> Vec<u8> {
             put_bytes(&mut out, text.as_bytes());
         }
     }
+    put_length(&mut out, state.links.len());
+    for link in &state.links {
+        out.extend(link.base.to_le_bytes());
+        out.extend(link.mac().0);
+    }
     out
 }
 
@@ -241,11 +246,17 @@ fn decode(bytes: &[u8]) -> Option<State> {
     })?;
     let settings = rest
         .list(|rest| Some(Setting { path: rest.text()?, old: rest.text()?, new: rest.text()? }))?;
-    Some(State { addresses, goodbyes, settings })
+    let links = rest.list(|rest| {
+        let base = rest.number()?;
+        OwnLink::with_mac(base, Mac(rest.take(6)?.try_into().ok()?))
+    })?;
+    Some(State { addresses, goodbyes, settings, links })
 }
 
 #[cfg(test)]
 mod tests {
+    use standin_core::types::{Family, Vrid};
+
     use super::*;
 
     fn state() -> State {
@@ -266,6 +277,7 @@ mod tests {
                 old: "0".into(),
                 new: "1".into(),
             }],
+            links: vec![OwnLink { base: 2, family: Family::V6, id: Vrid::new(41).unwrap() }],
         }
     }
 

@@ -19,14 +19,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use standin_core::guard::{Duty, End, Goodbye, Key, Lives, Remains, State, duties};
+use standin_core::guard::{Duty, End, Goodbye, Key, Lives, OwnLink, Remains, State, duties};
 use standin_core::resume::{self, Resume};
 use standin_core::types::{Family, Prefix};
 use standin_linux::advert::AdvertSender;
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
 use standin_linux::fork::{self, Half, Signals};
-use standin_linux::netlink::{Change, NOWHERE, Rtnl};
+use standin_linux::netlink::{Change, Link, NOWHERE, Rtnl};
 use standin_linux::output::say;
 use standin_linux::process::{self, PidFd};
 use standin_linux::region::Region;
@@ -363,7 +363,9 @@ impl Guard {
     fn withdraw(&mut self, state: &State) {
         for duty in duties(state) {
             match duty {
+                Duty::Silence(links) => self.silence(&links),
                 Duty::Drop(keys) => self.drop(&keys),
+                Duty::Remove(links) => self.remove(&links),
                 Duty::SayGoodbye(group) => say_goodbye(&group),
                 Duty::PutBack(setting) => {
                     if let Err(error) = sysctl::put_back(&setting) {
@@ -379,6 +381,29 @@ impl Guard {
         let drops: Vec<_> = keys.iter().map(drop).collect();
         if let Err(error) = self.rtnl.change(&drops, &mut Vec::new()) {
             say(&format!("the guard couldn't remove addresses ({error}); they run out in 2 s"));
+        }
+    }
+
+    /// These links, if they are there: what stands in shared memory is believed no further than it has to be.
+    fn indexes_of(&mut self, links: &[OwnLink]) -> Vec<u32> {
+        let all = self.rtnl.links().unwrap_or_default();
+        let is_one = |link: &&Link| link.of_vip().is_some_and(|one| links.contains(&one));
+        all.iter().filter(is_one).map(|link| link.index).collect()
+    }
+
+    fn silence(&mut self, links: &[OwnLink]) {
+        for index in self.indexes_of(links) {
+            // As the daemon would: see there.
+            let _ = self.rtnl.silence(index);
+        }
+    }
+
+    fn remove(&mut self, links: &[OwnLink]) {
+        let there = self.indexes_of(links);
+        if !there.is_empty()
+            && let Err(error) = self.rtnl.remove_links(&there)
+        {
+            say(&format!("the guard couldn't remove a VIP's own link: {error}"));
         }
     }
 }

@@ -26,6 +26,7 @@ codes! {
     PROMOTE_SECONDARIES = "H0207", "A setting that keeps the node's own address safe can't be made.";
     STATIC_VIP = "H0208", "A VIP's address is on this host, or in its network configuration, without standin.";
     SNOOPING = "H0209", "A bridge may stop multicast adverts.";
+    NO_VIRTUAL_MAC = "H0210", "A VIP can't be served from a MAC of its own.";
     SAME_ROUTER_ID = "H0301", "A stranger on the wire uses the virtual router id.";
     OTHER_VERSION = "H0302", "A node sends another version of VRRP.";
     OTHER_INTERVAL = "H0303", "A node sends at another interval.";

@@ -39,6 +39,10 @@ pub(crate) struct Facts {
     pub(crate) inotify: Option<Inotify>,
     /// Families whose connections the kernel can't hand to another node, and what it says.
     pub(crate) no_second_chance: Vec<(Family, String)>,
+    /// The kernel can make no link with a MAC of its own.
+    pub(crate) no_macvlan: bool,
+    /// The setting of all interfaces that would keep such a link from answering for an address.
+    pub(crate) unanswered: Option<&'static str>,
     /// What couldn't be looked at, and why.
     pub(crate) unseen: Vec<String>,
 }

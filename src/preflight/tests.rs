@@ -183,6 +183,12 @@ fn of_the_network() -> Vec<Bad> {
             let eth1 = port(3, "eth1", Some(Mac([2, 0, 0, 0, 0, 7])));
             facts.ports.push(Port { rp_filter: 1, ..eth1 });
         }),
+        ("virtual_mac_without_macvlan", vip("virtual_mac = true"), |facts| {
+            facts.no_macvlan = true;
+        }),
+        ("virtual_mac_unanswered", vip("virtual_mac = true"), |facts| {
+            facts.unanswered = Some("net.ipv4.conf.all.arp_filter");
+        }),
         ("promote_secondaries_fixed", FILE.into(), |facts| {
             facts.ports[1].promote_secondaries = Promote::Fixed;
         }),

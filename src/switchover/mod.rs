@@ -52,8 +52,13 @@ pub(crate) const WORDS: usize = 16;
 
 /// This node's link-local address on the interface that has one of these addresses.
 fn link_local(addresses: &[IpAddr]) -> Option<Ipv6Addr> {
-    let all = Rtnl::open().ok()?.addresses().ok()?;
+    let mut rtnl = Rtnl::open().ok()?;
+    let all = rtnl.addresses().ok()?;
     let index = all.iter().find(|one| addresses.contains(&one.prefix.address()))?.index;
+    let links = rtnl.links().ok()?;
+    let own = links.iter().find(|link| link.index == index && link.is_of_vip());
+    // A link of ours stands on it.
+    let index = own.and_then(|link| link.base).unwrap_or(index);
     all.iter().filter(|one| one.index == index && !one.tentative && !one.dad_failed).find_map(
         |one| match one.prefix.address() {
             IpAddr::V6(v6) if v6.is_unicast_link_local() => Some(v6),

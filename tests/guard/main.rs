@@ -258,17 +258,27 @@ fn a_stop_goes_through_the_guard_and_leaves_nothing() {
 
 #[test]
 fn a_newer_program_is_taken_up_in_place() {
-    if skipped() {
-        return;
+    if !skipped() {
+        taken_up_in_place(FILE);
     }
+}
+
+#[test]
+fn a_newer_program_finds_the_link_of_a_virtual_mac() {
+    if !skipped() {
+        taken_up_in_place(&FILE.replace("checks = []", "checks = []\nvirtual_mac = true"));
+    }
+}
+
+fn taken_up_in_place(file: &str) {
     let lan = Lan::new();
     let n1 = lan.host("n1", &["192.168.1.189/24"]);
     let n2 = lan.host("n2", &["192.168.1.190/24"]);
-    n1.write("/etc/standin/standin.toml", FILE);
+    n1.write("/etc/standin/standin.toml", file);
     n1.run("cp /run/bin/standin /run/standin-program");
     let first = n1.launch("standin", "/run/standin-program run");
     n1.wait_has(VIP, true, Duration::from_secs(5));
-    let _second = n2.standin(FILE);
+    let _second = n2.standin(file);
     wait_until("n2 to follow n1", Duration::from_secs(5), || {
         n2.vip().is_some_and(|vip| vip["holder"] == "n1")
     });

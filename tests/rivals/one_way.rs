@@ -64,6 +64,23 @@ fn when_all_adverts_are_lost_one_of_two_actives_yields() {
     segment.stay(&["n1"], 1_000);
 }
 
+/// Both answer from the same MAC: there is only one node that the other one can be.
+#[test]
+fn of_two_actives_with_one_virtual_mac_one_yields() {
+    if skipped() {
+        return;
+    }
+    let segment = Segment::new();
+    let _daemons = segment.start("virtual_mac = true");
+    segment.lose(&[FROM_N1, FROM_N2]);
+    segment.n2.wait_role("active", SOON);
+    let took = segment.wait_holders(&["n1"], SETTLED);
+    eprintln!("all adverts lost, one MAC: n1 alone has it after {took:?}");
+    segment.stay(&["n1"], 3_000);
+    segment.heal();
+    segment.stay(&["n1"], 1_000);
+}
+
 #[test]
 fn who_still_answers_after_a_takeover_is_seen_by_a_backup() {
     if skipped() {

@@ -66,6 +66,11 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Hosts with nginx; no daemon runs. Further VIPs are called `web2`, `web3`, ….
     pub(crate) fn new(nodes: usize, vips: usize, drain: &str) -> Self {
+        Self::with(nodes, vips, drain, "")
+    }
+
+    /// As [`Cluster::new`]; `more` stands in the table of each VIP.
+    pub(crate) fn with(nodes: usize, vips: usize, drain: &str, more: &str) -> Self {
         let lan = Lan::new();
         let host = |number: usize| {
             lan.host(&format!("n{number}"), &[&format!("{}/24", own(number)), &own_v6(number)])
@@ -87,11 +92,11 @@ impl Cluster {
         }
         let echoes = nodes.iter().map(Echo::begin).collect();
         let cluster = Self { nodes, client, _echoes: echoes, _lan: lan };
-        cluster.join(vips, drain);
+        cluster.join(vips, &format!("drain_timeout = \"{drain}\"\nhold_down = \"1s\"\n{more}\n"));
         cluster
     }
 
-    fn join(&self, vips: usize, drain: &str) {
+    fn join(&self, vips: usize, more: &str) {
         let first = &self.nodes[0];
         let line = first.run(&format!(
             "{STANDIN} init --no-sync --cluster edge --node n1={} --vip web={VIP}/24",
@@ -100,7 +105,6 @@ impl Cluster {
         let mut token = line.split_whitespace().nth(3).unwrap().to_owned();
         let file = first.read(FILE);
         let addresses = format!("[\"{VIP}/24\", \"{VIP_V6}/64\"]");
-        let more = format!("drain_timeout = \"{drain}\"\nhold_down = \"1s\"\n");
         let web = file.replace(&format!("[\"{VIP}/24\"]"), &format!("{addresses}\n{more}"));
         assert_ne!(file, web, "{file}");
         // A probe that a loaded machine answers late says nothing here.

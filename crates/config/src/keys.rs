@@ -222,7 +222,9 @@ keys! {
          there (ARP, so IPv4 only; the interface needs no address). With a `witness`, else a node that is cut off from its clients keeps the VIP.";
     VIP_ANNOUNCE: Vip, "announce", Table("keys"), Means("its defaults"), "`{ repeat = 5, refresh = \"60s\" }`.";
     VIP_VIRTUAL_MAC: Vip, "virtual_mac", Bool, Is("false"),
-        "Serve the addresses from the router id's own MAC (RFC 9568 §7.3).";
+        "Serve the addresses from the router id's own MACs (RFC 9568 §7.3): 00:00:5e:00:01:ID for IPv4, 00:00:5e:00:02:ID for IPv6. \
+         Packets to them come in by links of standin's, `standin.ID` and `standin6.ID`, which firewall rules that name an interface \
+         have to name as well; answers leave by the VIP's interface. The same on all nodes.";
     VIP_DRAIN_TIMEOUT: Vip, "drain_timeout", Kind::Duration(0, H), Is("30s"),
         "Planned switchover: how long the old active keeps serving what it has.";
 

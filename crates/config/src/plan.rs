@@ -111,6 +111,7 @@ impl Cluster {
             all_ineligible: vip.all_ineligible,
             accept_unknown: vip.accept_unknown,
             announce: vip.announce,
+            virtual_mac: vip.virtual_mac,
         }
     }
 

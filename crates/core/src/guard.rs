@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::types::{Instant, Prefix};
+use crate::types::{Family, Instant, Mac, Prefix, Vrid};
 
 /// How often a beat that is late is looked at while there is something to lose.
 pub const LOOK: Duration = Duration::from_millis(20);
@@ -37,7 +37,7 @@ const BACK_OFF: [Duration; 6] = [
 const LIVED: Duration = Duration::from_secs(60);
 
 /// What a daemon changes of an interface: for the end of a primary address, and for a VIP that stays
-/// on the loopback link after a switchover.
+/// on the loopback link after a switchover, or has a MAC of its own.
 const INTERFACE_SETTINGS: [&str; 3] = ["promote_secondaries", "arp_ignore", "arp_announce"];
 
 /// An address on the interface with this index.
@@ -49,6 +49,34 @@ pub struct State {
     pub addresses: Vec<Key>,
     pub goodbyes: Vec<Goodbye>,
     pub settings: Vec<Setting>,
+    /// Links of its own.
+    pub links: Vec<OwnLink>,
+}
+
+/// A link that stands on an interface and carries a VIP's addresses of one family under a MAC of its own.
+/// By this it is known before it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OwnLink {
+    /// The interface's index.
+    pub base: u32,
+    pub family: Family,
+    pub id: Vrid,
+}
+
+impl OwnLink {
+    /// The one that has `mac`, if that is a virtual router's.
+    #[must_use]
+    pub fn with_mac(base: u32, mac: Mac) -> Option<Self> {
+        let [.., kind, id] = mac.0;
+        let family = if kind == 1 { Family::V4 } else { Family::V6 };
+        let id = Vrid::new(id).filter(|_| mac.is_of_virtual_router())?;
+        Some(Self { base, family, id })
+    }
+
+    #[must_use]
+    pub const fn mac(self) -> Mac {
+        Mac::of_virtual_router(self.family, self.id)
+    }
 }
 
 /// A finished advert of priority 0.
@@ -214,19 +242,28 @@ impl Lives {
 /// One thing to do behind a daemon that has died; each is tried, whatever became of those before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Duty {
+    /// Makes links say nothing any more.
+    Silence(Vec<OwnLink>),
     /// Takes the addresses away.
     Drop(Vec<Key>),
     /// Says priority 0 in the daemon's name: all that goes out of one interface from one address.
     SayGoodbye(Vec<Goodbye>),
     /// Puts a setting back, unless somebody else has changed it since.
     PutBack(Setting),
+    /// Removes links.
+    Remove(Vec<OwnLink>),
 }
 
 /// What is to be done behind a daemon that left this, in this order: every millisecond an address answers
 /// for nobody, peers must not claim it before it has gone, and the kernel needs the settings for its going.
+/// A link is silent before its addresses go, which the kernel would tell the network from the VIP's MAC; its end
+/// takes the longest, and nobody waits for it.
 #[must_use]
 pub fn duties(state: &State) -> Vec<Duty> {
     let mut duties = Vec::new();
+    if !state.links.is_empty() {
+        duties.push(Duty::Silence(state.links.clone()));
+    }
     if !state.addresses.is_empty() {
         duties.push(Duty::Drop(state.addresses.clone()));
     }
@@ -237,6 +274,9 @@ pub fn duties(state: &State) -> Vec<Duty> {
     // The last one first.
     let known = state.settings.iter().rev().filter(|setting| setting.is_of_an_interface());
     duties.extend(known.cloned().map(Duty::PutBack));
+    if !state.links.is_empty() {
+        duties.push(Duty::Remove(state.links.clone()));
+    }
     duties
 }
 
@@ -288,6 +328,7 @@ mod tests {
                 setting("kernel/core_pattern"),
                 setting("net/ipv4/conf/eth0/arp_ignore"),
             ],
+            links: vec![OwnLink { base: 2, family: Family::V4, id: Vrid::new(41).unwrap() }],
         };
         let told: Vec<_> = duties(&state)
             .into_iter()
@@ -295,12 +336,24 @@ mod tests {
                 Duty::Drop(keys) => format!("drop {}", keys.len()),
                 Duty::SayGoodbye(group) => format!("goodbye {}", group.len()),
                 Duty::PutBack(setting) => setting.path,
+                Duty::Silence(links) => format!("silence {}", links.len()),
+                Duty::Remove(links) => format!("remove {}", links.len()),
             })
             .collect();
         let settings = ["net/ipv4/conf/eth0/arp_ignore", "net/ipv4/conf/eth0/promote_secondaries"];
-        assert_eq!(told[..3], ["drop 1", "goodbye 2", "goodbye 1"]);
-        assert_eq!(told[3..], settings);
+        assert_eq!(told[..4], ["silence 1", "drop 1", "goodbye 2", "goodbye 1"]);
+        assert_eq!(told[4..6], settings);
+        assert_eq!(told[6..], ["remove 1"]);
         assert!(duties(&State::default()).is_empty());
+    }
+
+    #[test]
+    fn a_link_is_known_by_its_mac() {
+        for family in Family::BOTH {
+            let link = OwnLink { base: 2, family, id: Vrid::new(41).unwrap() };
+            assert_eq!(OwnLink::with_mac(2, link.mac()), Some(link));
+        }
+        assert_eq!(OwnLink::with_mac(2, Mac([2, 0, 0, 0, 1, 41])), None);
     }
 
     #[test]

@@ -1,119 +1,39 @@
 //! What a node holds on its host, and in which steps the host is changed for it.
 //!
 //! ```text
-//!   orders ─▶ [look, record, set]  for each setting    the guard knows before the host does
+//!   orders ─▶ [silence]            links that are given up, before their addresses go
+//!             [look, record, set]  for each setting    the guard knows before the host does
+//!             [record, make]       links with a MAC of their own, silent
 //!             [record, keep]       a VIP that stays    on the loopback link before off the interface
 //!             [record, change]     all at once
+//!             [speak]              links whose addresses are there
 //!             [settled …]          to the engine
 //!             [put back …]         when nothing is held any more
+//!             [remove]             links: that takes the kernel some 20 ms
 //!             [record]
 //! ```
 //! The shell takes one [`Step`] after the other, does it, and gives its [`Answer`]. Whoever dies between two
 //! of them leaves a [`State`] with which the guard can undo all that was done.
 
+mod links;
+mod settings;
+mod steps;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 
 use crate::Outcome;
-use crate::guard::{Goodbye, Key, Setting, State};
+use crate::guard::{Goodbye, Key, OwnLink, Setting, State};
 use crate::types::{Prefix, VipId};
+use links::{Gone, HeldLink};
+use settings::{Changed, Need, Wish};
+pub use steps::{Answer, Change, Order, Step, Wait};
 
 /// In every network namespace.
 pub const LOOPBACK: u32 = 1;
 
 /// Its interface isn't there: `ENODEV`.
 const ENODEV: i32 = 19;
-
-/// Asked of whoever keeps the addresses. The number of an order comes back with what became of it: whoever
-/// has ordered something else since waits for that.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// `index`: of the interface, if it is there; `goodbyes`: what the guard says if the daemon dies.
-    Hold {
-        vip: VipId,
-        number: u64,
-        interface: String,
-        index: Option<u32>,
-        prefixes: Vec<Prefix>,
-        goodbyes: Vec<Goodbye>,
-    },
-    Release {
-        vip: VipId,
-        number: u64,
-    },
-    /// As a release; this host's sockets go on using the addresses. `interfaces`: those that mustn't
-    /// answer for them.
-    Stay {
-        vip: VipId,
-        number: u64,
-        interfaces: Vec<String>,
-    },
-    /// What has stayed goes.
-    Leave {
-        vip: VipId,
-    },
-}
-
-/// What is to become of an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// It comes, or is renewed, with a lifetime.
-    Hold {
-        key: Key,
-    },
-    /// The same on the loopback link, for this host alone.
-    Keep {
-        address: IpAddr,
-    },
-    Drop {
-        key: Key,
-    },
-}
-
-/// How long the shell waits until a new address can be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
-    No,
-    /// What is announced too early costs its clients their first packets.
-    Usable,
-    /// What leaves the interface before it works on the loopback link loses packets.
-    Routed,
-}
-
-/// One thing to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Write this where the guard and the next daemon find it. Answered with [`Answer::Done`].
-    Record(State),
-    /// Read a setting: [`Answer::Value`] or [`Answer::Failed`].
-    Look { path: String },
-    /// Change one, and read it again: the same.
-    Set { path: String, value: String },
-    /// Put one back if it [stands](Setting::stands): `Done`, also where it isn't there any more, or `Failed`.
-    PutBack(Setting),
-    /// Answered with [`Answer::Results`]; what is as it should be already is no error.
-    Change { batch: Vec<Change>, wait: Wait },
-    /// Tell the engine what became of the order with this number, and of those before.
-    Settled { vip: VipId, number: u64, outcome: Outcome },
-    /// Tell the operator.
-    Complain(String),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
-    Done,
-    Value(String),
-    Failed(String),
-    /// By the changes of the batch; `Err` has the errno.
-    Results(Vec<Result<(), i32>>),
-}
-
-/// A number that a setting needs at least; the kernel goes by the greater of this and `all`.
-#[derive(Clone, Debug)]
-struct Wish {
-    path: String,
-    least: u8,
-}
 
 /// What comes next, once the steps before are through.
 #[derive(Clone, Debug)]
@@ -123,6 +43,12 @@ enum Task {
     /// The settings of a VIP that stays are seen to one by one; then it is put on the loopback link.
     Stay(Staying),
     Keep(VipId),
+    Silence,
+    /// Those of a VIP; `again`: somebody has removed one.
+    Links {
+        vip: VipId,
+        again: bool,
+    },
     Make,
     /// Those that were held again while they stayed.
     ComeBack(Vec<VipId>),
@@ -139,6 +65,8 @@ enum Task {
 enum Meaning {
     /// Nothing depends on it.
     None,
+    /// At what counts for all interfaces.
+    LookedBeyond(Wish),
     Looked(Wish),
     Recorded(Wish),
     Set {
@@ -147,6 +75,12 @@ enum Meaning {
     Made(Vec<(Change, Option<VipId>)>),
     Kept,
     PutBack(Setting),
+    Link {
+        vip: VipId,
+        link: OwnLink,
+        again: bool,
+    },
+    Removed(Vec<OwnLink>),
 }
 
 #[derive(Clone, Debug)]
@@ -155,11 +89,23 @@ struct Held {
     index: u32,
     prefixes: Vec<Prefix>,
     goodbyes: Vec<Goodbye>,
+    /// Those that carry the addresses, if the interface doesn't itself: one for each family.
+    links: Vec<HeldLink>,
 }
 
 impl Held {
+    /// The addresses, where they can be by now.
+    fn changes(&self) -> impl Iterator<Item = Change> + '_ {
+        self.prefixes.iter().filter_map(|prefix| {
+            let Some(link) = self.links.iter().find(|one| one.carries(*prefix)) else {
+                return Some(Change::Hold { key: (self.index, *prefix) });
+            };
+            Some(Change::Serve { key: (link.index?, *prefix), base: self.index })
+        })
+    }
+
     fn keys(&self) -> impl Iterator<Item = Key> + '_ {
-        self.prefixes.iter().map(|prefix| (self.index, *prefix))
+        self.changes().map(Change::key)
     }
 }
 
@@ -180,10 +126,13 @@ pub struct Holding {
     going: BTreeSet<Key>,
     /// What the program before this one held, until this one has had time to hold it again.
     inherited: BTreeSet<Key>,
-    /// In the order in which they were changed: for what is held, and for what stays.
-    settings: Vec<Setting>,
-    settings_of_stays: Vec<Setting>,
-    prepared: BTreeSet<String>,
+    /// Links that have to go.
+    links_going: BTreeMap<OwnLink, Gone>,
+    /// Those of the program before this one, as its addresses.
+    links_inherited: BTreeMap<OwnLink, Gone>,
+    /// In the order in which they were changed.
+    settings: Vec<Changed>,
+    prepared: BTreeSet<(Need, String)>,
     /// VIPs whose last order hasn't been answered.
     unsettled: BTreeSet<VipId>,
     /// Each VIP's last order.
@@ -207,31 +156,51 @@ struct Staying {
 }
 
 impl Holding {
-    /// A daemon begins on a host where an earlier one has left `leftovers` and `settings`.
+    /// A daemon begins on a host where an earlier one has left `leftovers`, `links` and `settings`.
     #[must_use]
-    pub fn begun(leftovers: impl IntoIterator<Item = Key>, settings: Vec<Setting>) -> Self {
-        let mut this = Self { going: leftovers.into_iter().collect(), settings, ..Self::default() };
-        if !this.going.is_empty() || !this.settings.is_empty() {
+    pub fn begun(
+        leftovers: impl IntoIterator<Item = Key>,
+        links: impl IntoIterator<Item = (OwnLink, u32)>,
+        settings: Vec<Setting>,
+    ) -> Self {
+        let mut this = Self {
+            going: leftovers.into_iter().collect(),
+            links_going: links::found(links),
+            settings: settings::found(settings),
+            ..Self::default()
+        };
+        if this.has_to_clear_up() {
             this.tasks.extend([Task::Make, Task::UndoAll, Task::Record]);
         }
         this
     }
 
     /// A program goes on in place of another one. `state` is what that one has recorded, with those of its
-    /// addresses that are about to be held again; `found` is what is on the host.
+    /// addresses that are about to be held again; `found` and `links` are what is on the host.
     #[must_use]
-    pub fn resumed(state: State, found: impl IntoIterator<Item = Key>) -> Self {
+    pub fn resumed(
+        state: State,
+        found: impl IntoIterator<Item = Key>,
+        links: impl IntoIterator<Item = (OwnLink, u32)>,
+    ) -> Self {
         let mut this = Self {
             inherited: state.addresses.into_iter().collect(),
             going: found.into_iter().collect(),
-            settings: state.settings,
+            settings: settings::found(state.settings),
             ..Self::default()
         };
         this.going.retain(|key| !this.inherited.contains(key));
-        if !this.going.is_empty() || !this.settings.is_empty() {
+        let recorded = |link: &OwnLink| state.links.contains(link);
+        (this.links_inherited, this.links_going) =
+            links::found(links).into_iter().partition(|(link, _)| recorded(link));
+        if this.has_to_clear_up() {
             this.tasks.extend([Task::Make, Task::Undo]);
         }
         this
+    }
+
+    fn has_to_clear_up(&self) -> bool {
+        !self.going.is_empty() || !self.links_going.is_empty() || !self.settings.is_empty()
     }
 
     /// Whether nothing is under way.
@@ -246,7 +215,10 @@ impl Holding {
     /// Whether there is nothing to renew.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.held.is_empty() && self.stays.is_empty() && self.inherited.is_empty()
+        self.held.is_empty()
+            && self.stays.is_empty()
+            && self.inherited.is_empty()
+            && self.links_inherited.is_empty()
     }
 
     /// Whether a VIP has stayed, or is about to.
@@ -267,24 +239,32 @@ impl Holding {
         if on_lo(key) {
             return Some(Owner::Stays);
         }
-        let held = |held: &Held| held.index == key.0 && held.prefixes.contains(&key.1);
-        self.held.iter().find(|(_, one)| held(one)).map(|(vip, _)| Owner::Held(*vip))
+        let has = |held: &Held| held.keys().any(|one| one == key);
+        self.held.iter().find(|(_, held)| has(held)).map(|(vip, _)| Owner::Held(*vip))
     }
 
     /// The changes by which everything is renewed.
     #[must_use]
     pub fn renewals(&self) -> Vec<Change> {
-        let held = self.held.values().flat_map(Held::keys).map(|key| Change::Hold { key });
+        let held = self.held.values().flat_map(Held::changes);
         let stays = self.stays.values().flatten().map(|address| Change::Keep { address: *address });
         held.chain(stays).collect()
+    }
+
+    /// The change by which an address that is held is put back.
+    #[must_use]
+    pub fn renewal_of(&self, key: Key) -> Option<Change> {
+        self.held.values().flat_map(Held::changes).find(|change| change.key() == key)
     }
 
     /// The program before this one held things that nobody has asked for since: they go.
     pub fn disinherit(&mut self) {
         let inherited = std::mem::take(&mut self.inherited);
-        if inherited.is_empty() {
+        let links = std::mem::take(&mut self.links_inherited);
+        if inherited.is_empty() && links.is_empty() {
             return;
         }
+        self.links_going.extend(links);
         let mine = |key: &Key| self.owner(*key).is_some();
         let lost: Vec<_> = inherited.into_iter().filter(|key| !mine(key)).collect();
         self.going.extend(lost);
@@ -302,7 +282,7 @@ impl Holding {
 
     fn order(&mut self, order: Order, comes_back: &mut Vec<VipId>) {
         match order {
-            Order::Hold { vip, number, interface, index, prefixes, goodbyes } => {
+            Order::Hold { vip, number, interface, index, prefixes, goodbyes, virtual_mac } => {
                 self.ordered(vip, number);
                 self.let_go(vip);
                 self.stays_not(vip);
@@ -314,23 +294,24 @@ impl Holding {
                     return;
                 };
                 self.prepare(&interface);
-                self.held.insert(vip, Held { interface, index, prefixes, goodbyes });
+                let links = self.claim_links(index, virtual_mac, &prefixes);
+                if !links.is_empty() {
+                    self.prepare_base(&interface);
+                    self.tasks.push_back(Task::Links { vip, again: false });
+                }
+                self.held.insert(vip, Held { interface, index, prefixes, goodbyes, links });
             }
             Order::Release { vip, number } => {
                 self.ordered(vip, number);
                 self.let_go(vip);
+                self.silence_soon();
             }
             Order::Stay { vip, number, interfaces } => {
                 self.ordered(vip, number);
                 let Some(held) = self.let_go(vip) else { return };
-                // Asked for an address of another interface it says nothing, and asks in its own name.
-                // (For IPv6 no interface answers for the address of another one.)
-                let wishes = interfaces.iter().flat_map(|interface| {
-                    [("arp_ignore", 1), ("arp_announce", 2)].map(|(name, least)| Wish {
-                        path: format!("net/ipv4/conf/{interface}/{name}"),
-                        least,
-                    })
-                });
+                self.linger(&held.links);
+                self.silence_soon();
+                let wishes = interfaces.iter().flat_map(|one| Wish::of_stay(one));
                 let addresses = held.prefixes.iter().map(|prefix| prefix.address()).collect();
                 let staying = Staying { vip, addresses, wishes: wishes.collect() };
                 self.tasks.push_back(Task::Stay(staying));
@@ -339,14 +320,6 @@ impl Holding {
                 self.stays_not(vip);
                 self.leave(vip);
             }
-        }
-    }
-
-    /// The end of a primary address must not delete the secondaries and routes behind it.
-    fn prepare(&mut self, interface: &str) {
-        if self.prepared.insert(interface.to_owned()) {
-            let path = format!("net/ipv4/conf/{interface}/promote_secondaries");
-            self.tasks.push_back(Task::Prepare(Wish { path, least: 1 }));
         }
     }
 
@@ -363,6 +336,7 @@ impl Holding {
     fn let_go(&mut self, vip: VipId) -> Option<Held> {
         let held = self.held.remove(&vip)?;
         self.going.extend(held.keys());
+        self.let_links_go(&held.links);
         Some(held)
     }
 
@@ -392,8 +366,15 @@ impl Holding {
         self.unsettled.extend(self.held.keys());
         self.going.extend(present);
         self.going.retain(|key| !self.inherited.contains(key));
-        let interfaces: Vec<_> = self.held.values().map(|held| held.interface.clone()).collect();
-        interfaces.iter().for_each(|interface| self.prepare(interface));
+        let held =
+            self.held.iter().map(|(vip, held)| (*vip, held.interface.clone(), held.links.len()));
+        for (vip, interface, links) in held.collect::<Vec<_>>() {
+            self.prepare(&interface);
+            if links > 0 {
+                self.prepare_base(&interface);
+                self.tasks.push_back(Task::Links { vip, again: false });
+            }
+        }
         let back = self.stays.keys().filter(|vip| self.held.contains_key(vip));
         self.then_all(back.copied().collect());
     }
@@ -413,7 +394,7 @@ impl Holding {
         let keys: Vec<_> = self.held.values().flat_map(Held::keys).collect();
         let stay = std::mem::take(&mut self.stays).into_values().flatten().map(on_loopback);
         self.going.extend(keys.into_iter().chain(stay).chain(std::mem::take(&mut self.inherited)));
-        self.held.clear();
+        self.end_links();
         self.unsettled.clear();
         self.refused.clear();
         self.tasks.extend([Task::Make, Task::UndoAll, Task::Record]);
@@ -454,13 +435,15 @@ impl Holding {
 
     fn begin(&mut self, task: Task) {
         match task {
-            Task::Prepare(wish) => self.look(wish),
+            Task::Prepare(wish) => self.look_beyond(wish),
             Task::Stay(staying) => self.staying = Some(staying),
             Task::Keep(vip) => {
                 let addresses = self.stays.get(&vip).into_iter().flatten();
                 let batch = addresses.map(|address| Change::Keep { address: *address }).collect();
                 self.then(Step::Change { batch, wait: Wait::Routed }, Meaning::Kept);
             }
+            Task::Silence => self.silence(),
+            Task::Links { vip, again } => self.make_links(vip, again),
             Task::Make => self.make(),
             Task::ComeBack(vips) => vips.into_iter().for_each(|vip| self.leave(vip)),
             Task::Settle => {
@@ -470,15 +453,11 @@ impl Holding {
             Task::Tell => self.tell(),
             Task::Undo => self.undo(),
             Task::UndoAll => {
-                self.prepared.clear();
-                self.put_back(true, true);
+                self.undo_all();
+                self.remove_links();
             }
             Task::Record => self.record(Meaning::None),
         }
-    }
-
-    fn look(&mut self, wish: Wish) {
-        self.then(Step::Look { path: wish.path.clone() }, Meaning::Looked(wish));
     }
 
     /// Sees to the next setting of a VIP that is to stay; after the last one it stays.
@@ -499,12 +478,13 @@ impl Holding {
         self.going = going.into_iter().filter(|key| self.owner(*key).is_none()).collect();
         let drops = self.going.iter().map(|key| (Change::Drop { key: *key }, None));
         let mut made: Vec<_> = drops.collect();
-        for vip in &self.unsettled {
-            let held = self.held.get(vip).into_iter().flat_map(Held::keys);
-            made.extend(held.map(|key| (Change::Hold { key }, Some(*vip))));
+        for vip in self.unsettled.iter().filter(|vip| !self.refused.contains_key(vip)) {
+            let held = self.held.get(vip).into_iter().flat_map(Held::changes);
+            made.extend(held.map(|change| (change, Some(*vip))));
         }
         // The guard must know before the kernel does.
         self.record(Meaning::None);
+        self.silence();
         self.change(made, Wait::Usable);
     }
 
@@ -517,6 +497,7 @@ impl Holding {
             let keys = held.keys().filter(|key| self.owner(*key).is_none());
             made.extend(keys.map(|key| (Change::Drop { key }, None)));
         }
+        self.silence();
         self.change(made, Wait::No);
     }
 
@@ -528,7 +509,12 @@ impl Holding {
     }
 
     fn tell(&mut self) {
+        self.let_speak();
         for vip in std::mem::take(&mut self.unsettled) {
+            if !self.refused.contains_key(&vip) && self.waits_for_links(vip) {
+                self.unsettled.insert(vip);
+                continue;
+            }
             let outcome = match (self.refused.remove(&vip), self.held.contains_key(&vip)) {
                 (Some(errno), _) => Outcome::Refused { errno },
                 (None, true) => Outcome::Held,
@@ -540,47 +526,33 @@ impl Holding {
         self.tasks.push_front(Task::Undo);
     }
 
-    /// Puts back what nothing needs any more.
+    /// Puts back and removes what nothing needs any more.
     fn undo(&mut self) {
-        let here = self.held.is_empty() && self.inherited.is_empty();
-        if here {
-            self.prepared.clear();
+        if self.held.is_empty() && self.inherited.is_empty() {
+            self.needs_no_more(Need::Held);
         }
-        self.put_back(here, self.stays.is_empty());
+        if self.held.values().all(|held| held.links.is_empty()) && self.links_inherited.is_empty() {
+            self.needs_no_more(Need::Links);
+        }
+        if self.stays.is_empty() {
+            self.needs_no_more(Need::Stays);
+        }
+        self.put_back();
+        self.remove_links();
         self.tasks.push_front(Task::Record);
-    }
-
-    /// The last one first.
-    fn put_back(&mut self, held: bool, stays: bool) {
-        let of_stays = self.settings_of_stays.iter().rev().filter(|_| stays);
-        let settings = of_stays.chain(self.settings.iter().rev().filter(|_| held));
-        let step = |one: &Setting| (Step::PutBack(one.clone()), Meaning::PutBack(one.clone()));
-        self.steps.extend(settings.map(step));
     }
 
     /// What became of the last step.
     pub fn answer(&mut self, answer: Answer) {
         match (self.awaited.take(), answer) {
-            (Some(Meaning::Looked(wish)), Answer::Value(old)) => self.looked(wish, old),
-            (Some(Meaning::Recorded(wish)), _) => {
-                let Wish { path, least } = wish;
-                let set = Step::Set { path: path.clone(), value: least.to_string() };
-                self.then(set, Meaning::Set { path });
+            (Some(Meaning::LookedBeyond(wish)), answer) => self.looked_beyond(wish, &answer),
+            (Some(Meaning::Looked(wish)), answer) => self.looked(wish, answer),
+            (Some(Meaning::Recorded(wish)), _) => self.set(&wish),
+            (Some(Meaning::Set { path }), answer) => self.was_set(&path, answer),
+            (Some(Meaning::Link { vip, link, again }), answer) => {
+                self.link_made(vip, (link, again), answer);
             }
-            (Some(Meaning::Set { path }), Answer::Value(new)) => {
-                // The kernel rounds and reformats some values; what it made of this one is what an undo
-                // must find.
-                if let Some(known) = self.remembered(&path) {
-                    known.new = new;
-                }
-            }
-            (Some(Meaning::Looked(Wish { path, .. })), Answer::Failed(why)) => {
-                self.not_set(&path, &why);
-            }
-            (Some(Meaning::Set { path }), Answer::Failed(why)) => {
-                self.forget(&path);
-                self.not_set(&path, &why);
-            }
+            (Some(Meaning::Removed(links)), answer) => self.removed(&links, answer),
             (Some(Meaning::Made(made)), Answer::Results(results)) => self.made(&made, &results),
             (Some(Meaning::Kept), Answer::Results(results)) => {
                 if let Some(errno) = results.iter().filter_map(|result| result.err()).next() {
@@ -599,38 +571,10 @@ impl Holding {
         self.steps.push_front((Step::Complain(text), Meaning::None));
     }
 
-    fn looked(&mut self, wish: Wish, old: String) {
-        if old.trim().parse::<u8>().unwrap_or(0) >= wish.least {
-            return;
-        }
-        let new = wish.least.to_string();
-        if let Some(known) = self.remembered(&wish.path) {
-            known.new = new;
-        } else {
-            let setting = Setting { path: wish.path.clone(), old, new };
-            if self.staying.is_some() {
-                self.settings_of_stays.push(setting);
-            } else {
-                self.settings.push(setting);
-            }
-        }
-        self.record(Meaning::Recorded(wish));
-    }
-
-    /// A setting can't be had.
-    fn not_set(&mut self, path: &str, why: &str) {
-        // Without promote_secondaries the addresses still work; the node's own are put back by nobody,
-        // though, so `standin check` looks whether it can be set. A VIP that stays would answer in the
-        // other node's place.
-        if self.staying.take().is_some() {
-            self.complain(format!("connections to the VIP are cut: {path}: {why}"));
-        }
-    }
-
     fn made(&mut self, made: &[(Change, Option<VipId>)], results: &[Result<(), i32>]) {
         for ((change, owner), result) in made.iter().zip(results) {
             match (change, result, owner) {
-                (Change::Hold { .. }, Err(errno), Some(vip)) => {
+                (Change::Hold { .. } | Change::Serve { .. }, Err(errno), Some(vip)) => {
                     self.refused.insert(*vip, *errno);
                 }
                 (Change::Drop { key }, Err(errno), _) => {
@@ -645,22 +589,13 @@ impl Holding {
         }
     }
 
-    fn remembered(&mut self, path: &str) -> Option<&mut Setting> {
-        let all = self.settings.iter_mut().chain(&mut self.settings_of_stays);
-        all.into_iter().find(|setting| setting.path == path)
-    }
-
-    fn forget(&mut self, path: &str) {
-        let other = |one: &Setting| one.path != path;
-        self.settings.retain(other);
-        self.settings_of_stays.retain(other);
-    }
-
     /// What is on the host, or about to be, or still to go from there.
     #[must_use]
     pub fn state(&self) -> State {
-        let settings = self.settings.iter().chain(&self.settings_of_stays);
-        let mut state = State { settings: settings.cloned().collect(), ..State::default() };
+        let settings = self.settings.iter().map(|changed| changed.setting.clone());
+        let settings = settings.collect();
+        let links = self.all_links();
+        let mut state = State { settings, links, ..State::default() };
         let mut addresses = BTreeSet::new();
         addresses.extend(self.stays.values().flatten().copied().map(on_loopback));
         for held in self.held.values() {

@@ -344,7 +344,13 @@ impl Node {
         if !self.vip_addresses.contains(&address) {
             return;
         }
-        let who = self.identity.behind(now, &self.plan.nodes, interface, mac, effects);
+        let shared = |plan: &VipPlan| plan.mac(Family::of(address)) == Some(mac);
+        // Where a VIP has a MAC of its own, no node's address is behind it.
+        let who = if self.routers.iter().flatten().any(|router| shared(router.plan())) {
+            None
+        } else {
+            self.identity.behind(now, &self.plan.nodes, interface, mac, effects)
+        };
         let who = who.filter(|node| *node != self.plan.me);
         for (vip, slot) in (0..).map(VipId).zip(&mut self.routers) {
             let Some(router) = slot else { continue };
@@ -367,6 +373,8 @@ impl Node {
                     router.lookout_sighted((address, mac), who);
                 }
                 let who = who.filter(|node| router.plan().priority_of(*node).is_some());
+                let other = || router.plan().only_other(self.plan.me);
+                let who = if shared(router.plan()) { other() } else { who };
                 let claimant =
                     |node| Claimant { node, wins_ties: outranks(&self.plan, node, self.plan.me) };
                 router.sighted(&mut Step { now, vip, effects }, address, mac, who.map(claimant));

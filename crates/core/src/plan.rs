@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::types::{CheckId, Family, InterfaceId, IntervalCs, NodeId, Prefix, Priority, Vrid};
+use crate::types::{CheckId, Family, InterfaceId, IntervalCs, Mac, NodeId, Prefix, Priority, Vrid};
 
 /// RFC 9568 §5.2.5 has one byte for the count; this many IPv6 addresses still fit an Ethernet frame.
 pub const MAX_ADDRESSES_PER_FAMILY: usize = 80;
@@ -78,6 +78,8 @@ pub struct VipPlan {
     /// Obey adverts from senders that are no node of the cluster.
     pub accept_unknown: bool,
     pub announce: Announce,
+    /// Serve the addresses from the router id's own MAC instead of the interface's.
+    pub virtual_mac: bool,
 }
 
 impl VipPlan {
@@ -88,6 +90,19 @@ impl VipPlan {
 
     pub fn addresses_of(&self, family: Family) -> impl Iterator<Item = Prefix> + '_ {
         self.addresses.iter().copied().filter(move |prefix| prefix.family() == family)
+    }
+
+    /// The MAC that has the addresses of a family, if it isn't the interface's.
+    #[must_use]
+    pub fn mac(&self, family: Family) -> Option<Mac> {
+        self.virtual_mac.then(|| Mac::of_virtual_router(family, self.vrid))
+    }
+
+    /// The one member beside `me`; `None` when there are several, or none.
+    #[must_use]
+    pub fn only_other(&self, me: NodeId) -> Option<NodeId> {
+        let mut others = self.members.iter().filter(|member| member.node != me);
+        others.next().filter(|_| others.next().is_none()).map(|member| member.node)
     }
 
     /// The priority of `node` for this VIP; `None` when it isn't a member.

@@ -153,6 +153,22 @@ pub struct Mac(pub [u8; 6]);
 impl Mac {
     pub const BROADCAST: Self = Self([0xff; 6]);
     pub const ZERO: Self = Self([0; 6]);
+
+    /// The MAC of a virtual router, whichever node is active (RFC 9568 §7.3).
+    #[must_use]
+    pub const fn of_virtual_router(family: Family, id: Vrid) -> Self {
+        let kind = match family {
+            Family::V4 => 1,
+            Family::V6 => 2,
+        };
+        Self([0, 0, 0x5e, 0, kind, id.get()])
+    }
+
+    /// Whether some virtual router has it, of either family.
+    #[must_use]
+    pub const fn is_of_virtual_router(self) -> bool {
+        matches!(self.0, [0, 0, 0x5e, 0, 1 | 2, id] if id > 0)
+    }
 }
 
 impl fmt::Display for Mac {

@@ -32,6 +32,8 @@ pub struct VipView {
     pub vrid: Vrid,
     pub interface: String,
     pub addresses: Vec<Prefix>,
+    /// The MACs that serve the addresses, if they aren't the interface's.
+    pub virtual_macs: Vec<Mac>,
     pub role: Role,
     pub since: Duration,
     /// The reason of the last transition, in words.

@@ -62,6 +62,7 @@ impl Rig {
                 all_ineligible: AllIneligible::Keep,
                 accept_unknown: false,
                 announce: Announce { repeat: 5, refresh: Duration::ZERO },
+                virtual_mac: false,
             }],
         };
         let now = Instant::from_nanos(50_000_000_000);

@@ -73,6 +73,7 @@ fn vip() -> impl Strategy<Value = VipPlan> {
                 all_ineligible: if keep { AllIneligible::Keep } else { AllIneligible::Drop },
                 accept_unknown,
                 announce: Announce { repeat, refresh },
+                virtual_mac: accept_unknown,
             }
         },
     )

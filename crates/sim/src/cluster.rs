@@ -191,6 +191,7 @@ fn draw_vip(random: &mut Random, machines: usize, place: u8, checks: usize) -> O
             repeat: u8::try_from(random.within(1, 5)).unwrap_or(5),
             refresh: Duration::from_secs(if random.chance(300) { 0 } else { 60 }),
         },
+        virtual_mac: false,
     })
 }
 

@@ -7,6 +7,7 @@ mod network;
 mod nginx;
 mod privileges;
 mod switchover;
+mod virtual_mac;
 mod wire;
 
 use std::net::IpAddr;
@@ -103,6 +104,7 @@ pub(crate) fn judge(subject: Option<&Subject<'_>>, facts: &Facts) -> Vec<Diagnos
         wire::judge(subject, facts, &mut found);
         filter::judge(subject, facts, &mut found);
         switchover::judge(subject, facts, &mut found);
+        virtual_mac::judge(subject, facts, &mut found);
         nginx::judge(subject, facts, &mut found);
         files::judge(subject, facts, &mut found);
     } else {

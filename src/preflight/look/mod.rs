@@ -67,6 +67,9 @@ pub(crate) async fn here(subject: Option<&Subject<'_>>, listen: Listen) -> Facts
     };
     network::look(&mut facts);
     let Some(subject) = subject else { return facts };
+    if subject.vips().any(|vip| vip.virtual_mac) {
+        network::virtual_mac(&mut facts);
+    }
     let vips: Vec<IpAddr> = subject
         .cluster
         .vips

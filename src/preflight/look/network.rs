@@ -43,6 +43,29 @@ pub(super) fn look(facts: &mut Facts) {
     }
 }
 
+/// What a VIP with a MAC of its own needs of this host.
+pub(super) fn virtual_mac(facts: &mut Facts) {
+    match Rtnl::open().and_then(|mut rtnl| rtnl.has_macvlan()) {
+        Ok(has) => facts.no_macvlan = !has,
+        Err(error) => {
+            let why = words(&error);
+            facts
+                .unseen
+                .push(format!("whether the kernel has macvlan couldn't be found out: {why}"));
+        }
+    }
+    let all = |name: &str| {
+        let value = sysctl::read(&format!("net/ipv4/conf/all/{name}")).ok()?;
+        value.parse::<u8>().ok()
+    };
+    // Documentation/networking/ip-sysctl.rst: 1 and 2 answer for the interface's own addresses.
+    if all("arp_ignore") >= Some(3) {
+        facts.unanswered = Some("net.ipv4.conf.all.arp_ignore");
+    } else if all("arp_filter") >= Some(1) {
+        facts.unanswered = Some("net.ipv4.conf.all.arp_filter");
+    }
+}
+
 fn port(link: &Link) -> Port {
     let name = &link.name;
     let number = |path: &str| sysctl::read(path).ok()?.parse::<u8>().ok();

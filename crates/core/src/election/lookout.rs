@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{Step, VirtualRouter};
 use crate::Effect;
 use crate::event::{Kind, Party};
-use crate::types::{Instant, Mac, NodeId};
+use crate::types::{Family, Instant, Mac, NodeId};
 
 /// The first announcements are out by then, and the old holder's addresses gone.
 const FIRST_LOOK: Duration = Duration::from_millis(300);
@@ -54,8 +54,7 @@ impl VirtualRouter {
     /// As a backup: somebody answers for the VIP, and it is known where the active is.
     pub fn lookout_sighted(&mut self, seen: (IpAddr, Mac), who: Option<NodeId>) {
         // RFC 9568 §7.3: a router may answer with the router id's own MAC.
-        let virtual_mac =
-            matches!(seen.1.0, [0, 0, 0x5e, 0, 1 | 2, id] if id == self.plan.vrid.get());
+        let virtual_mac = seen.1 == Mac::of_virtual_router(Family::of(seen.0), self.plan.vrid);
         if let Some(lookout) = &mut self.lookout
             && who != Some(lookout.who)
             && !virtual_mac

@@ -478,7 +478,8 @@ impl VirtualRouter {
     /// Takes what may change without a transition; the node made sure that it is the same router.
     pub fn replan(&mut self, step: &mut Step<'_>, plan: VipPlan, priority: Priority) {
         let said = self.effective_priority();
-        let same_addresses = self.plan.addresses == plan.addresses;
+        let same_addresses =
+            self.plan.addresses == plan.addresses && self.plan.virtual_mac == plan.virtual_mac;
         let same_interval = self.plan.advert_interval == plan.advert_interval;
         if self.plan.witness != plan.witness {
             self.witnessing = Witnessing::default();

@@ -1,9 +1,14 @@
 //! The order of the steps, and what is recorded before each of them.
 
+mod own_links;
+
 use super::*;
 
 const WEB: VipId = VipId(0);
 const API: VipId = VipId(1);
+
+/// Indexes of links are above this.
+const FIRST_LINK: u32 = 10;
 
 fn key(text: &str) -> Key {
     (2, text.parse().unwrap())
@@ -17,6 +22,7 @@ fn hold(vip: VipId, prefix: &str) -> Order {
         index: Some(2),
         prefixes: vec![prefix.parse().unwrap()],
         goodbyes: Vec::new(),
+        virtual_mac: None,
     }
 }
 
@@ -27,6 +33,10 @@ struct Host {
     addresses: BTreeSet<Key>,
     recorded: State,
     told: Vec<String>,
+    links: BTreeMap<u32, OwnLink>,
+    /// How many ever were.
+    made: u32,
+    speaks: BTreeSet<u32>,
 }
 
 impl Host {
@@ -63,9 +73,15 @@ impl Host {
             Step::Change { batch, .. } => {
                 for change in &batch {
                     match change {
-                        Change::Hold { key } => self.addresses.insert(*key),
+                        Change::Hold { key } | Change::Serve { key, .. } => {
+                            assert!(key.0 < FIRST_LINK || self.links.contains_key(&key.0));
+                            self.addresses.insert(*key)
+                        }
                         Change::Keep { address } => self.addresses.insert(on_loopback(*address)),
-                        Change::Drop { key } => self.addresses.remove(key),
+                        Change::Drop { key } => {
+                            assert!(!self.speaks.contains(&key.0), "it is silent first");
+                            self.addresses.remove(key)
+                        }
                     };
                 }
                 self.told.push(format!("change {}", batch.len()));
@@ -73,6 +89,35 @@ impl Host {
             }
             Step::Settled { vip, outcome, .. } => self.told.push(format!("{} {outcome:?}", vip.0)),
             Step::Complain(text) => self.told.push(text),
+            Step::MakeLink(link) => {
+                self.told.push("make".into());
+                let known = self.links.iter().find(|(_, one)| **one == link);
+                let index = known.map(|(index, _)| *index);
+                let index = index.unwrap_or_else(|| {
+                    self.made += 1;
+                    FIRST_LINK + self.made
+                });
+                self.links.insert(index, link);
+                return Answer::Index(index);
+            }
+            Step::Silence(links) => {
+                self.told.push(format!("silence {}", links.len()));
+                links.iter().for_each(|link| _ = self.speaks.remove(link));
+            }
+            Step::LetSpeak(links) => {
+                self.told.push(format!("speak {}", links.len()));
+                for link in links {
+                    assert!(self.addresses.iter().any(|key| key.0 == link), "nobody is there");
+                    self.speaks.insert(link);
+                }
+            }
+            Step::RemoveLinks(links) => {
+                self.told.push(format!("remove {}", links.len()));
+                for (index, _) in self.links.extract_if(.., |_, link| links.contains(link)) {
+                    assert!(!self.speaks.contains(&index), "{:?}", self.told);
+                    assert!(!self.addresses.iter().any(|key| key.0 == index), "{:?}", self.told);
+                }
+            }
         }
         Answer::Done
     }
@@ -81,6 +126,9 @@ impl Host {
     fn nothing_is_unknown(&self) {
         for key in &self.addresses {
             assert!(self.recorded.addresses.contains(key), "{key:?}: {:?}", self.told);
+        }
+        for link in self.links.values() {
+            assert!(self.recorded.links.contains(link), "{link:?}: {:?}", self.told);
         }
         for path in self.settings.keys() {
             assert!(self.recorded.settings.iter().any(|it| it.path == *path), "{:?}", self.told);
@@ -176,7 +224,7 @@ fn a_new_daemon_removes_what_an_earlier_one_left_before_it_puts_settings_back() 
     let mut host = Host { addresses: [key("10.0.0.41/24")].into(), ..Host::default() };
     host.settings.extend([("a".into(), "1".into()), ("b".into(), "1".into())]);
     let left = vec![setting("a"), setting("b")];
-    let mut holding = Holding::begun([key("10.0.0.41/24")], left);
+    let mut holding = Holding::begun([key("10.0.0.41/24")], [], left);
     host.run(&mut holding);
     assert_eq!(host.told, ["record", "change 1", "put back b", "put back a", "record"]);
     assert!(host.addresses.is_empty() && host.settings.is_empty());
@@ -187,7 +235,7 @@ fn what_a_successor_does_not_hold_again_goes_and_the_rest_stays_all_the_time() {
     let (mut before, mut host) = (Holding::default(), Host::default());
     before.orders([hold(WEB, "10.0.0.41/24"), hold(API, "10.0.0.42/24")]);
     host.run(&mut before);
-    let mut after = Holding::resumed(host.recorded.clone(), host.addresses.clone());
+    let mut after = Holding::resumed(host.recorded.clone(), host.addresses.clone(), []);
     after.orders([hold(API, "10.0.0.42/24")]);
     host.run(&mut after);
     assert_eq!(host.addresses.len(), 2, "somebody may hold the other one again soon");

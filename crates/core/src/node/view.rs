@@ -3,7 +3,7 @@
 use super::{Node, Stopping};
 use crate::election::VirtualRouter;
 use crate::event::Role;
-use crate::types::{CheckId, Instant, NodeId};
+use crate::types::{CheckId, Family, Instant, NodeId};
 use crate::view::{CheckView, LostView, Maintenance, PeerView, View, VipView};
 
 impl Node {
@@ -70,6 +70,11 @@ impl Node {
                 .get(plan.interface.index())
                 .map_or_else(String::new, |(name, _)| name.clone()),
             addresses: plan.addresses.clone(),
+            virtual_macs: Family::BOTH
+                .into_iter()
+                .filter(|family| plan.has(*family))
+                .filter_map(|family| plan.mac(family))
+                .collect(),
             role: router.role(),
             since: now.since(router.since()),
             reason: router.last_reason().map(|reason| reason.words(&self.plan)),

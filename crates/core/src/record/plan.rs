@@ -91,6 +91,7 @@ fn write_vip(vip: &VipPlan, out: &mut String) {
     for interface in &vip.heartbeat {
         let _ = write!(out, " {}", interface.0);
     }
+    let _ = write!(out, " {}", u8::from(vip.virtual_mac));
 }
 
 /// Reads `length` and as many things.
@@ -179,5 +180,6 @@ fn read_vip(words: &mut Words<'_>) -> Result<VipPlan, String> {
         checks: list(words, |words| Ok(CheckId(words.number("a check")?)))?,
         witness: list(words, |words| Ok(CheckId(words.number("a witness")?)))?,
         heartbeat: list(words, |words| Ok(InterfaceId(words.number("a heartbeat")?)))?,
+        virtual_mac: words.flag()?,
     })
 }

@@ -1,4 +1,4 @@
-//! The Ethernet header in front of ARP and NDP.
+//! The Ethernet header in front of ARP, NDP and adverts from a virtual MAC.
 //!
 //! Packet sockets hand frames over without their VLAN tag, so none is read here.
 
@@ -17,6 +17,7 @@ mod field {
 }
 
 pub(super) const HEADER_LEN: usize = 14;
+pub(super) const ETHERTYPE_IPV4: u16 = 0x0800;
 pub(super) const ETHERTYPE_ARP: u16 = 0x0806;
 pub(super) const ETHERTYPE_IPV6: u16 = 0x86dd;
 

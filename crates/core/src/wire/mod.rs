@@ -4,7 +4,7 @@
 //!  IP payload ──▶ vrrp::parse ──▶ Advert           Outgoing ──▶ vrrp::emit ──▶ IP payload
 //!  frame ──▶ neighbour::parse ──▶ Sighting         arp::*, ndp::* ──▶ frame
 //!                 ├── arp::parse
-//!                 └── ndp::parse
+//!                 └── ndp::parse                 multicast::frame ──▶ frame around an IP payload
 //! ```
 //!
 //! Readers are total: every byte string gives a value or a refusal, never a panic. They judge the
@@ -14,6 +14,7 @@
 pub mod arp;
 pub mod checksum;
 mod ethernet;
+pub mod multicast;
 pub mod ndp;
 pub mod neighbour;
 pub mod vrrp;

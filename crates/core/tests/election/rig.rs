@@ -57,6 +57,7 @@ pub(crate) fn plan() -> Plan {
             all_ineligible: AllIneligible::Keep,
             accept_unknown: false,
             announce: Announce { repeat: 5, refresh: Duration::from_secs(60) },
+            virtual_mac: false,
         }],
     }
 }

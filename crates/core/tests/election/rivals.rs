@@ -1,10 +1,11 @@
 //! Somebody else has the address, by ARP: strangers are named, nodes settle it.
 
 use standin_core::event::{Kind, Reason, Role};
+use standin_core::plan::Plan;
 use standin_core::types::Mac;
 use standin_core::{Effect, Input};
 
-use super::rig::{ETH0, FOREIGN_MAC, Rig, ms};
+use super::rig::{ETH0, FOREIGN_MAC, Rig, ms, plan};
 
 const N1: Mac = Mac([2, 0, 0, 0, 0, 11]);
 const N3: Mac = Mac([2, 0, 0, 0, 0, 13]);
@@ -83,7 +84,7 @@ fn of_two_actives_that_hear_no_adverts_the_worse_one_yields_and_shadows_the_othe
 #[test]
 fn of_two_actives_that_hear_no_adverts_the_better_one_stays() {
     // n3 has the same priority and the higher address, so that it is n1's rival that is worse.
-    let mut plan = super::rig::plan();
+    let mut plan = plan();
     plan.vips[0].members[2].priority = standin_core::types::Priority(50);
     let mut rig = Rig::new(plan);
     rig.run(ms(1_000));
@@ -143,4 +144,39 @@ fn nobody_yields_to_a_rival_that_has_left_by_then() {
     // It wasn't well, gave the address up, and its goodbye didn't come either.
     rig.run_among(&[], 4_000);
     assert_eq!(rig.role(), Role::Active);
+}
+
+/// Adverts and answers of all nodes come from the router id's own MAC.
+fn virtual_plan(members: usize) -> Plan {
+    let mut plan = plan();
+    plan.vips[0].virtual_mac = true;
+    plan.vips[0].members.truncate(members);
+    plan
+}
+
+const SHARED: Mac = Mac([0, 0, 0x5e, 0, 1, 41]);
+
+#[test]
+fn of_two_nodes_with_one_mac_the_other_one_is_the_rival() {
+    let mut rig = Rig::new(virtual_plan(2));
+    rig.run(ms(3_000));
+    assert_eq!(rig.role(), Role::Active);
+    rig.see(VIP, SHARED);
+    rig.run_among(&[(VIP, SHARED), ("10.0.0.1", N1)], 3_500);
+    assert_eq!(rig.role(), Role::Backup);
+    assert!(matches!(rig.last_reason(), Reason::RivalUnheard { .. }));
+    rig.run_among(&[(VIP, SHARED), ("10.0.0.1", N1)], 10_000);
+    assert_eq!(rig.role(), Role::Backup, "it still answers");
+    rig.run_among(&[], 1_500);
+    assert_eq!(rig.role(), Role::Active);
+}
+
+#[test]
+fn of_three_nodes_with_one_mac_nobody_knows_which_one_it_is() {
+    let mut rig = Rig::new(virtual_plan(3));
+    rig.run(ms(3_000));
+    rig.see(VIP, SHARED);
+    rig.run_among(&[(VIP, SHARED), ("10.0.0.1", N1), ("10.0.0.3", N3)], 10_000);
+    assert_eq!(rig.role(), Role::Active);
+    assert!(rig.told(|kind| matches!(kind, Kind::AddressConflict { mac: SHARED, .. })) > 0);
 }

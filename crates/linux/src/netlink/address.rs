@@ -93,12 +93,28 @@ pub(super) fn is_alone(index: u32, prefix: Prefix, all: &[Address]) -> bool {
     })
 }
 
-/// The request flags and the message that make `change`; `with_route` is for IPv6 alone.
+/// The request flags and the message that make `change`; `with_route`: the address brings the route to
+/// its subnet. A held IPv4 address always does.
 pub(super) fn change_message(change: Change, with_route: bool) -> (u16, RouteNetlinkMessage) {
     match change {
         Change::Hold { index, prefix, valid_s } => {
             let mut message = about(index, prefix);
             message.attributes.extend(hold_attributes(prefix, valid_s, with_route));
+            (
+                socket::CHANGE | NLM_F_CREATE | NLM_F_REPLACE,
+                RouteNetlinkMessage::NewAddress(message),
+            )
+        }
+        Change::Serve { index, prefix, valid_s, .. } => {
+            let mut message = about(index, prefix);
+            message.attributes.extend(hold_attributes(prefix, valid_s, with_route));
+            if prefix.address().is_ipv4() {
+                message.header.scope = AddressScope::Host;
+                if !with_route {
+                    // The base's own route goes on being the way to the subnet. Since Linux 4.18.
+                    message.attributes.push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
+                }
+            }
             (
                 socket::CHANGE | NLM_F_CREATE | NLM_F_REPLACE,
                 RouteNetlinkMessage::NewAddress(message),

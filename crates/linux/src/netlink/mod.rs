@@ -5,6 +5,7 @@
 
 mod address;
 mod link;
+mod macvlan;
 mod monitor;
 mod neighbour;
 mod route;
@@ -24,6 +25,7 @@ use standin_core::types::{Family, Prefix};
 
 pub use address::{ADOPTED, Address, PROTOCOL};
 pub use link::Link;
+pub use macvlan::{FALLBACKS, name_of};
 pub use monitor::{Monitor, Notice};
 pub use route::Route;
 use socket::{Message, Socket};
@@ -50,6 +52,9 @@ pub enum Change {
     /// An address that the host has already gets this lifetime too, also if it was permanent. The
     /// same IPv6 address with another prefix length is the same address, and keeps its length.
     Hold { index: u32, prefix: Prefix, valid_s: u32 },
+    /// As `Hold`, on the link `index` that stands on `base` and has a MAC of its own: the scope is the
+    /// host's, so that `base` with `arp_ignore` 3 doesn't answer for the address.
+    Serve { index: u32, base: u32, prefix: Prefix, valid_s: u32 },
     /// Removes the address; `EADDRNOTAVAIL` when there is none.
     Drop { index: u32, prefix: Prefix },
     /// As `Hold`, for an address that sockets of this host go on using while another host answers
@@ -61,7 +66,9 @@ impl Change {
     /// The address that this brings, if the kernel isn't done with it when it answers.
     const fn comes_late(self) -> Option<(u32, IpAddr)> {
         let (index, address) = match self {
-            Self::Hold { index, prefix, .. } => (index, prefix.address()),
+            Self::Hold { index, prefix, .. } | Self::Serve { index, prefix, .. } => {
+                (index, prefix.address())
+            }
             Self::Keep { index, address, .. } => (index, address),
             Self::Drop { .. } => return None,
         };
@@ -82,8 +89,9 @@ pub struct Rtnl {
     buffer: Vec<u8>,
     /// Hears what became of IPv6 addresses, for [`Rtnl::change_and_wait`]; opened when first needed.
     news: Option<Monitor>,
-    /// The IPv6 addresses that are held, and whether each is [`address::is_alone`] in its subnet.
-    held_v6: BTreeMap<(u32, Prefix), bool>,
+    /// The addresses that are held and could bring a route, and whether each is [`address::is_alone`]
+    /// in its subnet.
+    subnets: BTreeMap<(u32, Prefix), bool>,
 }
 
 impl Rtnl {
@@ -97,7 +105,7 @@ impl Rtnl {
             renewals: Socket::open(socket::ROUTE)?,
             buffer: socket::receive_buffer(),
             news: None,
-            held_v6: BTreeMap::new(),
+            subnets: BTreeMap::new(),
         })
     }
 
@@ -220,7 +228,7 @@ impl Rtnl {
         Ok(())
     }
 
-    /// Keeps `held_v6`.
+    /// Keeps `subnets`.
     ///
     /// An address with company in its subnet stays on record as such. One without is looked at again
     /// with each renewal: once the node gets its own address there, that one's route must be left
@@ -229,31 +237,48 @@ impl Rtnl {
         let mut unclear = Vec::new();
         for change in changes {
             match *change {
-                Change::Hold { index, prefix, .. } if has_subnet(prefix) => {
-                    if self.held_v6.get(&(index, prefix)) != Some(&false) {
-                        unclear.push((index, prefix));
-                    }
+                // IPv4 routes of secondaries need no care.
+                Change::Hold { index, prefix, .. } if prefix.family() == Family::V6 => {
+                    self.unless_in_company(index, index, prefix, &mut unclear);
+                }
+                Change::Serve { index, base, prefix, .. } => {
+                    self.unless_in_company(index, base, prefix, &mut unclear);
                 }
                 Change::Hold { .. } | Change::Keep { .. } => {}
                 Change::Drop { index, prefix } => {
-                    self.held_v6.remove(&(index, prefix));
+                    self.subnets.remove(&(index, prefix));
                 }
             }
         }
         if !unclear.is_empty() {
             // Without an answer they are held as if in company, which harms nobody's route.
             let Ok(all) = self.addresses() else { return };
-            for (index, prefix) in unclear {
-                self.held_v6.insert((index, prefix), address::is_alone(index, prefix, &all));
+            for (index, base, prefix) in unclear {
+                self.subnets.insert((index, prefix), address::is_alone(base, prefix, &all));
             }
         }
     }
 
+    fn unless_in_company(
+        &self,
+        index: u32,
+        base: u32,
+        prefix: Prefix,
+        unclear: &mut Vec<(u32, u32, Prefix)>,
+    ) {
+        if has_subnet(prefix) && self.subnets.get(&(index, prefix)) != Some(&false) {
+            unclear.push((index, base, prefix));
+        }
+    }
+
     fn brings_route(&self, change: Change) -> bool {
-        let (Change::Hold { index, prefix, .. } | Change::Drop { index, prefix }) = change else {
+        let (Change::Hold { index, prefix, .. }
+        | Change::Serve { index, prefix, .. }
+        | Change::Drop { index, prefix }) = change
+        else {
             return false;
         };
-        self.held_v6.get(&(index, prefix)).is_some_and(|alone| *alone)
+        self.subnets.get(&(index, prefix)).is_some_and(|alone| *alone)
     }
 
     fn change_batch(
@@ -362,7 +387,7 @@ impl Rtnl {
     }
 }
 
-/// Whether a route to a subnet comes with the address; IPv4 routes of secondaries need no care.
+/// Whether a route to a subnet comes with the address.
 fn has_subnet(prefix: Prefix) -> bool {
-    prefix.family() == Family::V6 && prefix.prefix_len() < 128
+    prefix != Prefix::host(prefix.address())
 }

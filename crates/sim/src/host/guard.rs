@@ -302,6 +302,7 @@ impl Scene {
             Duty::Drop(_) => "the guard takes addresses away",
             Duty::SayGoodbye(_) => "the guard says goodbye",
             Duty::PutBack(_) => "the guard puts a setting back",
+            Duty::Silence(_) | Duty::Remove(_) => "the guard ends a link",
         };
         if self.trapped(machine, at, false) && !self.guard_is_up(machine) {
             return self.later(machine, (0, 0), Happening::Duty { guard_life });
@@ -323,6 +324,8 @@ impl Scene {
                     }
                 }
             }
+            // This kernel has none.
+            Duty::Silence(_) | Duty::Remove(_) => {}
             Duty::PutBack(setting) => {
                 if setting.stands(host.kernel.setting(&setting.path)) {
                     host.kernel.set(&setting.path, &setting.old);

@@ -107,11 +107,13 @@ pub(super) fn name_of(step: &Step) -> &'static str {
         Step::Set { .. } => "a setting is changed",
         Step::PutBack(_) => "a setting is put back",
         Step::Settled { .. } | Step::Complain(_) => "the engine is told",
+        Step::MakeLink(_) | Step::LetSpeak(_) => "a link comes",
+        Step::Silence(_) | Step::RemoveLinks(_) => "a link goes",
         Step::Change { batch, .. } => {
             let has = |what: fn(&Change) -> bool| batch.iter().any(what);
             let keeps = has(|change| matches!(change, Change::Keep { .. }));
             let leaves = has(|change| matches!(change, Change::Drop { key } if key.0 == LOOPBACK));
-            let holds = has(|change| matches!(change, Change::Hold { .. }));
+            let holds = has(|change| matches!(change, Change::Hold { .. } | Change::Serve { .. }));
             match (keeps, leaves, holds) {
                 (true, ..) => "a VIP is put on the loopback link",
                 (_, true, ..) => "a VIP leaves the loopback link",

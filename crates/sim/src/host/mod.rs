@@ -284,6 +284,9 @@ impl Scene {
     }
 }
 
+const NOTHING: State =
+    State { addresses: Vec::new(), goodbyes: Vec::new(), settings: Vec::new(), links: Vec::new() };
+
 impl Host {
     const fn new(kernel: Kernel) -> Self {
         Self {
@@ -298,12 +301,8 @@ impl Host {
             beat: 0,
             began: 0,
             lives: 0,
-            ledger: State { addresses: Vec::new(), goodbyes: Vec::new(), settings: Vec::new() },
-            late_ledger: State {
-                addresses: Vec::new(),
-                goodbyes: Vec::new(),
-                settings: Vec::new(),
-            },
+            ledger: NOTHING,
+            late_ledger: NOTHING,
             ended: false,
             patience: 0,
             file: Vec::new(),

@@ -27,6 +27,9 @@ const PUT_BACK: (Nanos, Nanos) = (MILLISECOND / 2, 10 * MILLISECOND);
 /// EADDRNOTAVAIL, what Linux says of an address that an interface can't have.
 const ERRNO: i32 = 99;
 
+/// EOPNOTSUPP, of a kind of link that the kernel doesn't have.
+const NO_SUCH_KIND: i32 = 95;
+
 /// What the engine wants of the addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
@@ -56,10 +59,12 @@ impl Scene {
             Wish::Hold => {
                 let Some(router) = self.router(machine, place) else { return };
                 let prefixes = router.plan().addresses.clone();
+                let (router_id, has_mac) = (router.plan().vrid, router.plan().virtual_mac);
                 let goodbyes = self.goodbyes(machine, place, &prefixes);
                 let interface = "eth0".to_owned();
                 let index = Some(ETH0);
-                Order::Hold { vip, number, interface, index, prefixes, goodbyes }
+                let virtual_mac = Some(router_id).filter(|_| has_mac);
+                Order::Hold { vip, number, interface, index, prefixes, goodbyes, virtual_mac }
             }
         };
         if let Some(host) = self.host(machine) {
@@ -181,6 +186,9 @@ impl Scene {
                 Answer::Done
             }
             Step::Change { batch, .. } => Answer::Results(self.change(machine, &batch)),
+            // No VIP that is drawn has a MAC of its own, and this kernel couldn't make one.
+            Step::MakeLink(_) => Answer::Refused { errno: NO_SUCH_KIND, why: "no macvlan".into() },
+            Step::Silence(_) | Step::LetSpeak(_) | Step::RemoveLinks(_) => Answer::Done,
             Step::Settled { vip, number, outcome } => {
                 self.settled(machine, vip, (number, outcome));
                 Answer::Done
@@ -199,14 +207,14 @@ impl Scene {
         let mut results = Vec::with_capacity(batch.len());
         for change in batch {
             let refused = match change {
-                Change::Hold { key } => self.refuses(machine, key.1),
+                Change::Hold { key } | Change::Serve { key, .. } => self.refuses(machine, key.1),
                 _ => false,
             };
             let Some(host) = self.host(machine) else { break };
             results.push(if refused { Err(ERRNO) } else { Ok(()) });
             match change {
                 _ if refused => {}
-                Change::Hold { key } => host.kernel.hold(*key),
+                Change::Hold { key } | Change::Serve { key, .. } => host.kernel.hold(*key),
                 Change::Keep { address } => host.kernel.hold((LOOPBACK, Prefix::host(*address))),
                 Change::Drop { key } => {
                     host.kernel.remove(*key);
@@ -328,10 +336,7 @@ impl Scene {
         let Some(holding) = &host.holding else { return };
         let mut back = Vec::new();
         for change in holding.renewals() {
-            let key = match change {
-                Change::Hold { key } | Change::Drop { key } => key,
-                Change::Keep { address } => (LOOPBACK, Prefix::host(address)),
-            };
+            let key = change.key();
             if !host.kernel.has(key) {
                 host.kernel.hold(key);
                 back.push(key.1);
@@ -434,7 +439,7 @@ impl Scene {
         let now = self.now;
         let Some(host) = self.host(machine) else { return };
         let ours: Vec<_> = host.kernel.ours().collect();
-        host.holding = Some(Holding::begun(ours, host.file.clone()));
+        host.holding = Some(Holding::begun(ours, [], host.file.clone()));
         (host.begins, host.ends, host.ending, host.hangs) = (true, false, false, false);
         (host.began, host.restart_by) = (now, None);
         host.lives += 1;
@@ -455,9 +460,9 @@ impl Scene {
         let mut recorded = host.ledger.clone();
         recorded.addresses.retain(|(_, prefix)| kept.contains(prefix));
         host.holding = Some(if recorded.addresses.is_empty() {
-            Holding::begun(ours, host.file.clone())
+            Holding::begun(ours, [], host.file.clone())
         } else {
-            Holding::resumed(recorded, ours)
+            Holding::resumed(recorded, ours, [])
         });
         host.step = None;
         host.orders.clear();
