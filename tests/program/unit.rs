@@ -114,18 +114,23 @@ fn the_unit_s_privileges_are_enough_for_a_takeover_with_an_nginx_of_another_user
     );
 }
 
+/// The socket of a service manager: what it is told, one after the other.
+fn manager(host: &Host) -> impl Fn() -> String + use<> {
+    let socket = UnixDatagram::bind(host.path("/run/notify")).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    move || {
+        let mut buffer = [0; 512];
+        let length = socket.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    }
+}
+
 #[test]
 fn systemd_is_told_ready_alive_and_stopping() {
     rack("unit::systemd_is_told_ready_alive_and_stopping", || {
         let host = Host::new("n1", 11);
         host.cluster(&pair("checks = []", ""));
-        let socket = UnixDatagram::bind(host.path("/run/notify")).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let hear = || {
-            let mut buffer = [0; 512];
-            let length = socket.recv(&mut buffer).unwrap();
-            String::from_utf8(buffer[..length].to_vec()).unwrap()
-        };
+        let hear = manager(&host);
         // Without WATCHDOG_PID, as for any process of the unit with NotifyAccess=all.
         let line = format!("env NOTIFY_SOCKET=/run/notify WATCHDOG_USEC=400000 {STANDIN} run");
         let mut daemon = host.start(&line, "/run/standin.log");
@@ -136,7 +141,7 @@ fn systemd_is_told_ready_alive_and_stopping() {
         assert_eq!(host.standin("status").code, 0, "ready means that it answers");
         let began = std::time::Instant::now();
         let beats =
-            std::iter::repeat_with(hear).filter(|one| one.contains("WATCHDOG=1")).take(5).count();
+            std::iter::repeat_with(&hear).filter(|one| one.contains("WATCHDOG=1")).take(5).count();
         assert_eq!(beats, 5);
         assert!(began.elapsed() < Duration::from_millis(1900), "{:?}", began.elapsed());
         daemon.signal("TERM");
@@ -150,18 +155,12 @@ fn systemd_is_told_of_the_guard_that_replaces_a_killed_one() {
     rack("unit::systemd_is_told_of_the_guard_that_replaces_a_killed_one", || {
         let host = Host::new("n1", 11);
         host.cluster(&pair("checks = []", ""));
-        let socket = UnixDatagram::bind(host.path("/run/notify")).unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        let hear = || {
-            let mut buffer = [0; 512];
-            let length = socket.recv(&mut buffer).unwrap();
-            String::from_utf8(buffer[..length].to_vec()).unwrap()
-        };
+        let hear = manager(&host);
         let line = format!("env NOTIFY_SOCKET=/run/notify {STANDIN} run");
         let guard = host.start(&line, "/run/standin.log");
         while !hear().contains("READY=1") {}
         guard.signal("KILL");
-        let main = std::iter::repeat_with(hear).find_map(|said| {
+        let main = std::iter::repeat_with(&hear).find_map(|said| {
             said.lines().find_map(|line| line.strip_prefix("MAINPID=")?.parse::<u32>().ok())
         });
         let main = main.unwrap();

@@ -1,5 +1,6 @@
 //! What is done to processes: at any time, and right before and after each single step.
 
+use standin_core::guard::Setting;
 use standin_core::holding::{Change, LOOPBACK, Step};
 
 use super::kernel::ARP_IGNORE;
@@ -165,7 +166,10 @@ impl Scene {
         let Some(host) = self.host(machine) else { return };
         let idle = host.holding.as_ref().is_none_or(standin_core::holding::Holding::idle);
         let busy = !host.duties.is_empty() || host.begins || host.ends;
-        if idle && !busy && host.kernel.setting(ARP_IGNORE) != value {
+        // Somebody who sets what standin has set can't be told from it, and it is put back.
+        let ours = |it: &Setting| it.path == ARP_IGNORE && it.new == value;
+        let ours = host.ledger.settings.iter().any(ours);
+        if idle && !busy && !ours && host.kernel.setting(ARP_IGNORE) != value {
             host.kernel.set(ARP_IGNORE, &value);
             host.kernel.meant.insert(ARP_IGNORE.to_owned(), value);
             self.count("setting changed by somebody");
