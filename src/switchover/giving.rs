@@ -218,9 +218,7 @@ impl Giving {
                 .ok_or("a helper of this node broke off")?
                 .map_err(|error| format!("what nginx listens on here can't be read: {error}"))?,
         };
-        let addresses = self.job.addresses.clone();
-        let counted = blocking(move || count_all(&addresses)).await;
-        if let Some(Err(error)) = counted {
+        if let Some(Err(error)) = self.count().await {
             return Err(format!("the connections here can't be counted: {error}"));
         }
         let text = format!("asking {} to take {}", self.job.to, self.job.vip);
@@ -458,10 +456,15 @@ impl Giving {
             .is_ok_and(|process| crate::nginx::is_master(master) && process.signal(HANGUP).is_ok())
     }
 
+    /// `None`: the helper that counts broke off.
+    async fn count(&self) -> Option<io::Result<usize>> {
+        let addresses = self.job.addresses.clone();
+        blocking(move || count_all(&addresses)).await
+    }
+
     /// Counts the connections that are here, and has the other node go on for them.
     async fn count_and_say(&mut self) -> usize {
-        let addresses = self.job.addresses.clone();
-        let counted = blocking(move || count_all(&addresses)).await;
+        let counted = self.count().await;
         let count = self.left.counted(counted.and_then(Result::ok));
         if self.said_at.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
             self.said_at = Some(Instant::now());
