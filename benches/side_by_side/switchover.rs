@@ -72,12 +72,13 @@ pub(crate) fn measure(_: &Path, options: &Options) -> Result<Vec<Figure>> {
     let worst = |all: &[f64]| all.iter().copied().fold(0.0, f64::max);
     let steady = gaps(&standin, |run| run.steady_gap);
     longest.notes.push(format!(
-        "worst {:.1} ms; in the same runs with nothing moving: median {:.1} ms, worst {:.1} ms; clients \
-         pause {} ms between requests",
+        "worst {:.1} ms; in the same runs with nothing moving: median {:.1} ms, worst {:.1} ms; these \
+         clients pause {} ms between requests, the others {} ms",
         worst(&gap),
         median(steady.clone()),
         worst(&steady),
-        load::THINK.as_millis()
+        load::THINK.as_millis(),
+        load::LONG_THINK.as_millis()
     ));
     let all: Vec<_> = gap.iter().map(|ms| format!("{ms:.1}")).collect();
     longest.notes.push(format!("{} ms, in the order measured", all.join(" ")));

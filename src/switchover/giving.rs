@@ -33,7 +33,12 @@ const ENDS_WITHIN: Duration = Duration::from_secs(2);
 /// The other node asks this one, gives it up, and this one takes it.
 const RETURNS_WITHIN: Duration = Duration::from_secs(10);
 
+/// Between two counts of the connections, at least.
 const COUNT_EVERY: Duration = Duration::from_millis(100);
+
+/// A count walks through every socket of the host. Where there are many it may take one part in so many of
+/// a core's time; the switchover moves the VIP while the machine is busy.
+const COUNT_SHARE: u32 = 20;
 
 /// A count is told when it has changed, and no more often than this.
 const TELL_EVERY: Duration = Duration::from_millis(500);
@@ -115,6 +120,7 @@ pub(crate) fn begin(job: Job, around: Around) -> Handle {
             moved: Some(move_sender),
             moved_at: None,
             said_at: None,
+            counting_took: Duration::ZERO,
             left: Left::default(),
             returning: Returning::No,
         };
@@ -139,6 +145,8 @@ struct Giving {
     moved_at: Option<Instant>,
     /// When the other node heard last that this one still serves.
     said_at: Option<Instant>,
+    /// The last count, with its wait for a thread.
+    counting_took: Duration,
     left: Left,
     returning: Returning,
 }
@@ -203,7 +211,7 @@ impl Giving {
         let began = Instant::now();
         while began.elapsed() < lasting {
             self.count_and_say().await;
-            tokio::time::sleep(COUNT_EVERY.min(lasting)).await;
+            tokio::time::sleep(self.pause().min(lasting)).await;
         }
         self.say(Word::Done);
     }
@@ -313,7 +321,8 @@ impl Giving {
                 };
                 self.tell("draining", text, |progress| progress.connections = Some(count));
             }
-            if let Some(from) = self.listen(COUNT_EVERY).await {
+            let left = self.job.drain.saturating_sub(began.elapsed()).max(COUNT_EVERY);
+            if let Some(from) = self.listen(self.pause().min(left)).await {
                 return Drained::Back(from);
             }
         }
@@ -380,7 +389,7 @@ impl Giving {
             }
             let began = Instant::now();
             while began.elapsed() < GRACE && self.count_and_say().await > 0 {
-                if let Some(from) = self.listen(COUNT_EVERY).await {
+                if let Some(from) = self.listen(self.pause()).await {
                     return Some(from);
                 }
             }
@@ -398,7 +407,7 @@ impl Giving {
         }
         while self.relays() {
             self.count_and_say().await;
-            if let Some(from) = self.listen(COUNT_EVERY).await {
+            if let Some(from) = self.listen(self.pause()).await {
                 return Some(from);
             }
         }
@@ -464,13 +473,20 @@ impl Giving {
 
     /// Counts the connections that are here, and has the other node go on for them.
     async fn count_and_say(&mut self) -> usize {
+        let began = Instant::now();
         let counted = self.count().await;
+        self.counting_took = began.elapsed();
         let count = self.left.counted(counted.and_then(Result::ok));
         if self.said_at.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
             self.said_at = Some(Instant::now());
             self.say(Word::Serving { connections: count as u64 });
         }
         count
+    }
+
+    /// How long the next count is to wait.
+    fn pause(&self) -> Duration {
+        (self.counting_took * COUNT_SHARE).clamp(COUNT_EVERY, SAY_EVERY)
     }
 
     /// The addresses that stayed for the sockets go.

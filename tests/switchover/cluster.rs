@@ -77,6 +77,9 @@ impl Cluster {
         };
         let nodes: Vec<Host> = (1..=nodes).map(host).collect();
         let client = lan.host("client", &["192.168.1.7/24", "fd00:41::7/64"]);
+        // Else it runs out of ports, as many connections as its clients make and close.
+        client.sysctl("net/ipv4/ip_local_port_range", "1024 65535");
+        client.sysctl("net/ipv4/tcp_tw_reuse", "1");
         nodes[0].run(CERTIFICATE);
         for node in &nodes {
             for file in ["key.pem", "cert.pem"] {

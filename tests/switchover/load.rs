@@ -16,8 +16,15 @@ use super::http2;
 /// A request that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Between two requests of a client.
+/// Between two requests of a client that keeps its connection, whose gaps are measured.
 pub(crate) const THINK: Duration = Duration::from_millis(10);
+
+/// Between two requests of any other: all of them together leave the two cores of a small machine
+/// some air, else a gap tells how long its queue is, and nothing of the move.
+pub(crate) const LONG_THINK: Duration = Duration::from_millis(50);
+
+/// Between two looks of the server behind nginx for a connection.
+const LISTENS_EVERY: Duration = Duration::from_millis(10);
 
 /// How a client uses connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +39,16 @@ pub(crate) enum Habit {
     WebSocket,
     /// One for all requests, with TLS, by HTTP/2.
     Http2,
+}
+
+impl Habit {
+    /// How long such a client pauses between two requests.
+    pub(crate) const fn pause(self) -> Duration {
+        match self {
+            Self::KeepAlive => THINK,
+            Self::Short | Self::Download | Self::WebSocket | Self::Http2 => LONG_THINK,
+        }
+    }
 }
 
 /// So many of each kind and family; both families together are what issue 4 asks for.
@@ -82,7 +99,8 @@ impl Load {
             let client = move || {
                 spawn::enter_network(spawn::network_of(pid).unwrap().as_fd()).unwrap();
                 let to = SocketAddr::new(vip, 80);
-                let mut notes = Notes { course, seen: Vec::new(), last: Instant::now() };
+                let pause = habit.pause();
+                let mut notes = Notes { course, pause, seen: Vec::new(), last: None };
                 match habit {
                     Habit::KeepAlive => again_and_again(&mut notes, || Plain::connect(to)),
                     Habit::WebSocket => again_and_again(&mut notes, || Socket::connect(to)),
@@ -145,8 +163,10 @@ impl Seen {
 /// What one client sees.
 struct Notes {
     course: Arc<Course>,
+    pause: Duration,
     seen: Vec<Seen>,
-    last: Instant,
+    /// The last answer.
+    last: Option<Instant>,
 }
 
 impl Notes {
@@ -161,7 +181,7 @@ impl Notes {
     }
 
     fn note(&mut self, answer: std::io::Result<String>) {
-        let since = self.last.elapsed();
+        let since = self.last.map_or(Duration::ZERO, |last| last.elapsed());
         let answered = answer.is_ok();
         let seen = self.now();
         seen.requests += 1;
@@ -176,7 +196,7 @@ impl Notes {
             }
         }
         if answered {
-            self.last = Instant::now();
+            self.last = Some(Instant::now());
         }
     }
 
@@ -214,7 +234,7 @@ fn again_and_again<C: Connection>(notes: &mut Notes, connect: impl Fn() -> std::
             Ok(answer)
         });
         notes.note(answer);
-        sleep(THINK);
+        sleep(notes.pause);
     }
 }
 
@@ -319,7 +339,7 @@ impl Echo {
             ready.send(()).unwrap();
             while !ends.load(Ordering::Relaxed) {
                 let Ok((stream, _)) = listener.accept() else {
-                    sleep(THINK);
+                    sleep(LISTENS_EVERY);
                     continue;
                 };
                 let name = name.clone();
@@ -398,7 +418,7 @@ pub(crate) fn ask(stream: &TcpStream, page: &str) -> std::io::Result<String> {
 fn anew(notes: &mut Notes, to: SocketAddr, page: &str) {
     while notes.go_on() {
         notes.note(connect(to).and_then(|stream| ask(&stream, page)));
-        sleep(THINK);
+        sleep(notes.pause);
     }
 }
 

@@ -188,7 +188,7 @@ impl VirtualRouter {
         }
     }
 
-    fn announce_anew(&mut self, step: &mut Step<'_>) {
+    pub(super) fn announce_anew(&mut self, step: &mut Step<'_>) {
         if let State::Active(active) = &mut self.state {
             active.announce_again(step, self.plan.announce);
         }

@@ -3,7 +3,8 @@
 //! ```text
 //!   it says "active, eligible" ─┬▶ a priority 0 in its name is doubted until the link agrees
 //!                               ├▶ its adverts don't come: said, and shown by status
-//!                               └▶ so am I, for 3 s: the worse one yields, and follows by the link
+//!                               └▶ so am I, for 3 s: the worse one yields, and follows by the link;
+//!                                                    the better one announces when it has gone
 //! ```
 //! Nothing waits for the link: silence ends in a claim as ever. What adverts settle, they settle first.
 
@@ -104,9 +105,13 @@ impl VirtualRouter {
         });
         self.believe_the_doubted(step.now, node, says);
         self.follow_by_link(step.now, node, says);
+        let both = self.holds() && says.is_some_and(|says| says.active);
+        if !both && before.is_some_and(|told| told.both.is_some()) {
+            // Clients have sent to the rival until now, and its adverts didn't come.
+            self.announce_anew(step);
+        }
         let Some(told) = &mut told else { return };
         self.look_for_losses(step, told);
-        let both = told.says.active && self.holds();
         told.both = told.both.or(Some(step.now)).filter(|_| both);
         let lasting = told.both.map(|since| step.now.since(since.max(self.since)));
         let told = *told;

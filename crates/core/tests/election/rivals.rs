@@ -42,7 +42,7 @@ impl Rig {
         self.log.iter().filter(|(_, effect)| is(effect)).count()
     }
 
-    fn announcements(&self) -> usize {
+    pub(super) fn announcements(&self) -> usize {
         self.log.iter().filter(|(_, effect)| matches!(effect, Effect::Announce { .. })).count()
     }
 }

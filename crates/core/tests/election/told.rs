@@ -74,6 +74,22 @@ fn the_better_one_of_two_actives_stays_and_says_which_way_adverts_are_lost() {
 }
 
 #[test]
+fn the_better_one_of_two_actives_announces_again_when_the_other_has_gone() {
+    for gone in [None, Some(Says { active: false, ..DEAF })] {
+        let mut rig = Rig::holding();
+        let sick = Says { standing: Standing::Ineligible, ..DEAF };
+        rig.says_for(N3, sick, 4);
+        let before = rig.announcements();
+        rig.step(Input::Peer { vip: VIP, node: N3, says: gone });
+        assert_eq!(rig.announcements(), before + 1, "{gone:?}: clients sent there until now");
+        rig.says_for(N3, Says { active: false, ..DEAF }, 10);
+        let burst = rig.announcements();
+        rig.says_for(N3, Says { active: false, ..DEAF }, 10);
+        assert_eq!(rig.announcements(), burst, "{gone:?}: it says nothing new");
+    }
+}
+
+#[test]
 fn adverts_that_come_settle_it_without_the_link() {
     let mut rig = Rig::following();
     for _ in 0..10 {
