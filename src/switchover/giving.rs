@@ -38,7 +38,7 @@ const COUNT_EVERY: Duration = Duration::from_millis(100);
 
 /// A count walks through every socket of the host. Where there are many it may take one part in so many of
 /// a core's time; the switchover moves the VIP while the machine is busy.
-const COUNT_SHARE: u32 = 20;
+const COUNT_SHARE: u32 = 50;
 
 /// A count is told when it has changed, and no more often than this.
 const TELL_EVERY: Duration = Duration::from_millis(500);
@@ -521,13 +521,11 @@ fn connections(count: usize) -> String {
 }
 
 fn count_all(addresses: &[IpAddr]) -> io::Result<usize> {
-    let mut sockets = Sockets::open()?;
-    addresses.iter().try_fold(0, |sum, at| Ok(sum + sockets.count(*at, TcpState::SERVING)?))
+    Sockets::open()?.count(addresses, TcpState::SERVING)
 }
 
 fn end_all(addresses: &[IpAddr]) -> io::Result<usize> {
-    let mut sockets = Sockets::open()?;
-    addresses.iter().try_fold(0, |sum, at| Ok(sum + sockets.end(*at, TcpState::SERVING)?))
+    Sockets::open()?.end(addresses, TcpState::SERVING)
 }
 
 /// How many connections are here, as far as the kernel has told.

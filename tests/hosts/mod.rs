@@ -293,7 +293,9 @@ impl Host {
     /// `net/ipv4/conf/all/promote_secondaries`, say.
     pub(crate) fn sysctl(&self, name: &str, value: &str) {
         // /proc/sys/net is that of the reader's network, not that of the mount.
-        self.run(&format!("sysctl -q -w {}={value}", name.replace('/', ".")));
+        let setting = format!("{}={value}", name.replace('/', "."));
+        let output = self.command("sysctl").args(["-q", "-w", &setting]).output().unwrap();
+        stdout(&format!("{}: {setting}", self.name), &output);
     }
 
     /// Where a path of the host is for this process.

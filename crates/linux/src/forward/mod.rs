@@ -346,13 +346,11 @@ fn tables_of<'a>(
 fn seeds_of(addresses: &[IpAddr]) -> Result<Vec<(Family, Vec<u8>)>, Refusal> {
     let mut sockets = Sockets::open()?;
     let mut seeds = Vec::new();
-    for address in addresses {
-        sockets.tcp(*address, TcpState::CONNECTED, &mut |socket| {
-            let remote = (socket.remote.ip(), socket.remote.port());
-            let local = (socket.local.ip(), socket.local.port());
-            seeds.push((Family::of(*address), table::key_of(remote, local)));
-        })?;
-    }
+    sockets.tcp(addresses, TcpState::CONNECTED, &mut |socket| {
+        let remote = (socket.remote.ip(), socket.remote.port());
+        let local = (socket.local.ip(), socket.local.port());
+        seeds.push((Family::of(local.0), table::key_of(remote, local)));
+    })?;
     if seeds.len() > SEEDS_MAX {
         return Err(Refusal::TooMany { connections: seeds.len() });
     }

@@ -1,6 +1,6 @@
 //! What becomes of single packets, of the table, and of sockets.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use standin_core::types::{Family, Mac};
@@ -410,15 +410,37 @@ fn sockets_are_counted_and_ended() {
         for vip in vips() {
             let crowd = crowd(vip, 10);
             // Both ends have the address here.
-            assert_eq!(sockets.count(vip, TcpState::OPEN).unwrap(), 20, "{vip}");
+            assert_eq!(sockets.count(&[vip], TcpState::OPEN).unwrap(), 20, "{vip}");
             let other = if vip.is_ipv4() { "127.0.0.1" } else { "::1" };
-            assert_eq!(sockets.count(other.parse().unwrap(), TcpState::CONNECTED).unwrap(), 0);
+            assert_eq!(sockets.count(&[other.parse().unwrap()], TcpState::CONNECTED).unwrap(), 0);
             // The reset of one end ends the other, too.
-            let ended = sockets.end(vip, TcpState::OPEN).unwrap();
+            let ended = sockets.end(&[vip], TcpState::OPEN).unwrap();
             assert!((10..=20).contains(&ended), "{vip}: {ended}");
-            assert_eq!(sockets.count(vip, TcpState::UNFINISHED).unwrap(), 0, "{vip}");
+            assert_eq!(sockets.count(&[vip], TcpState::UNFINISHED).unwrap(), 0, "{vip}");
             assert!(ask(&crowd[0].0).is_err(), "{vip}");
         }
+    });
+}
+
+#[test]
+fn sockets_of_several_addresses_are_counted_in_one_walk() {
+    alone(|| {
+        space::ip("link set lo up");
+        let addresses: Vec<IpAddr> =
+            (1..=9).map(|last| Ipv4Addr::new(127, 0, 0, last).into()).collect();
+        let sought: Vec<IpAddr> =
+            addresses.iter().copied().chain([Ipv6Addr::LOCALHOST.into()]).collect();
+        let _crowds: Vec<_> = sought.iter().map(|address| crowd(*address, 1)).collect();
+        let mut sockets = Sockets::open().unwrap();
+        // Both ends of ::1; elsewhere the client's end is 127.0.0.1.
+        assert_eq!(sockets.count(&sought, TcpState::OPEN).unwrap(), 20);
+        assert_eq!(sockets.count(&sought[1..], TcpState::OPEN).unwrap(), 10);
+        assert_eq!(sockets.count(&sought[3..5], TcpState::OPEN).unwrap(), 2);
+        let many: Vec<IpAddr> =
+            (0..1_000).map(|last| Ipv4Addr::from(0x0a00_0000 + last).into()).collect();
+        let many: Vec<IpAddr> = many.into_iter().chain(sought).collect();
+        assert_eq!(sockets.count(&many, TcpState::OPEN).unwrap(), 20);
+        assert_eq!(sockets.count(&[], TcpState::OPEN).unwrap(), 0);
     });
 }
 
@@ -433,7 +455,7 @@ fn an_ipv4_connection_to_an_ipv6_socket_is_an_ipv4_connection() {
         let mut found = Vec::new();
         let local = "127.0.0.1".parse().unwrap();
         let mut sockets = Sockets::open().unwrap();
-        sockets.tcp(local, TcpState::OPEN, &mut |socket| found.push(*socket)).unwrap();
+        sockets.tcp(&[local], TcpState::OPEN, &mut |socket| found.push(*socket)).unwrap();
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(found.iter().any(|socket| socket.local.port() == port));
         assert!(found.iter().all(|socket| socket.remote.ip() == local));
