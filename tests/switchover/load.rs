@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
 use standin_linux::spawn;
 
 use super::hosts::Host;
@@ -16,12 +18,15 @@ use super::http2;
 /// A request that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Between two requests of a client that keeps its connection, whose gaps are measured.
+/// Between two requests of a client that keeps its connection, whose gaps are measured; on the average.
 pub(crate) const THINK: Duration = Duration::from_millis(10);
 
 /// Between two requests of any other: all of them together leave the two cores of a small machine
 /// some air, else a gap tells how long its queue is, and nothing of the move.
 pub(crate) const LONG_THINK: Duration = Duration::from_millis(50);
+
+/// Pauses differ by one in so many: clients that were held up together would go on asking together.
+const SPREAD: u32 = 5;
 
 /// Between two looks of the server behind nginx for a connection.
 const LISTENS_EVERY: Duration = Duration::from_millis(10);
@@ -94,12 +99,12 @@ impl Load {
     pub(crate) fn begin(host: &Host, vip: IpAddr, habit: Habit, clients: usize) -> Self {
         let course = Arc::new(Course::default());
         let pid = host.pid;
-        let begin = |_| {
+        let begin = |number| {
             let course = Arc::clone(&course);
             let client = move || {
                 spawn::enter_network(spawn::network_of(pid).unwrap().as_fd()).unwrap();
                 let to = SocketAddr::new(vip, 80);
-                let pause = habit.pause();
+                let pause = pauses(habit.pause(), number);
                 let mut notes = Notes { course, pause, seen: Vec::new(), last: None };
                 match habit {
                     Habit::KeepAlive => again_and_again(&mut notes, || Plain::connect(to)),
@@ -160,10 +165,19 @@ impl Seen {
     }
 }
 
+/// The pauses of the client `number`.
+fn pauses(average: Duration, number: usize) -> Box<dyn Iterator<Item = Duration>> {
+    let (least, steps) = (average - average / SPREAD, 16);
+    let step = 2 * (average / SPREAD) / steps;
+    // Odd, so that all steps are taken; another order for each client.
+    let stride = 2 * u32::try_from(number % 8).unwrap_or(0) + 3;
+    Box::new((0..).map(move |turn: u32| least + step * (turn.wrapping_mul(stride) % steps)))
+}
+
 /// What one client sees.
 struct Notes {
     course: Arc<Course>,
-    pause: Duration,
+    pause: Box<dyn Iterator<Item = Duration>>,
     seen: Vec<Seen>,
     /// The last answer.
     last: Option<Instant>,
@@ -172,6 +186,10 @@ struct Notes {
 impl Notes {
     fn go_on(&self) -> bool {
         !self.course.over.load(Ordering::Relaxed)
+    }
+
+    fn pause(&mut self) {
+        self.pause.next().into_iter().for_each(sleep);
     }
 
     fn now(&mut self) -> &mut Seen {
@@ -234,7 +252,7 @@ fn again_and_again<C: Connection>(notes: &mut Notes, connect: impl Fn() -> std::
             Ok(answer)
         });
         notes.note(answer);
-        sleep(notes.pause);
+        notes.pause();
     }
 }
 
@@ -418,17 +436,16 @@ pub(crate) fn ask(stream: &TcpStream, page: &str) -> std::io::Result<String> {
 fn anew(notes: &mut Notes, to: SocketAddr, page: &str) {
     while notes.go_on() {
         notes.note(connect(to).and_then(|stream| ask(&stream, page)));
-        sleep(notes.pause);
+        notes.pause();
     }
 }
 
 /// Whether the other end has closed it: a connection that is used again is looked at before.
 fn is_closed(stream: &TcpStream) -> std::io::Result<bool> {
-    stream.set_nonblocking(true)?;
-    let peeked = stream.peek(&mut [0]);
-    stream.set_nonblocking(false)?;
-    match peeked {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-        other => other.map(|bytes| bytes == 0),
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    match rustix::net::recv(stream, &mut [0; 1], flags) {
+        Err(Errno::AGAIN) => Ok(false),
+        Err(error) => Err(error.into()),
+        Ok((_, bytes)) => Ok(bytes == 0),
     }
 }
