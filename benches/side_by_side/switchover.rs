@@ -72,8 +72,8 @@ pub(crate) fn measure(_: &Path, options: &Options) -> Result<Vec<Figure>> {
     let worst = |all: &[f64]| all.iter().copied().fold(0.0, f64::max);
     let steady = gaps(&standin, |run| run.steady_gap);
     longest.notes.push(format!(
-        "worst {:.1} ms; in the same runs with nothing moving: median {:.1} ms, worst {:.1} ms; these \
-         clients pause {} ms between requests, the others {} ms",
+        "worst {:.1} ms; in the same runs with nothing moving: median {:.1} ms, worst {:.1} ms; counted \
+         from when the next request is due: these clients pause {} ms on the average, the others {} ms",
         worst(&gap),
         median(steady.clone()),
         worst(&steady),

@@ -19,7 +19,7 @@ use super::http2;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Between two requests of a client that keeps its connection, whose gaps are measured; on the average.
-pub(crate) const THINK: Duration = Duration::from_millis(10);
+pub(crate) const THINK: Duration = Duration::from_millis(20);
 
 /// Between two requests of any other: all of them together leave the two cores of a small machine
 /// some air, else a gap tells how long its queue is, and nothing of the move.
@@ -75,7 +75,7 @@ pub(crate) struct Seen {
     pub(crate) closed: usize,
     /// Those of them that were reset.
     pub(crate) resets: usize,
-    /// The longest time between two answers of one client.
+    /// The longest time between two answers of one client, without its pause.
     pub(crate) gap: Duration,
     /// Who answered, in the order in which they were first seen.
     pub(crate) answered: Vec<String>,
@@ -104,8 +104,9 @@ impl Load {
             let client = move || {
                 spawn::enter_network(spawn::network_of(pid).unwrap().as_fd()).unwrap();
                 let to = SocketAddr::new(vip, 80);
-                let pause = pauses(habit.pause(), number);
-                let mut notes = Notes { course, pause, seen: Vec::new(), last: None };
+                let pauses = pauses(habit.pause(), number);
+                let mut notes =
+                    Notes { course, pauses, seen: Vec::new(), pause: habit.pause(), due: None };
                 match habit {
                     Habit::KeepAlive => again_and_again(&mut notes, || Plain::connect(to)),
                     Habit::WebSocket => again_and_again(&mut notes, || Socket::connect(to)),
@@ -177,10 +178,11 @@ fn pauses(average: Duration, number: usize) -> Box<dyn Iterator<Item = Duration>
 /// What one client sees.
 struct Notes {
     course: Arc<Course>,
-    pause: Box<dyn Iterator<Item = Duration>>,
+    pauses: Box<dyn Iterator<Item = Duration>>,
     seen: Vec<Seen>,
-    /// The last answer.
-    last: Option<Instant>,
+    pause: Duration,
+    /// When the next request after the last answer is due.
+    due: Option<Instant>,
 }
 
 impl Notes {
@@ -188,8 +190,8 @@ impl Notes {
         !self.course.over.load(Ordering::Relaxed)
     }
 
-    fn pause(&mut self) {
-        self.pause.next().into_iter().for_each(sleep);
+    fn pause(&self) {
+        sleep(self.pause);
     }
 
     fn now(&mut self) -> &mut Seen {
@@ -199,7 +201,7 @@ impl Notes {
     }
 
     fn note(&mut self, answer: std::io::Result<String>) {
-        let since = self.last.map_or(Duration::ZERO, |last| last.elapsed());
+        let since = self.due.map_or(Duration::ZERO, |due| due.elapsed());
         let answered = answer.is_ok();
         let seen = self.now();
         seen.requests += 1;
@@ -214,7 +216,8 @@ impl Notes {
             }
         }
         if answered {
-            self.last = Some(Instant::now());
+            self.pause = self.pauses.next().unwrap_or_default();
+            self.due = Some(Instant::now() + self.pause);
         }
     }
 
