@@ -59,7 +59,7 @@ const TCP_CONNECTIONS: usize = 32;
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// Probes for a vacant address closer than this wouldn't wait for answers; later ones find it too late.
-const PROBE_GAPS: std::ops::RangeInclusive<Duration> =
+pub(crate) const PROBE_GAPS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_secs(10);
 
 /// As the file's `drain_timeout`.

@@ -415,18 +415,7 @@ impl Giving {
             return Some(from);
         }
         let ended = left.saturating_sub(cut);
-        let (to, vip) = (&self.job.to, &self.job.vip);
-        let text = match (left, cut) {
-            (0, _) => format!("{to} has {vip}; no connection was cut"),
-            (_, 0) => format!(
-                "{to} has {vip}; nginx closed {} that didn't end by itself; none was cut",
-                connections(ended)
-            ),
-            (_, cut) => format!(
-                "{to} has {vip}; nginx closed {} that didn't end by itself; {cut} more cut",
-                connections(ended)
-            ),
-        };
+        let text = format!("{} has {}; {}", self.job.to, self.job.vip, ending(left, cut));
         self.tell("done", text, |progress| {
             (progress.ended, progress.cut) = (Some(ended), Some(cut));
         });
@@ -520,6 +509,25 @@ fn connections(count: usize) -> String {
     if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
 }
 
+/// What became of those that were left when the drain was over.
+fn ending(left: usize, cut: usize) -> String {
+    if left == 0 {
+        return "no connection was cut".to_owned();
+    }
+    let (ended, more) = match left.saturating_sub(cut) {
+        0 => ("nginx closed none of those that were left".to_owned(), ""),
+        1 => ("nginx closed 1 connection that didn't end by itself".to_owned(), " more"),
+        ended => {
+            (format!("nginx closed {ended} connections that didn't end by themselves"), " more")
+        }
+    };
+    match cut {
+        0 => format!("{ended}; none was cut"),
+        1 => format!("{ended}; 1{more} was cut"),
+        cut => format!("{ended}; {cut}{more} were cut"),
+    }
+}
+
 fn count_all(addresses: &[IpAddr]) -> io::Result<usize> {
     let mut sockets = Sockets::open()?;
     addresses.iter().try_fold(0, |sum, at| Ok(sum + sockets.count(*at, TcpState::SERVING)?))
@@ -545,6 +553,21 @@ impl Left {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_is_told_of_one_and_of_many() {
+        assert_eq!(ending(0, 0), "no connection was cut");
+        assert_eq!(
+            ending(5, 0),
+            "nginx closed 5 connections that didn't end by themselves; none was cut"
+        );
+        assert_eq!(ending(1, 0), "nginx closed 1 connection that didn't end by itself; none was cut");
+        assert_eq!(
+            ending(3, 1),
+            "nginx closed 2 connections that didn't end by themselves; 1 more was cut"
+        );
+        assert_eq!(ending(2, 2), "nginx closed none of those that were left; 2 were cut");
+    }
 
     #[test]
     fn a_count_that_fails_ends_no_drain() {
