@@ -430,6 +430,43 @@ fn lines_without_a_common_generation_are_asked_about() {
 }
 
 #[test]
+fn equal_trees_with_separate_histories_become_one_history() {
+    let apart = || {
+        let mut rig = Rig::new(&["n1", "n2"]);
+        rig.link("n1", "n2", false);
+        rig.holder(&["n1"], "n1");
+        rig.holder(&["n2"], "n2");
+        rig.edit("n1", tree(1));
+        rig.edit("n2", tree(2));
+        rig
+    };
+    // The same files were brought to both.
+    let mut rig = apart();
+    rig.edit("n1", tree(7));
+    rig.edit("n2", tree(3));
+    rig.edit("n2", tree(7));
+    rig.holder(&["n1"], "n2");
+    rig.link("n1", "n2", true);
+    rig.run();
+    assert_eq!(rig.state("n1").held, None);
+    assert_eq!(rig.state("n1").applied, rig.state("n2").applied);
+    assert_eq!(rig.told("n1", "sync_held"), 0, "{:?}", rig.machines["n1"].events);
+    // From here on it is followed as ever.
+    rig.edit("n2", tree(8));
+    assert_eq!(rig.disk("n1"), tree(8));
+    // Other files are asked about; brought here by hand they are no conflict any more.
+    let mut rig = apart();
+    rig.holder(&["n1"], "n2");
+    rig.link("n1", "n2", true);
+    rig.run();
+    assert!(rig.state("n1").held.is_some());
+    rig.edit("n1", tree(2));
+    assert_eq!(rig.state("n1").held, None);
+    assert_eq!(rig.state("n1").applied, rig.state("n2").applied);
+    assert!(rig.machines["n1"].history.contains(&tree(1)));
+}
+
+#[test]
 fn apply_goes_to_the_backups_first_and_to_the_active_last() {
     let mut rig = Rig::new(&["n1", "n2", "n3"]);
     rig.holder(&["n1", "n2", "n3"], "n1");
