@@ -430,6 +430,37 @@ fn lines_without_a_common_generation_are_asked_about() {
 }
 
 #[test]
+fn a_moment_without_a_holder_is_not_told() {
+    let mut rig = pair();
+    let writers = |rig: &Rig| {
+        let events = rig.machines["n1"].events.iter();
+        let writers = events.filter_map(|event| match event {
+            Event::Writer(writer) => Some(writer.clone()),
+            _ => None,
+        });
+        writers.collect::<Vec<_>>()
+    };
+    let of = |name: &str| Some(name.to_owned());
+    assert_eq!(writers(&rig), [of("n1")]);
+    // A planned move, a takeover at adverts each second, and one that comes back at once.
+    for (lasting, to) in [(10, "n2"), (3_900, "n1"), (300, "n1")] {
+        rig.input("n1", Input::Holder(None));
+        assert_eq!(rig.state("n1").writer, None, "nothing is taken meanwhile");
+        rig.wait(Duration::from_millis(lasting));
+        rig.holder(&["n1", "n2"], to);
+    }
+    assert_eq!(writers(&rig), [of("n1"), of("n2"), of("n1")]);
+    rig.input("n1", Input::Holder(None));
+    for _ in 0..3 {
+        let deadline = rig.machines["n1"].replica.next_deadline();
+        assert!(deadline.is_none_or(|at| at > rig.now), "{deadline:?}");
+        rig.wait(Duration::from_secs(4));
+    }
+    rig.holder(&["n1"], "n1");
+    assert_eq!(writers(&rig), [of("n1"), of("n2"), of("n1"), None, of("n1")]);
+}
+
+#[test]
 fn equal_trees_with_separate_histories_become_one_history() {
     let apart = || {
         let mut rig = Rig::new(&["n1", "n2"]);
