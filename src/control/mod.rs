@@ -179,6 +179,8 @@ pub(crate) struct Status {
 struct Control {
     paths: Paths,
     cluster: Arc<Cluster>,
+    /// SHA-256 of the file that is in force, hexadecimal.
+    file_sha256: String,
     node: String,
     engine: Post<ToEngine>,
     generation: u64,
@@ -295,6 +297,7 @@ async fn serve(
     let mut this = Control {
         notifier: Notifier::new(chosen.cluster.notify.clone(), ran_sender),
         cluster: Arc::new(chosen.cluster),
+        file_sha256: chosen.sha256,
         node: chosen.node,
         engine: engine.0,
         generation: 0,
