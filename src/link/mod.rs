@@ -298,9 +298,10 @@ impl Link {
         let common = self.common.clone();
         tokio::spawn(async move {
             let step = match file::apply::apply(&common, order, &steps).await {
-                Ok(version) => file::apply::Step {
+                Ok(decided) => file::apply::Step {
                     state: "done".to_owned(),
-                    version: Some(version.number),
+                    version: Some(decided.version.number),
+                    text: (!decided.changed).then(|| "nothing has changed".to_owned()),
                     ..file::apply::Step::default()
                 },
                 Err(why) => file::apply::Step {
