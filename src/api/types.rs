@@ -35,7 +35,8 @@ pub(crate) struct Status {
     pub(crate) peers: Vec<Peer>,
     /// How long ago the engine last went round.
     pub(crate) engine_beat_ms: u64,
-    /// Logs, and the record of events, that don't take what they are to: one line each.
+    /// Logs, and the record of events, that don't take what they are to, and sockets that can't be
+    /// opened: one line each.
     #[serde(default)]
     pub(crate) stuck: Vec<String>,
     pub(crate) link: Option<Link>,
