@@ -319,6 +319,13 @@ fn the_end_of_a_drain_loads_no_edit_that_nobody_has_tested() {
     });
     let current = |own: &serde_json::Value| own["current"] == true;
     cluster.nodes.iter().for_each(|node| drop(node.wait_own("current", current)));
+    // A move that was ordered is nobody's rival, and no time without a holder.
+    for node in &cluster.nodes {
+        let log = node.host.read("/run/logs/standin");
+        let frightens = ["nobody is known", "is active too"];
+        let frightens = frightens.iter().find(|words| log.contains(**words));
+        assert!(frightens.is_none(), "{frightens:?} on {}:\n{log}", node.host.name);
+    }
     // Somebody is at work on n2's files.
     n2.order("sync hold");
     n2.save("nginx.conf", &conf("half done"));
