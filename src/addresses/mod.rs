@@ -206,6 +206,9 @@ impl Addresses {
     }
 
     /// Takes all orders and makes one change of them; false once there is nobody left to give any.
+    ///
+    /// Each of them is taken down before the kernel is asked for anything: where that fails, the rest
+    /// follows with [`Addresses::again`], and an end with [`Addresses::undo`].
     fn orders(&mut self) -> io::Result<bool> {
         self.inbox.wake.clear();
         let mut orders = Vec::new();
@@ -248,11 +251,20 @@ impl Addresses {
         if !orders.is_empty() {
             self.holding.orders(orders);
         }
-        self.work()?;
+        let looks = watch.is_some();
         if let Some((interfaces, own)) = watch {
-            self.watch(interfaces, own)?;
+            self.watch(interfaces, own);
         }
-        Ok(alive)
+        let worked = self.work();
+        if !alive {
+            return Ok(false);
+        }
+        worked?;
+        if looks {
+            self.dump()?;
+            self.report();
+        }
+        Ok(true)
     }
 
     fn index_of(&self, interface: &str) -> Option<u32> {
@@ -419,13 +431,11 @@ impl Addresses {
         self.holding.owner(key).is_some()
     }
 
-    fn watch(&mut self, interfaces: Vec<String>, own: Vec<IpAddr>) -> io::Result<()> {
+    /// These are looked at from the next dump on.
+    fn watch(&mut self, interfaces: Vec<String>, own: Vec<IpAddr>) {
         let fresh = |name| Watched { name, reported: None, link: None };
         self.watched = interfaces.into_iter().map(fresh).collect();
         self.own.watch(own);
-        self.dump()?;
-        self.report();
-        Ok(())
     }
 
     /// Reads everything anew: at the start, and when notices were lost.

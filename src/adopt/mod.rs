@@ -26,8 +26,9 @@ use standin_config::network::Swap;
 use standin_config::{Cluster, Diagnostic, Finding};
 use standin_core::types::Prefix;
 
-use crate::cli::Places;
+use crate::api::PROBE_GAPS;
 use crate::cli::client::Unanswered;
+use crate::cli::{Places, orders};
 use crate::control;
 use files::Look;
 use host::{Host, Place};
@@ -54,7 +55,7 @@ pub(crate) struct AdoptArgs {
     await_vacant: bool,
     /// With --await-vacant: how often the address is asked for
     #[arg(long, value_name = "TIME", default_value = "100ms", requires = "await_vacant",
-          value_parser = crate::cli::orders::duration)]
+          value_parser = gap)]
     every: Duration,
     /// With --await-vacant: no longer; an address that this node has by then it keeps
     #[arg(long, requires = "await_vacant")]
@@ -79,6 +80,17 @@ pub(crate) struct AdoptArgs {
     state_dir: PathBuf,
     #[command(flatten)]
     places: Places,
+}
+
+/// How often an address may be asked for: what the daemon takes.
+fn gap(text: &str) -> Result<Duration, String> {
+    let gap = orders::duration(text)?;
+    if PROBE_GAPS.contains(&gap) {
+        Ok(gap)
+    } else {
+        let (least, most) = (PROBE_GAPS.start().as_millis(), PROBE_GAPS.end().as_secs());
+        Err(format!("{least}ms to {most}s"))
+    }
 }
 
 /// What is shown before anything is done.

@@ -21,6 +21,7 @@
 //! Over TCP only the `GET`s are answered: nobody is known there.
 
 mod cluster;
+mod places;
 mod sync;
 pub(crate) mod types;
 
@@ -28,7 +29,6 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -43,23 +43,20 @@ use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::json;
 use standin_core::Command;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::control::history::Record;
 use crate::control::{Asked, Request, Wish};
-
-/// Connections over TCP at once: nobody outside may use up the daemon's descriptors.
-const TCP_CONNECTIONS: usize = 32;
+use places::Places;
 
 /// Longer than this nobody means; it also keeps the engine's clock from running over.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
 
 /// Probes for a vacant address closer than this wouldn't wait for answers; later ones find it too late.
-const PROBE_GAPS: std::ops::RangeInclusive<Duration> =
+pub(crate) const PROBE_GAPS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_secs(10);
 
 /// As the file's `drain_timeout`.
@@ -117,71 +114,12 @@ pub(crate) fn serve(socket: StdUnixListener, desk: Desk) {
 /// # Errors
 /// The address can't be bound.
 pub(crate) async fn serve_tcp(listen: SocketAddr, desk: Desk) -> std::io::Result<JoinHandle<()>> {
-    let listener = Limited {
-        inner: TcpListener::bind(listen).await?,
-        places: Arc::new(Semaphore::new(TCP_CONNECTIONS)),
-    };
+    let listener = Places::of(TcpListener::bind(listen).await?);
     let app = reading().with_state(desk);
     Ok(tokio::spawn(async move {
         // It ends only when it is aborted.
         let _ = axum::serve(listener, app).await;
     }))
-}
-
-/// A listener that accepts no more than there are places.
-struct Limited {
-    inner: TcpListener,
-    places: Arc<Semaphore>,
-}
-
-impl axum::serve::Listener for Limited {
-    type Io = Placed;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Placed, SocketAddr) {
-        // The semaphore is never closed; without a place nothing is accepted.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
-        let (stream, from) = axum::serve::Listener::accept(&mut self.inner).await;
-        (Placed { stream, _place: place }, from)
-    }
-
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        self.inner.local_addr()
-    }
-}
-
-/// A connection that keeps its place until it ends.
-struct Placed {
-    stream: TcpStream,
-    _place: Option<OwnedSemaphorePermit>,
-}
-
-impl AsyncRead for Placed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
-    }
-}
-
-impl AsyncWrite for Placed {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }
 
 fn reading() -> Router<Desk> {

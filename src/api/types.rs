@@ -35,7 +35,8 @@ pub(crate) struct Status {
     pub(crate) peers: Vec<Peer>,
     /// How long ago the engine last went round.
     pub(crate) engine_beat_ms: u64,
-    /// Logs, and the record of events, that don't take what they are to: one line each.
+    /// Logs, and the record of events, that don't take what they are to, and sockets that can't be
+    /// opened: one line each.
     #[serde(default)]
     pub(crate) stuck: Vec<String>,
     pub(crate) link: Option<Link>,
@@ -285,7 +286,7 @@ impl Check {
             .to_owned(),
             last: last.map(str::to_owned),
             detail: live.map_or(check.detail, |live| live.detail.clone()),
-            took_ms: live.map_or(0.0, |live| live.took.as_secs_f64() * 1000.0),
+            took_ms: live.map_or(0.0, |live| fractional_ms(live.took)),
             at: live.and_then(|live| live.when).map(rfc3339),
             runs: live.map_or(0, |live| live.runs),
             failures: live.map_or(0, |live| live.failures),
@@ -294,6 +295,26 @@ impl Check {
     }
 }
 
+/// Milliseconds to three places: nothing that is shown is measured more exactly.
+fn fractional_ms(duration: std::time::Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
 fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::fractional_ms;
+
+    #[test]
+    fn a_time_in_json_has_no_more_places_than_were_measured() {
+        let said = |ns| serde_json::to_string(&fractional_ms(Duration::from_nanos(ns))).unwrap();
+        assert_eq!(said(1_234_567), "1.235");
+        assert_eq!(said(299_792), "0.3");
+        assert_eq!(said(0), "0.0");
+    }
 }

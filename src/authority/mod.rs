@@ -232,8 +232,21 @@ impl Keys {
         Self { dir: state_dir.join("keys") }
     }
 
-    pub(crate) fn exist(&self) -> bool {
-        self.dir.join("node.pem").exists()
+    /// Whether this machine is a node with keys.
+    ///
+    /// # Errors
+    /// That can't be seen: a disk that fails is no machine without keys.
+    pub(crate) fn exist(&self) -> Result<bool> {
+        let path = self.dir.join("node.pem");
+        path.try_exists().with_context(|| format!("can't look for {}", path.display()))
+    }
+
+    /// `None`: this machine has no keys.
+    ///
+    /// # Errors
+    /// As [`Keys::exist`] and [`Keys::identity`].
+    pub(crate) fn identity_if_any(&self) -> Result<Option<Identity>> {
+        self.exist()?.then(|| self.identity()).transpose()
     }
 
     fn text(&self, name: &str) -> Result<String> {
@@ -350,8 +363,10 @@ impl Keys {
     /// # Errors
     /// There are keys.
     pub(crate) fn must_be_new(&self) -> Result<()> {
-        if self.dir.exists() {
-            let dir = self.dir.display();
+        let dir = self.dir.display();
+        // Also one that can't be read, or that leads nowhere.
+        let found = self.dir.symlink_metadata();
+        if !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
             bail!(
                 "{dir} exists: this machine is a node of a cluster already. Nothing was changed. \
                  If it is to become a node of another one, move {dir} away first"
@@ -396,10 +411,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_disk_that_cannot_be_read_is_no_machine_without_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        // As with any failure of the disk the kernel says neither yes nor no.
+        std::os::unix::fs::symlink("keys", dir.path().join("keys")).unwrap();
+        let keys = Keys::of(dir.path());
+        let said = format!("{:#}", keys.exist().unwrap_err());
+        assert!(said.contains("keys/node.pem"), "{said}");
+        assert!(keys.identity_if_any().is_err());
+        assert!(keys.must_be_new().is_err(), "no keys are made beside those that may be there");
+    }
+
+    #[test]
     fn keys_are_written_whole_and_for_root_alone() {
         let dir = tempfile::tempdir().unwrap();
         let keys = Keys::of(dir.path());
-        assert!(!keys.exist());
+        assert!(!keys.exist().unwrap());
         let authority = Authority::new("edge").unwrap();
         let key = NodeKey::new().unwrap();
         let certificate = authority.issue("edge", "n1", key.public().unwrap()).unwrap();

@@ -152,10 +152,12 @@ fn outcome(step: Step, unfit: bool) -> Result<()> {
 fn words(step: &Step) -> String {
     let Some(node) = &step.node else {
         let number = step.version.unwrap_or_default();
-        return if step.state == "done" {
-            format!("version {number} of the cluster file is decided\n")
-        } else {
-            String::new()
+        return match (step.state.as_str(), &step.text) {
+            ("done", None) => format!("version {number} of the cluster file is decided\n"),
+            ("done", Some(text)) => {
+                format!("{text}: all nodes have version {number} of the cluster file\n")
+            }
+            _ => String::new(),
         };
     };
     let state = match step.state.as_str() {

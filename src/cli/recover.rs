@@ -27,10 +27,11 @@ pub(super) fn main(args: &RecoverArgs) -> Result<()> {
     let _held = args.places.without_daemon("and it recovers by itself when it starts")?;
     let journal = standin_apply::folder(&args.state_dir);
     let found = standin_apply::recover(&journal, &mut |_| ());
-    if Keys::of(&args.state_dir).exist() {
-        // The files come first, but for an nginx without these keys they are no use either.
-        Place::of_this_host().prepare(None).map_err(anyhow::Error::msg)?;
-    }
+    // The files come first, but for an nginx without these keys they are no use either.
+    let tickets = Keys::of(&args.state_dir).exist().and_then(|there| {
+        let prepare = || Place::of_this_host().prepare(None).map_err(anyhow::Error::msg);
+        there.then(prepare).transpose()
+    });
     match found.context("nginx's files couldn't be put back")? {
         Recovered::Clean => {
             println!("nothing to recover: no change of nginx's files was interrupted");
@@ -51,7 +52,7 @@ pub(super) fn main(args: &RecoverArgs) -> Result<()> {
             println!("an nginx that runs may have loaded the other files: reload it");
         }
     }
-    Ok(())
+    tickets.map(drop)
 }
 
 /// Answers one request on standard input; this process has one thread yet.

@@ -45,7 +45,7 @@ pub(crate) struct TokenArgs {
 
 pub(super) fn main(args: &TokenArgs) -> Result<()> {
     let keys = Keys::of(&args.kept.state_dir);
-    if !keys.exist() {
+    if !keys.exist()? {
         bail!(
             "this machine is no node of a cluster with a peer link: {} isn't there. `standin init` \
              makes a cluster, `standin join` joins one",

@@ -2,6 +2,7 @@
 
 use super::log::Severity;
 use super::{Control, Duration, Record, SystemTime, time};
+use crate::authority::Keys;
 use crate::engine::messages::{Handover, StillSeen};
 use crate::link::file::apply::{Order, Step, Steps};
 use crate::link::{Around, Directory, Link, Told};
@@ -13,15 +14,17 @@ const TELLING: Duration = standin_core::election::handover::VOID_AFTER;
 impl Control {
     /// Makes the link fit the file that is in force; without keys there is none.
     pub(super) fn arrange_link(&mut self) {
-        // What is hashed is what the others have; it was good a moment ago.
-        let file = std::fs::read(&self.paths.file).unwrap_or_default();
-        let directory = Directory::of(&self.cluster, &self.node, &file);
-        let keys = crate::authority::Keys::of(&self.paths.state_dir).identity();
-        // With another authority everybody proves himself anew.
-        if let (Some(link), Ok(keys)) = (&self.link, keys)
-            && !link.is_of(keys.authority_fingerprint)
-        {
-            self.link = None;
+        let directory = Directory::of(&self.cluster, &self.node, &self.file_sha256);
+        if let Some(link) = &self.link {
+            match Keys::of(&self.paths.state_dir).identity_if_any() {
+                // With another authority everybody proves himself anew.
+                Ok(Some(keys)) if !link.is_of(keys.authority_fingerprint) => self.link = None,
+                Ok(_) => {}
+                Err(error) => self.link_failed(format!(
+                    "this node's keys can't be read: {error:#}; the peer link goes on with those that \
+                     it has. Mend that, then standin reload"
+                )),
+            }
         }
         if let Some(link) = &mut self.link {
             link.replace(directory);
@@ -40,16 +43,15 @@ impl Control {
         match Link::start(directory, around) {
             Ok(link) => self.link = link,
             Err(error) => {
-                let text = format!("there is no peer link, VRRP decides alone: {error:#}");
-                self.told(Told {
-                    severity: Severity::Error,
-                    kind: "link_failed",
-                    peer: None,
-                    text,
-                });
+                self.link_failed(format!("there is no peer link, VRRP decides alone: {error:#}"));
             }
         }
         self.arrange_sync();
+    }
+
+    fn link_failed(&mut self, text: String) {
+        let (severity, kind) = (Severity::Error, "link_failed");
+        self.told(Told { severity, kind, peer: None, text });
     }
 
     /// Makes the synchronisation fit the file that is in force.

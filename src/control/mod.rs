@@ -168,7 +168,7 @@ pub(crate) struct Status {
     pub(crate) file: PathBuf,
     pub(crate) file_error: Option<String>,
     pub(crate) engine_beat: Duration,
-    /// Logs, and the record of events, that don't take what they are to.
+    /// Logs, and the record of events, that don't take what they are to; sockets that can't be opened.
     pub(crate) stuck: Vec<String>,
     /// `None`: this node has no keys.
     pub(crate) link: Option<LinkView>,
@@ -179,9 +179,13 @@ pub(crate) struct Status {
 struct Control {
     paths: Paths,
     cluster: Arc<Cluster>,
+    /// SHA-256 of the file that is in force, hexadecimal.
+    file_sha256: String,
     node: String,
     engine: Post<ToEngine>,
     generation: u64,
+    /// Sockets of the engine's that can't be opened, in words.
+    faults: Vec<String>,
     running: Option<checks::Running>,
     log: Log,
     history: Archive,
@@ -251,6 +255,14 @@ pub(crate) fn run(paths: Paths) -> Exit {
     }
 }
 
+/// Waits for the address thread, which puts the host's settings back before it goes.
+async fn ended(keeper: &std::thread::JoinHandle<()>) {
+    let deadline = tokio::time::Instant::now() + STOP_TAKES;
+    while !keeper.is_finished() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 /// The addresses of the VIPs that the program before this one held.
 fn kept(plan: &Plan, resume: &Resume) -> Vec<Prefix> {
     let held = plan.vips.iter().filter(|vip| resume.active.contains(&vip.name));
@@ -295,9 +307,11 @@ async fn serve(
     let mut this = Control {
         notifier: Notifier::new(chosen.cluster.notify.clone(), ran_sender),
         cluster: Arc::new(chosen.cluster),
+        file_sha256: chosen.sha256,
         node: chosen.node,
         engine: engine.0,
         generation: 0,
+        faults: Vec::new(),
         running: None,
         log,
         history,
@@ -333,11 +347,7 @@ async fn serve(
     this.hear_the_rest(&events);
     this.finish_telling().await;
     this.wind_down(&mut ran).await;
-    // It puts the host's settings back before it goes.
-    let deadline = tokio::time::Instant::now() + STOP_TAKES;
-    while !keeper.is_finished() && tokio::time::Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    ended(&keeper).await;
     this.finish_writing(WRITES_OUT);
     watched.ended();
     Ok(())
@@ -369,6 +379,7 @@ async fn attend(
                 FromEngine::Event(happened) => this.happened(*happened),
                 FromEngine::Record(entries) => this.history.keep(entries),
                 FromEngine::Complaint(text) => this.log.line(Severity::Warning, None, &text),
+                FromEngine::Faults(faults) => this.faults = faults,
                 FromEngine::StillSeen(seen) => this.tell_still_seen(seen),
                 FromEngine::Stopped => break,
             },
@@ -547,7 +558,10 @@ impl Control {
             file: self.paths.file.clone(),
             file_error: self.file_error.clone(),
             engine_beat: self.beat.age(standin_linux::clock::now()),
-            stuck: self.log.stuck().chain(self.history.stuck()).collect(),
+            stuck: {
+                let stuck = self.log.stuck().chain(self.history.stuck());
+                stuck.chain(self.faults.iter().cloned()).collect()
+            },
             link: self.link.as_ref().map(Link::view),
             sync: self.sync.as_ref().and_then(Sync::brief),
         })

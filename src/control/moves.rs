@@ -146,6 +146,7 @@ impl Control {
             to: to.clone(),
             drain,
             nginx_master: nginx.and_then(|nginx| nginx.master),
+            shares: self.cluster.sync.is_some(),
             quic_ports: nginx.map_or_else(Vec::new, |nginx| nginx.quic_ports.clone()),
         };
         let (Some(line), Some(desk)) = (self.link.as_ref().map(|it| it.line()), self.desk.clone())

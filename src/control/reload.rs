@@ -35,6 +35,7 @@ impl Control {
         self.generation += 1;
         self.notifier.replace(chosen.cluster.notify.clone());
         self.cluster = Arc::new(chosen.cluster);
+        self.file_sha256 = chosen.sha256;
         self.plan = chosen.plan;
         let plan = Box::new(self.plan.clone());
         if !self.engine.offer(ToEngine::Plan { generation: self.generation, plan }) {

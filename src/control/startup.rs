@@ -60,6 +60,8 @@ pub(crate) struct Chosen {
     pub(crate) plan: Plan,
     /// Rendered, where there are any.
     pub(crate) warnings: Option<String>,
+    /// SHA-256 of the file, hexadecimal.
+    pub(crate) sha256: String,
     /// To show places in the file with.
     source: standin_config::Source,
 }
@@ -173,9 +175,9 @@ fn refuse_beside_keepalived(chosen: &Chosen) -> Result<(), Refusal> {
 fn wait_for_address(paths: &Paths, log: &Log) -> Result<Chosen, Refusal> {
     let mut said: Option<Instant> = None;
     loop {
-        let cluster = read_file(&paths.file)?;
+        let read = read(&paths.file)?;
         let local = process::local_addresses().unwrap_or_default();
-        match choose_from(cluster, paths.node.as_deref(), &local) {
+        match choose_from(read, paths.node.as_deref(), &local) {
             Err(Unfit::NotHereYet(text)) => {
                 if said.is_none_or(|at| at.elapsed() >= SAY_AGAIN) {
                     said = Some(Instant::now());
@@ -193,9 +195,9 @@ fn wait_for_address(paths: &Paths, log: &Log) -> Result<Chosen, Refusal> {
 
 /// Reads the file as it is now for this machine as it is now.
 pub(crate) fn choose(paths: &Paths, node: Option<&str>) -> Result<Chosen, Refusal> {
-    let cluster = read_file(&paths.file)?;
+    let read = read(&paths.file)?;
     let local = process::local_addresses().unwrap_or_default();
-    choose_from(cluster, node.or(paths.node.as_deref()), &local).map_err(|unfit| match unfit {
+    choose_from(read, node.or(paths.node.as_deref()), &local).map_err(|unfit| match unfit {
         Unfit::NotHereYet(text) => Refusal::because(Exit::BadHost, &text),
         Unfit::Never(refusal) => refusal,
     })
@@ -235,7 +237,7 @@ enum Unfit {
 }
 
 fn choose_from(
-    (cluster, loaded): (Cluster, Loaded),
+    Read { cluster, loaded, sha256 }: Read,
     node: Option<&str>,
     local: &[IpAddr],
 ) -> Result<Chosen, Unfit> {
@@ -268,11 +270,22 @@ fn choose_from(
     }
     let plan = cluster.plan(&name, &interface).map_err(|diagnostics| never(&diagnostics))?;
     let warnings = Some(show(&loaded.diagnostics)).filter(|text| !text.is_empty());
-    Ok(Chosen { cluster, node: name, plan, warnings, source: loaded.source })
+    Ok(Chosen { cluster, node: name, plan, warnings, sha256, source: loaded.source })
 }
 
 /// Reads and judges the cluster file; its faults are the refusal's text.
 pub(crate) fn read_file(path: &Path) -> Result<(Cluster, Loaded), Refusal> {
+    read(path).map(|Read { cluster, loaded, .. }| (cluster, loaded))
+}
+
+/// A file without errors.
+struct Read {
+    cluster: Cluster,
+    loaded: Loaded,
+    sha256: String,
+}
+
+fn read(path: &Path) -> Result<Read, Refusal> {
     let bytes = fs::read(path).map_err(|error| {
         let mend = match error.kind() {
             io::ErrorKind::NotFound => "; write one there, or name another with -f",
@@ -283,7 +296,7 @@ pub(crate) fn read_file(path: &Path) -> Result<(Cluster, Loaded), Refusal> {
     })?;
     let mut loaded = standin_config::load_bytes(&path.display().to_string(), &bytes);
     match loaded.model.take() {
-        Some(cluster) => Ok((cluster, loaded)),
+        Some(cluster) => Ok(Read { cluster, loaded, sha256: crate::link::hash(&bytes) }),
         None => Err(Refusal { exit: Exit::BadFile, text: loaded.render(false) }),
     }
 }

@@ -185,6 +185,8 @@ pub(crate) enum FromEngine {
     Stopped,
     /// A message of the engine itself, for the log.
     Complaint(String),
+    /// All sockets that can't be opened at the moment, in words; for status.
+    Faults(Vec<String>),
 }
 
 /// A VIP that has been released, and the peer that is to take it. It has a queue of its own: behind

@@ -79,6 +79,8 @@ pub(crate) struct Engine {
     /// Of the last order for each VIP's addresses.
     numbers: BTreeMap<VipId, u64>,
     dropped_events: u64,
+    /// Sockets that can't be opened, as the control plane was told.
+    faults: Vec<String>,
     stopped: bool,
 }
 
@@ -171,6 +173,7 @@ impl Engine {
             generation,
             numbers: BTreeMap::new(),
             dropped_events: 0,
+            faults: Vec::new(),
             stopped: false,
         };
         engine.watch();
@@ -201,6 +204,10 @@ impl Engine {
             }
             if self.node.next_deadline().is_some_and(|deadline| deadline <= time) {
                 self.node.step(time, Input::Tick, &mut self.effects);
+            }
+            if let Some(opening) = self.ports.open_again(&self.poll, &self.node, time) {
+                self.opened(opening);
+                self.interfaces();
             }
             self.perform();
             if let Some(record) = self.node.record(time) {
@@ -248,6 +255,7 @@ impl Engine {
                 self.perform();
                 self.ports.prune();
                 self.opened(opening);
+                self.interfaces();
             }
             ToEngine::Listening(listening) => {
                 let interface = listening.asked.interface;
@@ -334,6 +342,19 @@ impl Engine {
             self.order(ToAddresses::Listen { listen });
         }
         opening.complaints.into_iter().for_each(|complaint| self.complain(complaint));
+        let faults: Vec<String> = self.ports.faults().cloned().collect();
+        if faults != self.faults {
+            self.faults.clone_from(&faults);
+            self.tell(FromEngine::Faults(faults));
+        }
+    }
+
+    /// Tells the core what each interface can do by now.
+    fn interfaces(&mut self) {
+        for interface in self.node.interfaces().map(|(id, _)| id).collect::<Vec<_>>() {
+            let state = self.ports.state(interface);
+            self.node.step(now(), Input::Interface { interface, state }, &mut self.effects);
+        }
     }
 
     fn fastest_advert(&self) -> Option<std::time::Duration> {
@@ -353,10 +374,7 @@ impl Engine {
         // More VIPs on an interface that is known want a larger buffer there.
         let opening = self.ports.open_all(&self.poll, &self.node);
         self.opened(opening);
-        for interface in self.node.interfaces().map(|(id, _)| id).collect::<Vec<_>>() {
-            let state = self.ports.state(interface);
-            self.node.step(now(), Input::Interface { interface, state }, &mut self.effects);
-        }
+        self.interfaces();
         if !self.addresses.offer(ToAddresses::Watch { interfaces, own }) {
             self.complain("the address thread doesn't take orders".into());
         }

@@ -3,11 +3,12 @@
 
 use std::net::IpAddr;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use standin_core::InterfaceState;
 use standin_core::node::Node;
 use standin_core::plan::{Mode, VipPlan};
-use standin_core::types::{Family, InterfaceId, Mac};
+use standin_core::types::{Family, Instant, InterfaceId, Mac};
 use standin_core::wire::{arp, ndp};
 use standin_linux::advert::{AdvertReceiver, AdvertSender};
 use standin_linux::epoll::Poll;
@@ -20,12 +21,17 @@ use super::messages::{Listen, Listening};
 const SOCKETS: u64 = 3;
 const NEIGHBOURS: u64 = 2;
 
+/// A socket that couldn't be opened is tried again after this, as those that hear are.
+const OPEN_AGAIN: Duration = Duration::from_secs(1);
+
 #[derive(Default)]
 pub(super) struct Ports {
     ports: Vec<Port>,
     /// The node's own addresses that are on this host.
     own: Vec<IpAddr>,
     frame: Vec<u8>,
+    /// When what couldn't be opened is tried again.
+    again_at: Option<Instant>,
 }
 
 /// One interface.
@@ -43,6 +49,20 @@ struct Port {
     /// From where each family is to be sent by now; a sender may outlive it for a last word.
     sources: [Option<IpAddr>; 2],
     neighbours: Option<NeighbourSocket>,
+    /// What couldn't be opened, in words: the senders of each family, neighbours.
+    faults: [Option<String>; 3],
+}
+
+impl Port {
+    /// A socket is there, is not wanted, or couldn't be opened; what is new of that is said once.
+    fn opened(&mut self, place: usize, fault: Option<String>, said: &mut Vec<String>) {
+        match (&self.faults[place], &fault) {
+            (None, Some(fault)) => said.push(format!("{fault}; it is tried again each second")),
+            (Some(before), None) => said.push(format!("well again: {before}")),
+            _ => {}
+        }
+        self.faults[place] = fault;
+    }
 }
 
 pub(super) struct Sender {
@@ -50,7 +70,7 @@ pub(super) struct Sender {
     pub(super) source: IpAddr,
 }
 
-/// What is to be opened by the address thread, and what couldn't be opened here.
+/// What is to be opened by the address thread, and what is new of those that couldn't be opened here.
 #[derive(Default)]
 pub(super) struct Opening {
     pub(super) listens: Vec<Listen>,
@@ -134,8 +154,11 @@ impl Ports {
     /// The interface as the core may use it.
     pub(super) fn state(&self, id: InterfaceId) -> InterfaceState {
         let Some(port) = self.ports.get(id.index()) else { return InterfaceState::default() };
+        // Who isn't heard must hold nothing: the others would take it for dead, and hold it as well.
+        let mute = |place: usize| port.sources[place].is_some() && port.senders[place].is_none();
         let deaf = |place: usize| port.needed[place] && port.receivers[place].is_none();
-        InterfaceState { deaf: [deaf(0), deaf(1)], ..port.state }
+        let unfit = |place: usize| mute(place) || deaf(place);
+        InterfaceState { deaf: [unfit(0), unfit(1)], ..port.state }
     }
 
     /// A socket that was asked for is there.
@@ -192,6 +215,24 @@ impl Ports {
         self.open_all(poll, node)
     }
 
+    /// What couldn't be opened, in words.
+    pub(super) fn faults(&self) -> impl Iterator<Item = &String> {
+        self.ports.iter().flat_map(|port| port.faults.iter().flatten())
+    }
+
+    /// Tries again what couldn't be opened, where it is time for that.
+    pub(super) fn open_again(&mut self, poll: &Poll, node: &Node, now: Instant) -> Option<Opening> {
+        if self.faults().next().is_none() {
+            self.again_at = None;
+            return None;
+        }
+        let due = self.again_at.is_some_and(|at| at <= now);
+        if due || self.again_at.is_none() {
+            self.again_at = Some(now + OPEN_AGAIN);
+        }
+        due.then(|| self.open_all(poll, node))
+    }
+
     /// Opens what the plan needs by now.
     pub(super) fn open_all(&mut self, poll: &Poll, node: &Node) -> Opening {
         let mut all = Opening::default();
@@ -220,6 +261,7 @@ impl Ports {
             if count == 0 {
                 (port.receivers[place], port.senders[place]) = (None, None);
                 port.asked[place] = 0;
+                (port.sources[place], port.faults[place]) = (None, None);
                 continue;
             }
             if count > port.asked[place] {
@@ -238,25 +280,30 @@ impl Ports {
             if source.is_some() && source != current {
                 port.senders[place] = None;
             }
+            if source.is_none() {
+                port.faults[place] = None;
+            }
             if let Some(source) = source.filter(|_| port.senders[place].is_none()) {
-                match AdvertSender::open(family, index, &port.name, source) {
-                    Ok(socket) => port.senders[place] = Some(Sender { socket, source }),
-                    Err(error) => opening.complaints.push(format!(
-                        "can't send {family} adverts on {} from {source}: {error}",
+                let opened = AdvertSender::open(family, index, &port.name, source);
+                let fault = opened.as_ref().err().map(|error| {
+                    format!(
+                        "can't send {family} adverts on {} from {source} ({error}), so no VIP is held \
+                         there",
                         port.name
-                    )),
-                }
+                    )
+                });
+                port.senders[place] = opened.ok().map(|socket| Sender { socket, source });
+                port.opened(place, fault, &mut opening.complaints);
             }
         }
         if port.neighbours.is_none() {
             let opened = NeighbourSocket::open(index)
                 .and_then(|socket| poll.add(socket.as_fd(), first + NEIGHBOURS).map(|()| socket));
-            match opened {
-                Ok(socket) => port.neighbours = Some(socket),
-                Err(error) => opening
-                    .complaints
-                    .push(format!("can't send or hear ARP on {}: {error}", port.name)),
-            }
+            let fault = opened.as_ref().err().map(|error| {
+                format!("can't send or hear ARP and neighbour discovery on {} ({error})", port.name)
+            });
+            port.neighbours = opened.ok();
+            port.opened(2, fault, &mut opening.complaints);
         }
         opening
     }
@@ -316,5 +363,59 @@ impl Ports {
             // A full queue loses an announcement; it is repeated anyway.
             let _ = socket.send(&self.frame);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use standin_linux::netlink::Rtnl;
+
+    use super::*;
+    use crate::checks::space::{on_a_host, sh};
+
+    #[test]
+    fn a_sender_that_cannot_be_opened_is_tried_again_and_said_once() {
+        let name =
+            "engine::ports::tests::a_sender_that_cannot_be_opened_is_tried_again_and_said_once";
+        on_a_host(name, || async {
+            let text = "cluster = \"test\"\n\
+                 [node.n1]\naddress = \"192.0.2.77\"\n[node.n2]\naddress = \"192.0.2.12\"\n\
+                 [vip.web]\nvirtual_router_id = 41\naddresses = [\"192.0.2.41/24\"]\nchecks = []\n";
+            let cluster = standin_config::load("test.toml", text).model.unwrap();
+            let began = Instant::from_nanos(1);
+            let node = Node::new(began, cluster.plan("n1", "eth0").unwrap());
+            let (poll, mut ports) = (Poll::new().unwrap(), Ports::default());
+            let links = Rtnl::open().unwrap().links().unwrap();
+            let index = links.iter().find(|link| link.name == "eth0").map(|link| link.index);
+            let (id, up) = (InterfaceId(0), InterfaceState { up: true, ..Default::default() });
+            let asked = ports.interface(&poll, &node, id, index, up).listens.remove(0);
+            let receiver =
+                AdvertReceiver::open(asked.family, asked.index, &asked.name, asked.vips).unwrap();
+            let receiver = Box::new(receiver);
+            ports.listening(&poll, Listening { asked, receiver }).unwrap();
+            // The host hasn't got it yet, whatever was told.
+            let opening = ports.own_addresses(&poll, &node, &["192.0.2.77".parse().unwrap()]);
+            let said = opening.complaints.join(" ");
+            assert!(said.contains("can't send IPv4 adverts on eth0 from 192.0.2.77"), "{said}");
+            assert_eq!(ports.state(id).deaf, [true, false], "a mute node holds nothing");
+            let mut again = |after_ms| {
+                let now = began + Duration::from_millis(after_ms);
+                ports.open_again(&poll, &node, now).map(|opening| opening.complaints)
+            };
+            let nothing: Vec<String> = Vec::new();
+            assert_eq!(
+                [again(0), again(500), again(999)],
+                [None, None, None],
+                "bounded in its pace"
+            );
+            assert_eq!(again(1_000), Some(nothing), "it was said");
+            sh("ip address add 192.0.2.77/24 dev eth0");
+            assert_eq!(again(1_500), None);
+            let said = again(2_000).unwrap().join(" ");
+            assert!(said.contains("well again: can't send IPv4 adverts on eth0"), "{said}");
+            assert_eq!(again(9_000), None);
+            assert!(ports.sender(id, Family::V4).is_some());
+            assert_eq!((ports.state(id).deaf, ports.faults().next()), ([false, false], None));
+        });
     }
 }

@@ -156,6 +156,7 @@ async fn tell_all(link: &Common, text: String, newcomer: &str) -> Result<Version
         faults
     };
     let (applied, faults) = tokio::join!(applying, gathering);
+    let applied = applied.map(|decided| decided.version);
     applied.map_err(|why| format!("{why}{faults}\nThe token is spent; standin token makes another"))
 }
 

@@ -86,7 +86,8 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    pub(crate) fn of(cluster: &Cluster, node: &str, file: &[u8]) -> Self {
+    /// `file` is the file's hash.
+    pub(crate) fn of(cluster: &Cluster, node: &str, file: &str) -> Self {
         let others = cluster.nodes.iter().filter(|it| it.name != node && !it.vrrp_only);
         Self {
             cluster: cluster.name.clone(),
@@ -100,7 +101,7 @@ impl Directory {
                     fingerprint: node.fingerprint,
                 })
                 .collect(),
-            file: hash(file),
+            file: file.to_owned(),
         }
     }
 
@@ -202,10 +203,8 @@ impl Link {
     /// The keys are there but can't be used.
     pub(crate) fn start(directory: Directory, around: Around) -> Result<Option<Self>> {
         let keys = Keys::of(&around.state_dir);
-        if !keys.exist() {
-            return Ok(None);
-        }
-        let identity = Arc::new(keys.identity()?);
+        let Some(identity) = keys.identity_if_any()? else { return Ok(None) };
+        let identity = Arc::new(identity);
         let server = Arc::new(tls::server(&identity).context("this node's keys")?);
         let (sender, receiver) = watch::channel(Arc::new(directory));
         let (summary_sender, summary) = watch::channel(Arc::default());
@@ -299,9 +298,10 @@ impl Link {
         let common = self.common.clone();
         tokio::spawn(async move {
             let step = match file::apply::apply(&common, order, &steps).await {
-                Ok(version) => file::apply::Step {
+                Ok(decided) => file::apply::Step {
                     state: "done".to_owned(),
-                    version: Some(version.number),
+                    version: Some(decided.version.number),
+                    text: (!decided.changed).then(|| "nothing has changed".to_owned()),
                     ..file::apply::Step::default()
                 },
                 Err(why) => file::apply::Step {

@@ -13,6 +13,7 @@ use super::{GRACE, Progress, Said, WORDS, Word, millis, serves, taking, vip};
 use crate::control::{Asked, Request, status};
 use crate::engine::messages::{Post, ToEngine};
 use crate::link::Line;
+use crate::sync::Ask;
 
 /// The other node looks into /proc and makes a table.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
@@ -26,6 +27,9 @@ const CLIENTS_LEARN_WITHIN: Duration = Duration::from_secs(2);
 /// Where the VIP comes back by way of a third node, each of the three hands packets that nobody knows to
 /// the next one until the first hears that it is over. Clients have heard two announcements by then.
 const RING_LASTS: Duration = Duration::from_millis(100);
+
+/// Thousands of files are read for it.
+const LOOKS_WITHIN: Duration = Duration::from_secs(5);
 
 /// The other node takes a table away; an older standin doesn't say when.
 const ENDS_WITHIN: Duration = Duration::from_secs(2);
@@ -57,6 +61,8 @@ pub(crate) struct Job {
     pub(crate) to: String,
     pub(crate) drain: Duration,
     pub(crate) nginx_master: Option<u32>,
+    /// nginx's files are shared: it is known which of them it has loaded.
+    pub(crate) shares: bool,
     pub(crate) quic_ports: Vec<u16>,
     /// This node hands packets to a third one itself, and must go on with that.
     pub(crate) relay: Option<Relay>,
@@ -376,16 +382,22 @@ impl Giving {
     /// nginx ends what is idle and finishes what is under way; what is left then is cut. Says so if the
     /// VIP has come back meanwhile.
     async fn finish(&mut self, left: usize) -> Option<Option<String>> {
-        let mut cut = 0;
+        let (mut cut, mut told) = (0, true);
         if left > 0 {
             let text = match left {
                 1 => "1 connection is left; nginx ends it as it becomes idle".to_owned(),
                 _ => format!("{left} connections are left; nginx ends them as they become idle"),
             };
             self.tell("finishing", text, |progress| progress.connections = Some(left));
-            if !self.reload_nginx() {
-                let text = "nginx can't be asked to end them: it isn't known here".to_owned();
+            if let Err(why) = self.reload_nginx().await {
+                let text = format!(
+                    "nginx isn't told to end them: {why}. Who hasn't finished in {} s is cut",
+                    GRACE.as_secs()
+                );
+                // Nobody may be watching.
+                self.around.line.note(false, &self.job.to, &text);
                 self.tell("finishing", text, |_| {});
+                told = false;
             }
             let began = Instant::now();
             while began.elapsed() < GRACE && self.count_and_say().await > 0 {
@@ -415,18 +427,7 @@ impl Giving {
             return Some(from);
         }
         let ended = left.saturating_sub(cut);
-        let (to, vip) = (&self.job.to, &self.job.vip);
-        let text = match (left, cut) {
-            (0, _) => format!("{to} has {vip}; no connection was cut"),
-            (_, 0) => format!(
-                "{to} has {vip}; nginx closed {} that didn't end by itself; none was cut",
-                connections(ended)
-            ),
-            (_, cut) => format!(
-                "{to} has {vip}; nginx closed {} that didn't end by itself; {cut} more cut",
-                connections(ended)
-            ),
-        };
+        let text = format!("{} has {}; {}", self.job.to, self.job.vip, ending(left, cut, told));
         self.tell("done", text, |progress| {
             (progress.ended, progress.cut) = (Some(ended), Some(cut));
         });
@@ -458,11 +459,25 @@ impl Giving {
     }
 
     /// New workers take over, the old ones close idle connections and end when they have nothing left.
-    fn reload_nginx(&self) -> bool {
-        let Some(master) = self.job.nginx_master else { return false };
+    ///
+    /// nginx reads its files anew for that. Where they are shared it is told only if they are those that
+    /// it runs with; workers that are told to leave without that would leave every other address of
+    /// this host unserved.
+    async fn reload_nginx(&self) -> Result<(), String> {
+        let unknown = || "it isn't known here".to_owned();
+        let master = self.job.nginx_master.ok_or_else(unknown)?;
+        if self.job.shares {
+            let (reply, answer) = oneshot::channel();
+            // A desk that is gone answers nothing.
+            let _ = self.around.desk.send(Request::Sync(Ask::EndIdle(reply))).await;
+            let answer = tokio::time::timeout(LOOKS_WITHIN, answer).await;
+            let silent = || "it isn't known in time whether its files are those that it runs with";
+            return answer.ok().and_then(Result::ok).unwrap_or_else(|| Err(silent().to_owned()));
+        }
         // If another process has its number by now, it isn't nginx's.
-        PidFd::open(master)
-            .is_ok_and(|process| crate::nginx::is_master(master) && process.signal(HANGUP).is_ok())
+        let told = PidFd::open(master)
+            .is_ok_and(|process| crate::nginx::is_master(master) && process.signal(HANGUP).is_ok());
+        if told { Ok(()) } else { Err(unknown()) }
     }
 
     /// `None`: the helper that counts broke off.
@@ -520,6 +535,27 @@ fn connections(count: usize) -> String {
     if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
 }
 
+/// What became of those that were left when the drain was over; nginx was `told` to end them, or not.
+fn ending(left: usize, cut: usize, told: bool) -> String {
+    let ended = match (left, left.saturating_sub(cut), told) {
+        (0, ..) => return "no connection was cut".to_owned(),
+        (_, 0, true) => "nginx closed none of those that were left".to_owned(),
+        (_, 0, false) => "none of those that were left ended by itself".to_owned(),
+        (_, 1, true) => "nginx closed 1 connection that didn't end by itself".to_owned(),
+        (_, 1, false) => "1 of those that were left ended by itself".to_owned(),
+        (_, ended, true) => {
+            format!("nginx closed {ended} connections that didn't end by themselves")
+        }
+        (_, ended, false) => format!("{ended} of those that were left ended by themselves"),
+    };
+    let more = if left > cut { " more" } else { "" };
+    match cut {
+        0 => format!("{ended}; none was cut"),
+        1 => format!("{ended}; 1{more} was cut"),
+        cut => format!("{ended}; {cut}{more} were cut"),
+    }
+}
+
 fn count_all(addresses: &[IpAddr]) -> io::Result<usize> {
     Sockets::open()?.count(addresses, TcpState::SERVING)
 }
@@ -543,6 +579,28 @@ impl Left {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_is_told_of_one_and_of_many() {
+        assert_eq!(ending(0, 0, true), "no connection was cut");
+        assert_eq!(
+            ending(5, 0, true),
+            "nginx closed 5 connections that didn't end by themselves; none was cut"
+        );
+        assert_eq!(
+            ending(1, 0, true),
+            "nginx closed 1 connection that didn't end by itself; none was cut"
+        );
+        assert_eq!(
+            ending(3, 1, true),
+            "nginx closed 2 connections that didn't end by themselves; 1 more was cut"
+        );
+        assert_eq!(ending(2, 2, true), "nginx closed none of those that were left; 2 were cut");
+        assert_eq!(
+            ending(3, 2, false),
+            "1 of those that were left ended by itself; 2 more were cut"
+        );
+    }
 
     #[test]
     fn a_count_that_fails_ends_no_drain() {

@@ -6,7 +6,7 @@ use standin_core::sync::{Command, Input, Trouble, View};
 
 use super::driver::{Driver, own};
 use super::push::Accepted;
-use super::{Ask, Order, powers, report};
+use super::{Ask, Order, Reply, powers, report};
 use crate::control::log::Severity;
 
 impl Driver {
@@ -29,7 +29,20 @@ impl Driver {
                 let said = self.order(order, &by).await;
                 let _ = reply.send(said);
             }
+            Ask::EndIdle(reply) => self.end_idle(reply),
         }
+    }
+
+    fn end_idle(&self, reply: Reply<()>) {
+        let proven =
+            self.running.as_ref().and_then(|it| Some((it.replica.proven()?, it.translation)));
+        let (Some((id, known)), Some(ground)) = (proven, self.ground()) else {
+            let why = "it isn't known with which of the shared files nginx runs here".to_owned();
+            // As above.
+            let _ = reply.send(Err(why));
+            return;
+        };
+        tokio::task::spawn_blocking(move || reply.send(ground.end_idle(id, known)));
     }
 
     async fn order(&mut self, order: Order, by: &str) -> Result<String, String> {

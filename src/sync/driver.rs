@@ -280,7 +280,8 @@ impl Driver {
         let (journals, found) = (self.journals(), self.found.clone());
         let (keys, master) = (Keys::of(&self.around.state_dir), self.sight.nginx.master);
         tokio::task::spawn_blocking(move || {
-            if keys.exist() {
+            // What can't be seen is told by the first look at them, too.
+            if matches!(keys.exist(), Ok(true)) {
                 // The first generation may name them; what fails is told by the first look at them.
                 let _ = Place::of_this_host().prepare(master);
             }

@@ -10,7 +10,7 @@ use standin_apply::{
 };
 use standin_config::nginx::title::Title;
 use standin_core::sync::{Id, Outcome, TreeHash, Trouble};
-use standin_linux::process;
+use standin_linux::process::{self, PidFd};
 use standin_tree::build::Builder;
 use standin_tree::manifest::{Manifest, Root};
 use standin_tree::read::{Reader, Scan, Spec};
@@ -27,6 +27,9 @@ const QUIET_WITHIN: Duration = Duration::from_millis(200);
 
 /// Clock ticks of `/proc`, since Linux 2.6 the same on all of its architectures.
 const TICKS_PER_S: u64 = 100;
+
+/// SIGHUP: nginx reads its files anew.
+const HANGUP: i32 = 1;
 
 /// Where the work is done.
 #[derive(Clone)]
@@ -347,6 +350,35 @@ impl Ground {
 
     fn lies_there(&self, id: Id, known: Option<Translation>) -> Result<bool, Failure> {
         Ok(Translation::of(known, self.live()?.hash) == id.tree)
+    }
+
+    /// Has nginx replace its workers, so that the old ones end what is idle; only where what lies there
+    /// is the generation that it runs with: it reads its files anew.
+    ///
+    /// # Errors
+    /// Why nginx was told nothing.
+    pub(crate) fn end_idle(&self, id: Id, known: Option<Translation>) -> Result<(), String> {
+        let Ok(_turn) = self.turn.try_lock() else {
+            return Err("nginx's files are being changed at this moment".to_owned());
+        };
+        match self.lies_there(id, known) {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(format!(
+                    "the files on this node's disk aren't generation {id}, with which nginx runs, \
+                     and it would load them untested"
+                ));
+            }
+            Err((_, why)) => {
+                return Err(format!("the files on this node's disk can't be read: {why}"));
+            }
+        }
+        // If another process has its number by now, it isn't nginx's.
+        let told = self.nginx.master.is_some_and(|master| {
+            PidFd::open(master)
+                .is_ok_and(|process| is_master(master) && process.signal(HANGUP).is_ok())
+        });
+        if told { Ok(()) } else { Err("nginx isn't known here".to_owned()) }
     }
 
     /// Ends the old trees of earlier swaps; what was edited in them meanwhile, and where it is now.

@@ -52,8 +52,17 @@ const WAITING: usize = 64;
 pub(crate) enum Ask {
     Status(Reply<said::Sync>),
     History(Reply<Vec<said::Kept>>),
-    Diff { node: Option<String>, reply: Reply<said::Diff> },
-    Order { order: Order, by: String, reply: Reply<String> },
+    Diff {
+        node: Option<String>,
+        reply: Reply<said::Diff>,
+    },
+    Order {
+        order: Order,
+        by: String,
+        reply: Reply<String>,
+    },
+    /// Have nginx end what is idle, by a reload of the files that it runs with.
+    EndIdle(Reply<()>),
 }
 
 impl Ask {
@@ -65,6 +74,7 @@ impl Ask {
             Self::History(reply) => drop(reply.send(Err(why))),
             Self::Diff { reply, .. } => drop(reply.send(Err(why))),
             Self::Order { reply, .. } => drop(reply.send(Err(why))),
+            Self::EndIdle(reply) => drop(reply.send(Err(why))),
         }
     }
 }

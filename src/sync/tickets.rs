@@ -345,9 +345,12 @@ fn look(
     since_ns: Option<u64>,
 ) -> Looked {
     // Without a peer link there is nobody to share them with.
-    if !keys.exist() {
-        let ring = Ok(None);
-        return Looked { changes: 0, ring, used: None, loaded: false, since_ns, memory: true };
+    let nothing =
+        |ring| Looked { changes: 0, ring, used: None, loaded: false, since_ns, memory: true };
+    match keys.exist() {
+        Ok(true) => {}
+        Ok(false) => return nothing(Ok(None)),
+        Err(error) => return nothing(Err(format!("this node's keys: {error:#}"))),
     }
     let used = conf.map(|conf| tickets::are_used(&nginx::read_config(&conf)));
     let mut since_ns = since_ns;
@@ -453,7 +456,7 @@ mod tests {
         let keys = Keys::of(dir.path());
         fs::create_dir_all(dir.path().join("keys")).unwrap();
         fs::write(dir.path().join("keys/node.pem"), "").unwrap();
-        assert!(keys.exist());
+        assert!(keys.exist().unwrap());
         let place = Place(dir.path().join("tickets"));
         let master = Some(std::process::id());
         let step = |to: SystemTime| {

@@ -105,6 +105,15 @@ fn an_edit_on_any_node_reaches_all_or_none() {
     }
     n3.wait_said("file_applied", "version 3", SOON);
     n1.wait_said("file_taken", "version 3", SOON);
+    // The same once more, as soon as everybody is seen to have it, is no change.
+    wait_until("n2 to see it on all", SOON, || {
+        let peers = n2.try_status().unwrap_or_default()["peers"].as_array().cloned();
+        let has_it = |peer: &serde_json::Value| peer["link"]["file_version"] == 3;
+        peers.is_some_and(|peers| peers.len() == 2 && peers.iter().all(has_it))
+    });
+    let said = good(&n2.try_run(&format!("{STANDIN} apply cluster")));
+    assert!(said.contains("nothing has changed") && said.contains("version 3"), "{said}");
+    assert_eq!([0, 1, 2].map(|it| three.version(it)), [3; 3]);
     let page = n1.run(&format!("{STANDIN} status"));
     assert!(page.contains("version 3 of the cluster file"), "{page}");
     // A bad file: each node says all that is wrong, and nobody takes it.

@@ -30,6 +30,8 @@ fn each_way_to_fail_has_its_exit_code() {
             "maintenance off --now",
             "status --nonsense",
             "drill --only nonsense",
+            "adopt 192.168.1.41 --await-vacant --every 1ms",
+            "adopt 192.168.1.41 --await-vacant --every 11s",
         ] {
             assert_eq!(host.standin(words).code, 2, "{words}");
         }

@@ -17,7 +17,12 @@ mod tree;
 mod trust;
 mod values;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::time::Duration;
+
+use standin_linux::spawn;
 
 use cluster::{Cluster, SOON, conf};
 use hosts::{skipped, wait_until};
@@ -274,4 +279,61 @@ fn a_backup_that_is_behind_gets_no_planned_switchover() {
         "{said}"
     );
     assert_eq!(n1.host.role(), "active");
+}
+
+/// A connection of a client that has asked once and says nothing more; it may ask again.
+fn idle_client(client: &hosts::Host, to: &'static str) -> TcpStream {
+    let network = spawn::network_of(client.pid).unwrap();
+    let connect = move || {
+        spawn::enter_network(network.as_fd()).unwrap();
+        let mut stream = TcpStream::connect((to, 80)).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n").unwrap();
+        assert!(stream.read(&mut [0; 1024]).unwrap() > 0);
+        stream
+    };
+    // The thread ends with its place in the client's network; the socket stays there.
+    std::thread::spawn(connect).join().unwrap()
+}
+
+#[test]
+fn the_end_of_a_drain_loads_no_edit_that_nobody_has_tested() {
+    if skipped() {
+        return;
+    }
+    let cluster = Cluster::new(2, "/etc/nginx/conf", "");
+    cluster.wait_answer("v1");
+    cluster.wait_current();
+    let (n1, n2) = (&cluster.nodes[0], &cluster.nodes[1]);
+    n1.wait_own("proven", |own| own["proven"] == own["applied"] && own["drift"].is_null());
+    let client = cluster.client("c1", "192.168.1.50/24");
+    let begin = || idle_client(&client, "192.168.1.41");
+    // While all is well nginx closes what is idle.
+    let mut idle = begin();
+    let said = n1.order("switchover web n2 --drain 1s");
+    assert!(said.contains("nginx closed 1 connection that didn't end by itself"), "{said}");
+    assert_eq!(idle.read(&mut [0; 64]).unwrap(), 0, "with a FIN");
+    wait_until("n1 to be ready", SOON, || {
+        let known = n2.host.try_status();
+        known.is_some_and(|it| it["peers"][0]["link"]["vips"][0]["standing"] == "eligible")
+    });
+    let current = |own: &serde_json::Value| own["current"] == true;
+    cluster.nodes.iter().for_each(|node| drop(node.wait_own("current", current)));
+    // A move that was ordered is nobody's rival, and no time without a holder.
+    for node in &cluster.nodes {
+        let log = node.host.read("/run/logs/standin");
+        let frightens = ["nobody is known", "is active too"];
+        let frightens = frightens.iter().find(|words| log.contains(**words));
+        assert!(frightens.is_none(), "{frightens:?} on {}:\n{log}", node.host.name);
+    }
+    // Somebody is at work on n2's files.
+    n2.order("sync hold");
+    n2.save("nginx.conf", &conf("half done"));
+    let (workers, idle) = (n2.workers(), begin());
+    let said = n2.order("switchover web n1 --drain 1s --stale-ok");
+    assert!(said.contains("nginx isn't told to end them: the files on this node's disk"), "{said}");
+    assert!(said.contains("none of those that were left ended by itself; 1 was cut"), "{said}");
+    assert!(n2.host.said("switchover", "nginx isn't told to end them"));
+    assert_eq!((n2.answer().as_str(), n2.workers()), ("v1", workers), "nothing was loaded");
+    drop(idle);
 }

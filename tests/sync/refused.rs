@@ -19,6 +19,17 @@ fn files(node: &Node) -> std::collections::BTreeMap<PathBuf, String> {
     picture(Path::new(&node.host.outside(CONF)))
 }
 
+/// Two nodes that serve the same; `None` where no such test can run.
+fn agreed() -> Option<Cluster> {
+    if skipped() {
+        return None;
+    }
+    let cluster = Cluster::new(2, CONF, "");
+    cluster.wait_answer("v1");
+    cluster.wait_current();
+    Some(cluster)
+}
+
 /// A port of a node's that somebody else listens at, until this is dropped.
 fn taken(node: &Node, port: u16) -> TcpListener {
     let network = spawn::network_of(node.host.pid).unwrap();
@@ -62,12 +73,7 @@ const CLASSES: [(&str, &str, &str); 5] = [
 
 #[test]
 fn each_class_of_refusal_leaves_bytes_and_workers_alone_and_a_good_change_follows() {
-    if skipped() {
-        return;
-    }
-    let cluster = Cluster::new(2, CONF, "");
-    cluster.wait_answer("v1");
-    cluster.wait_current();
+    let Some(cluster) = agreed() else { return };
     let (n1, n2) = (&cluster.nodes[0], &cluster.nodes[1]);
     // Beside them, two files that go are no mass deletion.
     for number in 0..10 {
@@ -152,12 +158,7 @@ fn a_changed_zone_gets_a_new_master_on_a_backup_and_a_refusal_on_the_active() {
 
 #[test]
 fn a_listen_on_the_vip_in_a_file_that_comes_from_the_active_is_no_refusal() {
-    if skipped() {
-        return;
-    }
-    let cluster = Cluster::new(2, CONF, "");
-    cluster.wait_answer("v1");
-    cluster.wait_current();
+    let Some(cluster) = agreed() else { return };
     let (n1, n2) = (&cluster.nodes[0], &cluster.nodes[1]);
     n1.save("conf.d/vip.conf", "server { listen 192.168.1.41:8090; return 200 vip; }\n");
     wait_until("n2's nginx to listen for a VIP that it hasn't got", SOON, || {

@@ -104,13 +104,20 @@ fn pid_in(master: u32, file: &Path) -> Option<u32> {
     text.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
+/// The numbers of a process: ours first, its own last.
+fn numbers(of: u32) -> Option<Vec<u32>> {
+    let status = fs::read_to_string(format!("/proc/{of}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    line.split_ascii_whitespace().map(|word| word.parse().ok()).collect()
+}
+
+/// The number that a process knows itself by, in a container another one than ours.
+pub(crate) fn own_number(pid: u32) -> Option<u32> {
+    numbers(pid)?.last().copied()
+}
+
 /// Our number of a process whose number in the process namespace of `like` is `pid`.
 fn outside(like: u32, pid: u32) -> Option<u32> {
-    let numbers = |of: u32| -> Option<Vec<u32>> {
-        let status = fs::read_to_string(format!("/proc/{of}/status")).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-        line.split_ascii_whitespace().map(|word| word.parse().ok()).collect()
-    };
     if numbers(like)?.len() == 1 {
         return Some(pid);
     }

@@ -1,6 +1,6 @@
 //! Reloads nginx and proves that it runs with the new files: nothing that it says is believed alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hasher};
@@ -9,9 +9,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use standin_linux::process as system;
+
 use crate::classes::Class;
 use crate::journal::Way;
-use crate::nginx::{Family, Master, Nginx, open_as};
+use crate::nginx::{Family, Master, Nginx, open_as, own_number};
 use crate::swap::Swapped;
 use crate::test::Tested;
 use crate::view;
@@ -154,6 +156,8 @@ pub(crate) fn standing(
 
 fn signalled(before: &mut Before, patience: Duration) -> Result<Proven, NotProven> {
     let why = format!("master {} was gone before it could be told", before.master.pid);
+    // What was logged until now answers something else.
+    before.logs.0.iter_mut().for_each(Log::skip);
     let told = Instant::now();
     before.master.fd.signal(HUP).map_err(|_| NotProven::NoMaster { why })?;
     watch(before, told, patience)
@@ -183,6 +187,7 @@ pub fn reload_and_prove(
 /// Waits for new workers and for the old ones to leave.
 fn watch(before: &mut Before, told: Instant, patience: Duration) -> Result<Proven, NotProven> {
     let pid = before.master.pid;
+    let mut speakers = Speakers::of(pid);
     let mut first = None;
     loop {
         let alive = before.master.fd.alive();
@@ -193,8 +198,9 @@ fn watch(before: &mut Before, told: Instant, patience: Duration) -> Result<Prove
         if !new.is_empty() && first.is_none() {
             first = Some(told.elapsed());
         }
-        if let Some(said) = before.logs.emergency() {
-            return Err(refused(before, &said, first.is_some()));
+        speakers.meet(&family.workers);
+        if let Some(said) = before.logs.emergency_of(&mut speakers) {
+            return Err(refused(before, &mut speakers, &said, first.is_some()));
         }
         if !alive {
             let why = format!("master {pid} ended at the reload; its error log says why");
@@ -213,20 +219,20 @@ fn watch(before: &mut Before, told: Instant, patience: Duration) -> Result<Prove
                 None => format!("no new worker after {took} ms"),
                 Some(_) => format!("after {took} ms the old workers {staying:?} don't leave"),
             };
-            return Err(NotProven::Late { what });
+            return Err(NotProven::Late { what: what + &speakers.others() });
         }
         std::thread::sleep(if first.is_some() { SLOW_STEP } else { STEP });
     }
 }
 
 /// An emergency was logged: waits until nginx has given up, so that it can't succeed later.
-fn refused(before: &mut Before, said: &str, loaded: bool) -> NotProven {
+fn refused(before: &mut Before, speakers: &mut Speakers, said: &str, loaded: bool) -> NotProven {
     let class = Class::of(said);
     let end = Instant::now() + GIVES_UP_WITHIN;
     let mut last = said.to_owned();
     while class == Class::PortTaken && !last.contains("could not bind") && Instant::now() < end {
         std::thread::sleep(SLOW_STEP);
-        last = before.logs.emergency().unwrap_or(last);
+        last = before.logs.emergency_of(speakers).unwrap_or(last);
     }
     let now = before.master.family();
     let untouched = before.family.workers.iter().all(|worker| now.workers.contains(worker));
@@ -310,10 +316,77 @@ impl Watchers {
         Self(Log::all(master, &tested.logs))
     }
 
-    /// The next new line that says `[emerg]`.
+    /// The next new line that says `[emerg]`, whoever wrote it.
     pub(crate) fn emergency(&mut self) -> Option<String> {
         self.0.iter_mut().find_map(Log::emergency)
     }
+
+    /// The next one of a master and its workers.
+    fn emergency_of(&mut self, speakers: &mut Speakers) -> Option<String> {
+        // Once is enough for all lines that are there: they may be many.
+        let mut looked = false;
+        while let Some(line) = self.emergency() {
+            if speakers.said(&line, &mut looked) {
+                return Some(line);
+            }
+        }
+        None
+    }
+}
+
+/// Whose words in an error log count: many an nginx logs to the same file, and so does an `nginx -t`.
+#[derive(Debug)]
+struct Speakers {
+    master: u32,
+    /// The processes that are known, by our numbers.
+    met: BTreeSet<u32>,
+    /// The numbers that they know themselves by, and log.
+    numbers: BTreeSet<u32>,
+    /// The last line of somebody else's.
+    other: Option<String>,
+}
+
+impl Speakers {
+    fn of(master: u32) -> Self {
+        let mut this = Self { master, met: BTreeSet::new(), numbers: BTreeSet::new(), other: None };
+        this.meet(&[master]);
+        this
+    }
+
+    fn meet(&mut self, pids: &[u32]) {
+        for pid in pids {
+            if self.met.insert(*pid) {
+                self.numbers.extend(own_number(*pid));
+            }
+        }
+    }
+
+    /// Whether the master or a child of it wrote the line.
+    fn said(&mut self, line: &str, looked: &mut bool) -> bool {
+        // What has no number came by the master's standard error.
+        let Some(number) = speaker(line) else { return true };
+        if !self.numbers.contains(&number) && !std::mem::replace(looked, true) {
+            self.meet(&system::children(self.master));
+        }
+        let ours = self.numbers.contains(&number);
+        if !ours {
+            self.other = Some(line.trim().to_owned());
+        }
+        ours
+    }
+
+    /// For a reload that doesn't come through: a worker that ended at once isn't known by its number.
+    fn others(&self) -> String {
+        let of = |line: &String| format!("; meanwhile another process logged: {line}");
+        self.other.as_ref().map_or_else(String::new, of)
+    }
+}
+
+/// The number of the process that wrote a line: `… [emerg] 1234#1234: …`.
+fn speaker(line: &str) -> Option<u32> {
+    let (_, rest) = line.split_once("[emerg] ")?;
+    let (number, _) = rest.split_once('#')?;
+    number.parse().ok()
 }
 
 /// The new part of an error log.
@@ -353,6 +426,16 @@ impl Log {
         logs
     }
 
+    /// Goes to its end.
+    fn skip(&mut self) {
+        self.rest.clear();
+        let found = self.open().and_then(|file| file.metadata());
+        let found = found.ok().filter(fs::Metadata::is_file);
+        self.identity = found.as_ref().map(|found| (found.dev(), found.ino()));
+        // One that is yet to be made is read from its beginning.
+        self.read_to = found.map_or(0, |found| found.len());
+    }
+
     fn open(&self) -> io::Result<File> {
         match &self.path {
             Some(path) => open_as(self.master, path),
@@ -379,8 +462,8 @@ impl Log {
         let mut file = self.open().ok()?;
         let found = file.metadata().ok().filter(fs::Metadata::is_file)?;
         let identity = (found.dev(), found.ino());
-        if self.identity != Some(identity) {
-            // Rotated or new meanwhile.
+        if self.identity != Some(identity) || found.len() < self.read_to {
+            // Rotated, emptied or new meanwhile.
             self.identity = Some(identity);
             self.read_to = 0;
         }
@@ -393,5 +476,46 @@ impl Log {
         self.read_to += read as u64;
         self.rest.push_str(&String::from_utf8_lossy(&bytes));
         self.line()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn what_another_process_logs_is_no_refusal() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("error.log");
+        let me = std::process::id();
+        let mut file = File::create(&path).unwrap();
+        let mut say = |text: &str| writeln!(file, "2026/11/29 08:00:00 {text}").unwrap();
+        say(&format!("[emerg] {me}#{me}: of the reload before"));
+        let (identity, rest) = (None, String::new());
+        let log = Log { path: Some(path.clone()), master: me, identity, read_to: 0, rest };
+        let mut logs = Watchers(vec![log]);
+        logs.0.iter_mut().for_each(Log::skip);
+        let mut speakers = Speakers::of(me);
+        assert_eq!(logs.emergency_of(&mut speakers), None, "it is older");
+        // No process has this number: 4,194,304 is the highest that Linux gives.
+        say("[emerg] 4194305#4194305: bind() to 0.0.0.0:80 failed (98: Address already in use)");
+        say(&format!("[notice] {me}#{me}: reconfiguring"));
+        assert_eq!(logs.emergency_of(&mut speakers), None);
+        assert!(speakers.others().contains("logged: 2026/11/29"), "{}", speakers.others());
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        say(&format!("[emerg] {0}#{0}: setgid(33) failed", child.id()));
+        say(&format!("[emerg] {me}#{me}: *7 unknown directive"));
+        let said = [logs.emergency_of(&mut speakers), logs.emergency_of(&mut speakers)];
+        let words = ["setgid(33) failed", "unknown directive"];
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for (said, words) in said.iter().zip(words) {
+            assert!(said.as_ref().is_some_and(|said| said.contains(words)), "{said:?}");
+        }
+        // Emptied by a rotation that copies.
+        fs::write(&path, format!("[emerg] {me}#{me}: anew\n")).unwrap();
+        assert!(logs.emergency_of(&mut speakers).is_some());
     }
 }

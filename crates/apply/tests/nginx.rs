@@ -242,7 +242,13 @@ fn what_nginx_refuses_leaves_tree_and_workers_as_they_are() {
         }
         squatter.kill().unwrap();
         squatter.wait().unwrap();
+        // Somebody tests other files meanwhile, and says so in the same log.
+        let line = "2026/01/01 00:00:00 [emerg] 4194305#0: unknown directive \"x\"";
+        let each = format!("while sleep 0.01; do echo '{line}' >>/var/log/nginx/error.log; done");
+        let mut noise = Command::new("/bin/sh").args(["-c", &each]).spawn().unwrap();
         nginx.proven("three");
+        noise.kill().unwrap();
+        noise.wait().unwrap();
         assert_eq!(sh("cat /run/nginx.pid"), nginx.master.to_string());
     });
 }

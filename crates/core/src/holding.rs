@@ -352,13 +352,16 @@ impl Holding {
         self.tasks.push_back(Task::Settle);
     }
 
-    /// A conversation with the kernel broke off; nobody knows what became of it.
+    /// A conversation with the kernel broke off; nobody knows what became of it. What is held and what has to
+    /// go is known all the same; so is from now on what was to stay behind what broke off.
     pub fn broken_off(&mut self) {
         self.steps.clear();
-        self.tasks.clear();
-        self.staying = None;
         self.awaited = None;
         self.prepared.clear();
+        self.tasks.retain(|task| matches!(task, Task::Stay(_)));
+        if let Some(staying) = self.staying.take() {
+            self.tasks.push_front(Task::Stay(staying));
+        }
     }
 
     /// After that: what is held is held anew, of what is `present` all else goes, and all is settled.
@@ -366,6 +369,8 @@ impl Holding {
         self.unsettled.extend(self.held.keys());
         self.going.extend(present);
         self.going.retain(|key| !self.inherited.contains(key));
+        // Before anything leaves an interface: their sockets live on these addresses.
+        self.tasks.extend(self.stays.keys().copied().map(Task::Keep));
         let held =
             self.held.iter().map(|(vip, held)| (*vip, held.interface.clone(), held.links.len()));
         for (vip, interface, links) in held.collect::<Vec<_>>() {
@@ -391,6 +396,7 @@ impl Holding {
     /// The daemon ends: the host is left as it was found.
     pub fn end(&mut self) {
         self.broken_off();
+        self.tasks.clear();
         let keys: Vec<_> = self.held.values().flat_map(Held::keys).collect();
         let stay = std::mem::take(&mut self.stays).into_values().flatten().map(on_loopback);
         self.going.extend(keys.into_iter().chain(stay).chain(std::mem::take(&mut self.inherited)));

@@ -103,7 +103,8 @@ pub struct InterfaceState {
     pub mac: Option<Mac>,
     /// Its usable (not tentative) link-local address, from which IPv6 adverts are sent.
     pub link_local: Option<Ipv6Addr>,
-    /// Families whose adverts can't be heard there yet: who is deaf must not take silence for death.
+    /// Families whose adverts can't be heard there yet: who is deaf must not take silence for death. Nor can
+    /// they be sent: who is mute would hold what the others take over.
     pub deaf: [bool; 2],
 }
 

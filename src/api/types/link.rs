@@ -88,7 +88,7 @@ impl PeerLink {
             since_ms: view.since.map(millis),
             problem: view.problem.clone(),
             version: view.version.clone(),
-            round_trip_ms: view.measured.map(|it| it.round_trip.as_secs_f64() * 1e3),
+            round_trip_ms: view.measured.map(|it| super::fractional_ms(it.round_trip)),
             clock_difference_ms: view.measured.map(|it| thousandth(it.clock_us)),
             file_version: summary.map(|summary| summary.number),
             same_file: summary.map(|summary| summary.file == file),

@@ -203,7 +203,16 @@ fn changed(
     Ok((text, Some(Arc::new(next))))
 }
 
-/// Does it, and hands back the version.
+/// What the cluster has agreed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::link) struct Decided {
+    /// That all nodes have, or will have.
+    pub(in crate::link) version: Version,
+    /// Else they had it before.
+    pub(in crate::link) changed: bool,
+}
+
+/// Does it.
 ///
 /// # Errors
 /// Why nothing was changed on any node.
@@ -211,7 +220,7 @@ pub(in crate::link) async fn apply(
     common: &Common,
     order: Order,
     steps: &Steps,
-) -> Result<Version, String> {
+) -> Result<Decided, String> {
     let Ok(_alone) = common.desk.applying.try_lock() else {
         return Err("another file is being applied from this node".to_owned());
     };
@@ -227,6 +236,12 @@ pub(in crate::link) async fn apply(
         ));
     }
     let (text, next) = changed(common, &directory, &order.change)?;
+    let summaries = known.values().filter_map(|peer| peer.summary.as_ref());
+    let others = summaries.map(|summary| (summary.number, summary.file.as_str()));
+    let file = matches!(order.change, Change::File(_));
+    if file && is_everywhere(&text, &own, &directory.file, others) {
+        return Ok(Decided { version: own, changed: false });
+    }
     let version = Version {
         number: own.number.saturating_add(1),
         sha256: hash(text.as_bytes()),
@@ -256,7 +271,19 @@ pub(in crate::link) async fn apply(
         ),
     };
     common.tell(Severity::Notice, "file_applied", None, words);
-    Ok(version)
+    Ok(Decided { version, changed: true })
+}
+
+/// Whether a text is the version that this node has, and in force here and on all `others` whose version
+/// and file are known.
+fn is_everywhere<'a>(
+    text: &str,
+    own: &Version,
+    in_force: &str,
+    mut others: impl Iterator<Item = (u64, &'a str)>,
+) -> bool {
+    let has_it = |(number, file): (u64, &str)| number == own.number && file == own.sha256;
+    own.sha256 == hash(text.as_bytes()) && has_it((own.number, in_force)) && others.all(has_it)
 }
 
 /// Asks everybody whether it fits; those that could take it, and whether it may go on.
@@ -398,4 +425,25 @@ fn shown(text: &str) -> String {
     const LINES: usize = 400;
     let lines = text.lines().take(LINES).map(plain);
     lines.collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_all_have_is_no_change() {
+        let sha256 = hash(b"text");
+        let own = Version { number: 3, sha256: sha256.clone(), by: "n1".to_owned() };
+        let has_it = (3, sha256.as_str());
+        let all = |text, in_force: &str, others: &[(u64, &str)]| {
+            is_everywhere(text, &own, in_force, others.iter().copied())
+        };
+        assert!(all("text", &sha256, &[has_it, has_it]));
+        assert!(all("text", &sha256, &[]), "who is away fetches the version when it is back");
+        assert!(!all("other", &sha256, &[has_it]));
+        assert!(!all("text", "edited", &[has_it]), "this node doesn't run with its version");
+        assert!(!all("text", &sha256, &[has_it, (3, "edited")]), "n3 doesn't");
+        assert!(!all("text", &sha256, &[(2, "older")]));
+    }
 }

@@ -1,5 +1,6 @@
 //! What this node does when it is asked about a cluster file, and when it takes one.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -174,11 +175,23 @@ impl Desk {
         let approved = self.approved.clone();
         let look = move || {
             // It may have been edited since it was read.
-            let on_disk = std::fs::read_to_string(file).ok();
+            let on_disk = std::fs::read_to_string(&file);
+            let failed = on_disk.as_ref().err().filter(|error| error.kind() != ErrorKind::NotFound);
+            let failed = failed.map(ToString::to_string);
             let agreed = shelf.text().map(|(_, text)| text);
-            let in_force = [on_disk, agreed].into_iter().flatten();
+            let in_force = [on_disk.ok(), agreed].into_iter().flatten();
             let mut in_force = in_force.filter(|text| hash(text.as_bytes()) == hashed);
-            let in_force = in_force.next().unwrap_or_default();
+            let in_force = match (in_force.next(), failed) {
+                (Some(text), _) => text,
+                (None, None) => String::new(),
+                (None, Some(error)) => {
+                    let file = file.display();
+                    return Err(format!(
+                        "the file in force can't be read, so that it can't be said what would change: \
+                         {file}: {error}"
+                    ));
+                }
+            };
             let warnings = fit(&name, &text, &cluster, &node, &in_force)?;
             match origin {
                 Origin::Here => Ok(warnings),

@@ -186,6 +186,39 @@ fn what_comes_back_is_on_the_interface_before_it_leaves_the_loopback_link() {
 }
 
 #[test]
+fn what_is_to_stay_behind_an_order_that_broke_off_stays() {
+    let (mut holding, mut host) = (Holding::default(), Host::default());
+    holding.orders([hold(WEB, "192.0.2.41/24"), hold(API, "192.0.2.42/24")]);
+    host.run(&mut holding);
+    let stay = |vip| Order::Stay { vip, number: 2, interfaces: vec!["eth0".into()] };
+    // A stop moves all VIPs away in one moment, and netlink fails at the first change.
+    holding.orders([stay(WEB), stay(API)]);
+    loop {
+        match holding.next_step().unwrap() {
+            Step::Change { .. } => break,
+            step => {
+                let answer = host.done(step);
+                holding.answer(answer);
+            }
+        }
+    }
+    holding.broken_off();
+    let present: Vec<Key> = host.addresses.iter().copied().collect();
+    holding.again(present);
+    host.told.clear();
+    host.run(&mut holding);
+    let on_lo = ["192.0.2.41", "192.0.2.42"].map(|it| on_loopback(it.parse().unwrap()));
+    assert_eq!(host.addresses, BTreeSet::from(on_lo), "{:?}", host.told);
+    // At the end nothing is put there any more.
+    holding.orders([hold(API, "192.0.2.42/24")]);
+    host.run(&mut holding);
+    holding.orders([stay(API)]);
+    holding.end();
+    host.run(&mut holding);
+    assert!(host.addresses.is_empty(), "{:?}", host.told);
+}
+
+#[test]
 fn a_hold_and_a_stay_of_the_same_moment_are_a_hold() {
     let (mut holding, mut host) = (Holding::default(), Host::default());
     holding.orders([hold(WEB, "10.0.0.41/24")]);

@@ -167,8 +167,10 @@ impl Replica {
         let (writer, theirs) = (writer.to_owned(), goal);
         // Without a tip there is no relation but Newer.
         let own = self.line.tip().unwrap_or(goal);
+        // Between equal trees there is nothing to ask about: the writer's history goes on here too.
+        let equal = own.tree == goal.tree || self.disk() == Some(goal.tree);
         let event = match relation {
-            Relation::Unrelated if self.accepted != Some(goal.tree) => {
+            Relation::Unrelated if self.accepted != Some(goal.tree) && !equal => {
                 self.hold_for(Held::Unrelated { writer, theirs }, effects);
                 return false;
             }

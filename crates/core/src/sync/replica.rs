@@ -14,6 +14,10 @@ use crate::types::Instant;
 pub(super) const AGAIN: Duration = Duration::from_secs(2);
 const AGAIN_AT_MOST: Duration = Duration::from_secs(120);
 
+/// Between one holder of the VIP and the next there is a moment without one, at adverts each second up to
+/// 4 s: only what lasts longer is told.
+const LULL: Duration = Duration::from_secs(4);
+
 /// Peers that are remembered; a cluster has a few dozen nodes.
 const PEERS: usize = 256;
 
@@ -132,6 +136,10 @@ pub struct Replica {
     pub(super) peers: BTreeMap<String, Peer>,
     said: State,
     saved: Saved,
+    /// The writer that was told last.
+    told_writer: Option<String>,
+    /// When it is to be told that there is none.
+    nobody_at: Option<Instant>,
 }
 
 impl Replica {
@@ -172,6 +180,8 @@ impl Replica {
             peers: BTreeMap::new(),
             said: State::default(),
             saved,
+            told_writer: None,
+            nobody_at: None,
         }
     }
 
@@ -199,7 +209,7 @@ impl Replica {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let ordered = self.ordered.as_ref().map(Ordered::deadline);
-        self.again.into_iter().chain(ordered).min()
+        self.again.into_iter().chain(ordered).chain(self.nobody_at).min()
     }
 
     #[must_use]
@@ -236,16 +246,20 @@ impl Replica {
                     // What is wrong is said until it is well again.
                     (self.again, self.unkept) = (None, None);
                 }
+                if self.nobody_at.take_if(|at| *at <= now).is_some() {
+                    self.told_writer = None;
+                    effects.push(Effect::Event(Event::Writer(None)));
+                }
             }
             Input::Config(config) => {
                 let before = self.writer().map(str::to_owned);
                 self.config = config;
-                if !self.written_by(before, effects) {
+                if !self.written_by(now, before, effects) {
                     // Another trigger releases what was held back.
                     self.offer_all(effects);
                 }
             }
-            Input::Holder(holder) => self.held_by(holder, effects),
+            Input::Holder(holder) => self.held_by(now, holder, effects),
             Input::Disk { tree, loss } => self.looked(tree, loss),
             Input::Loaded(tree) => self.loaded = Some(tree),
             Input::Made => (self.loaded, self.proven) = (None, None),
@@ -258,22 +272,26 @@ impl Replica {
         self.tell(effects);
     }
 
-    fn held_by(&mut self, holder: Option<String>, effects: &mut Effects) {
+    fn held_by(&mut self, now: Instant, holder: Option<String>, effects: &mut Effects) {
         if holder == self.holder {
             return;
         }
         let before = self.writer().map(str::to_owned);
         self.holder = holder;
-        self.written_by(before, effects);
+        self.written_by(now, before, effects);
     }
 
     /// What follows from another writer than `before`. Whether there is one.
-    fn written_by(&mut self, before: Option<String>, effects: &mut Effects) -> bool {
+    fn written_by(&mut self, now: Instant, before: Option<String>, effects: &mut Effects) -> bool {
         let after = self.writer().map(str::to_owned);
         if before == after {
             return false;
         }
-        effects.push(Effect::Event(Event::Writer(after)));
+        self.nobody_at = after.is_none().then(|| now + LULL);
+        if after.is_some() && after != self.told_writer {
+            self.told_writer.clone_from(&after);
+            effects.push(Effect::Event(Event::Writer(after)));
+        }
         // What was held, held towards the writer of that time.
         if !self.hold {
             self.held = None;

@@ -430,6 +430,74 @@ fn lines_without_a_common_generation_are_asked_about() {
 }
 
 #[test]
+fn a_moment_without_a_holder_is_not_told() {
+    let mut rig = pair();
+    let writers = |rig: &Rig| {
+        let events = rig.machines["n1"].events.iter();
+        let writers = events.filter_map(|event| match event {
+            Event::Writer(writer) => Some(writer.clone()),
+            _ => None,
+        });
+        writers.collect::<Vec<_>>()
+    };
+    let of = |name: &str| Some(name.to_owned());
+    assert_eq!(writers(&rig), [of("n1")]);
+    // A planned move, a takeover at adverts each second, and one that comes back at once.
+    for (lasting, to) in [(10, "n2"), (3_900, "n1"), (300, "n1")] {
+        rig.input("n1", Input::Holder(None));
+        assert_eq!(rig.state("n1").writer, None, "nothing is taken meanwhile");
+        rig.wait(Duration::from_millis(lasting));
+        rig.holder(&["n1", "n2"], to);
+    }
+    assert_eq!(writers(&rig), [of("n1"), of("n2"), of("n1")]);
+    rig.input("n1", Input::Holder(None));
+    for _ in 0..3 {
+        let deadline = rig.machines["n1"].replica.next_deadline();
+        assert!(deadline.is_none_or(|at| at > rig.now), "{deadline:?}");
+        rig.wait(Duration::from_secs(4));
+    }
+    rig.holder(&["n1"], "n1");
+    assert_eq!(writers(&rig), [of("n1"), of("n2"), of("n1"), None, of("n1")]);
+}
+
+#[test]
+fn equal_trees_with_separate_histories_become_one_history() {
+    let apart = || {
+        let mut rig = Rig::new(&["n1", "n2"]);
+        rig.link("n1", "n2", false);
+        rig.holder(&["n1"], "n1");
+        rig.holder(&["n2"], "n2");
+        rig.edit("n1", tree(1));
+        rig.edit("n2", tree(2));
+        rig
+    };
+    // The same files were brought to both.
+    let mut rig = apart();
+    rig.edit("n1", tree(7));
+    rig.edit("n2", tree(3));
+    rig.edit("n2", tree(7));
+    rig.holder(&["n1"], "n2");
+    rig.link("n1", "n2", true);
+    rig.run();
+    assert_eq!(rig.state("n1").held, None);
+    assert_eq!(rig.state("n1").applied, rig.state("n2").applied);
+    assert_eq!(rig.told("n1", "sync_held"), 0, "{:?}", rig.machines["n1"].events);
+    // From here on it is followed as ever.
+    rig.edit("n2", tree(8));
+    assert_eq!(rig.disk("n1"), tree(8));
+    // Other files are asked about; brought here by hand they are no conflict any more.
+    let mut rig = apart();
+    rig.holder(&["n1"], "n2");
+    rig.link("n1", "n2", true);
+    rig.run();
+    assert!(rig.state("n1").held.is_some());
+    rig.edit("n1", tree(2));
+    assert_eq!(rig.state("n1").held, None);
+    assert_eq!(rig.state("n1").applied, rig.state("n2").applied);
+    assert!(rig.machines["n1"].history.contains(&tree(1)));
+}
+
+#[test]
 fn apply_goes_to_the_backups_first_and_to_the_active_last() {
     let mut rig = Rig::new(&["n1", "n2", "n3"]);
     rig.holder(&["n1", "n2", "n3"], "n1");
