@@ -22,7 +22,8 @@ use crate::attributes;
 use crate::hash::Hash;
 use crate::manifest::{Attribute, Entry, Kind, Root, Time, shown};
 use crate::owners::Owners;
-use crate::stamp::{about, open_directory, open_file};
+use crate::read::{Inodes, Known};
+use crate::stamp::{Seen, about, open_directory, open_file};
 use crate::store::Store;
 
 /// Larger files are shared with the store where the file system can do that.
@@ -50,12 +51,17 @@ pub struct Built {
     pub refused: Vec<Refused>,
 }
 
+/// Files that were made just now: see [`Builder::written`].
+#[derive(Debug, Default)]
+pub struct Written(pub(crate) Inodes);
+
 /// Builds trees out of a store.
 #[derive(Debug)]
 pub struct Builder<'a> {
     store: &'a Store,
     owners: Owners,
     refused: Vec<Refused>,
+    written: Inodes,
 }
 
 /// What a crash left, or what was replaced; the name is standin's own, so that nobody reads it.
@@ -118,7 +124,14 @@ fn is_content(folder: &OwnedFd, name: &[u8], entry: &Entry) -> io::Result<bool> 
 impl<'a> Builder<'a> {
     #[must_use]
     pub fn new(store: &'a Store) -> Self {
-        Self { store, owners: Owners::new(), refused: Vec::new() }
+        Self { store, owners: Owners::new(), refused: Vec::new(), written: Inodes::new() }
+    }
+
+    /// What it knows of the files that it has made, for a reader of them: nobody else has had them yet,
+    /// so that their bytes are those of the store and needn't be read again.
+    #[must_use]
+    pub fn written(self) -> Written {
+        Written(self.written)
     }
 
     /// Makes `root` at the path `at`, where nothing may stand, or, with `present`, what a reader found
@@ -216,7 +229,12 @@ impl<'a> Builder<'a> {
                 let fd = openat(directory, name, flags, Mode::RUSR | Mode::WUSR)?;
                 let mut file = File::from(fd);
                 self.fill(&mut file, *size, hash)?;
-                self.dress(file.as_fd(), name, entry)
+                let refused = self.refused.len();
+                self.dress(file.as_fd(), name, entry)?;
+                if self.refused.len() == refused {
+                    self.know(&file, entry, *hash)?;
+                }
+                Ok(())
             }
             Kind::Symlink { target } => {
                 symlinkat(&**target, directory, name)?;
@@ -231,6 +249,15 @@ impl<'a> Builder<'a> {
                 Ok(())
             }
         }
+    }
+
+    fn know(&mut self, file: &File, entry: &Entry, hash: Hash) -> io::Result<()> {
+        let stamp = Seen::open(file)?.stamp;
+        let attributes = entry.attributes.clone();
+        let size = stamp.size;
+        let known = Known { stamp, size, hash, attributes, complete: true, sure: true };
+        self.written.insert(stamp.key(), known);
+        Ok(())
     }
 
     fn fill(&self, file: &mut File, size: u64, hash: &Hash) -> io::Result<()> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fmt, io, thread};
 
+use crate::build::Written;
 use crate::globs::Globs;
 use crate::hash::Hash;
 use crate::manifest::{Attribute, Fault, Manifest, is_clean_root};
@@ -168,6 +169,12 @@ impl Reader {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Knows the files of a tree that was built just now, and that is nobody else's yet.
+    #[must_use]
+    pub fn knowing(written: Written) -> Self {
+        Self { known: written.0, stamps: Stamps::new() }
     }
 
     /// Reads the tree once, then looks whether anything moved meanwhile. With a store, the bytes of
