@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::HIDDEN;
 use crate::fields::{Values, Writer, of_path};
+use crate::view::joined;
 
 /// Files and directories of one tree; a configuration has thousands at most.
 const ENTRIES: usize = 1_000_000;
@@ -127,6 +128,27 @@ impl Fingerprint {
             found.remove(Path::new(""));
         }
         Self(found)
+    }
+
+    /// Only what is at and below these paths.
+    pub(crate) fn only<'p>(&self, paths: impl Iterator<Item = &'p Path>) -> Self {
+        let mut found = Self::default();
+        for path in paths {
+            // Paths are sorted by their parts, so that what is below one follows it.
+            let below = self.0.range(path.to_owned()..).take_while(|(at, _)| at.starts_with(path));
+            found.0.extend(below.map(|(at, mark)| (at.clone(), *mark)));
+        }
+        found
+    }
+
+    /// Lays another one, of a file or a directory, at a path of this one.
+    pub(crate) fn lay(&mut self, path: &Path, other: Self) {
+        self.0.extend(other.0.into_iter().map(|(at, mark)| (joined(path, &at), mark)));
+    }
+
+    /// Files and directories.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub(crate) fn write(&self, writer: &mut Writer, word: &[u8], root: usize) {
