@@ -6,17 +6,17 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use standin_apply::Change;
+use standin_apply::{Change, Fingerprint, Seen};
 use standin_tree::build::Builder;
 use standin_tree::globs::Globs;
 use standin_tree::manifest::{Manifest, Root};
 use standin_tree::owners::Owners;
 use standin_tree::parts::{Part, What, applied, below, bytes, parts};
-use standin_tree::read::{Reader, Scan, Spec};
+use standin_tree::read::{Mark, Reader, Scan, Spec, Why};
 
 /// Smaller trees are built anew and exchanged as a whole, which is a single step. That many files cost
 /// 50 ms of building, and as much of removing.
-const LARGE: usize = 1000;
+pub(super) const LARGE: usize = 1000;
 
 /// One in so many may differ: each is a step of the exchange by itself, and what is left to gain gets less.
 const ONE_IN: usize = 50;
@@ -50,7 +50,16 @@ impl Few {
                 || below(&wanted, &part.path).iter().any(|it| left_out(&it.path))
                     && part.what != What::Dress
         });
-        let fits = bytes(&wanted, &parts) <= BYTES && !apart;
+        // What nobody has read and what goes with its directory is kept by the way of the whole tree.
+        let unread = live.left_out.iter().filter(|it| it.root == wanted.path).any(|it| {
+            it.why != Why::Attributes
+                && parts.iter().any(|part| {
+                    part.what != What::Dress
+                        && Path::new(OsStr::from_bytes(&it.path))
+                            .starts_with(OsStr::from_bytes(&part.path))
+                })
+        });
+        let fits = bytes(&wanted, &parts) <= BYTES && !apart && !unread;
         fits.then(|| Self { live: there.clone(), parts })
     }
 
@@ -67,6 +76,21 @@ impl Few {
         at: &Path,
     ) -> io::Result<()> {
         builder.build_parts(wanted, &self.parts, at).map(drop)
+    }
+
+    /// What those files were that go, when the reader read them last.
+    pub(super) fn before(&self, reader: &Reader, spec: &Spec) -> Fingerprint {
+        let moved = self.parts.iter().filter(|part| part.what != What::Dress);
+        let moved: Vec<&Path> =
+            moved.map(|part| Path::new(OsStr::from_bytes(&part.path))).collect();
+        let seen = reader.marks(spec, &self.live.path).filter_map(|(path, mark)| {
+            let path = Path::new(OsStr::from_bytes(path));
+            let Mark { mode, inode, size, modified } = mark;
+            let modified_ns = i128::from(modified.s) * 1_000_000_000 + i128::from(modified.ns);
+            let seen = Seen { mode, inode, size, modified_ns };
+            moved.iter().any(|moved| path.starts_with(moved)).then(|| (path.to_owned(), seen))
+        });
+        Fingerprint::of_seen(seen)
     }
 
     /// For the exchange.

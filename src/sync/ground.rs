@@ -121,23 +121,27 @@ impl Ground {
             .map_err(|error| passing(format!("generation {id} isn't in the history: {error}")))
     }
 
+    /// A generation with what this node makes of it.
+    fn wanted(&self, id: Id) -> Result<Manifest, Failure> {
+        let manifest = self.lens.resolved(&self.store, &self.manifest(id)?);
+        manifest.map_err(|wrong| match wrong {
+            Wrong::Tree(why) => (Trouble::Refused, why),
+            Wrong::Disk(why) => passing(why),
+        })
+    }
+
     /// Builds the trees beside the live ones, whole, with what `exclude` leaves alone here; or, of a
     /// large one that lies there, only what differs, if it is `few`.
     fn stage(
         &self,
-        id: Id,
+        (id, wanted): (Id, &Manifest),
         live: Option<&Live>,
         few: bool,
         drift: &mut Vec<String>,
     ) -> Result<Stage, Failure> {
-        let manifest = self.lens.resolved(&self.store, &self.manifest(id)?);
-        let manifest = manifest.map_err(|wrong| match wrong {
-            Wrong::Tree(why) => (Trouble::Refused, why),
-            Wrong::Disk(why) => passing(why),
-        })?;
         let mut stage = Stage::default();
         let mut builder = Builder::new(&self.store);
-        for root in manifest.roots().iter().filter(|root| !root.entries.is_empty()) {
+        for root in wanted.roots().iter().filter(|root| !root.entries.is_empty()) {
             let real = real(&root.path);
             let at =
                 beside(&real, id).ok_or_else(|| passing("the root directory can't be shared"))?;
@@ -158,6 +162,9 @@ impl Ground {
             let known = live.and_then(|it| it.before.iter().find(|(path, _)| *path == real));
             let before = known.map(|(_, marks)| marks.clone());
             if let Some(few) = differs {
+                let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+                let before = before.or_else(|| Some(few.before(&reader, &self.spec)));
+                drop(reader);
                 few.build(&mut builder, root, &at).map_err(passing)?;
                 let outcome = few.outcome(Some(&at));
                 stage.few.push(outcome.ok_or_else(|| passing("what was built can't be read"))?);
@@ -210,13 +217,48 @@ impl Ground {
         Ok(Live { hash: TreeHash(*hash.as_bytes()), scan, before })
     }
 
+    /// Reads the live trees once, without looking at all of them before and afterwards, where a large one
+    /// is as it is expected; `None` where that isn't enough.
+    fn expected(
+        &self,
+        over: TreeHash,
+        known: Option<Translation>,
+        wanted: &Manifest,
+    ) -> Result<Option<Live>, Failure> {
+        let large = |root: &Path| {
+            wanted.root(root).is_some_and(|root| root.entries.len() >= super::few::LARGE)
+        };
+        if !self.spec.roots().iter().any(|root| large(root)) {
+            return Ok(None);
+        }
+        let small = self.spec.roots().iter().filter(|root| !large(root)).map(|root| real(root));
+        let before = small.map(|real| {
+            let marks = Fingerprint::of(&real).unwrap_or_default();
+            (real, marks)
+        });
+        let before = before.collect();
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let scan = reader.glance(&self.spec, Some(&self.store)).map_err(passing)?;
+        drop(reader);
+        let name = self.lens.look(&self.store, &scan.manifest).name();
+        let hash = TreeHash(*name.as_bytes());
+        // A tree of this name was known as a whole: what moved meanwhile isn't in it.
+        if Translation::of(known, hash) != over || !scan.settled {
+            return Ok(None);
+        }
+        let exclude = self.spec.exclude();
+        let roots = wanted.roots().iter().filter(|root| large(&root.path));
+        let all = roots.map(|root| Few::of(&scan, root, exclude)).all(|few| few.is_some());
+        Ok(all.then_some(Live { hash, scan, before }))
+    }
+
     /// What this host made of a staged generation.
     fn translation(&self, id: Id, stage: &mut Stage) -> Option<Translation> {
         let exclude = self.spec.exclude().clone();
         let staged: Vec<PathBuf> = stage.built.iter().map(|(_, at)| at.clone()).collect();
         let spec = Spec::new(staged, exclude).ok()?;
         let mut reader = Reader::knowing(std::mem::take(&mut stage.written));
-        let mut manifest = reader.read(&spec, None, &mut |_| {}).ok()?.manifest;
+        let mut manifest = reader.glance(&spec, None).ok()?.manifest;
         for (root, at) in &stage.built {
             manifest = manifest.moved(at, &root.path).ok()?;
         }
@@ -243,7 +285,7 @@ impl Ground {
         let mut drift = Vec::new();
         let live = self.live().ok();
         let mut tested = |few| {
-            let stage = self.stage(id, live.as_ref(), few, &mut drift)?;
+            let stage = self.stage((id, &self.wanted(id)?), live.as_ref(), few, &mut drift)?;
             let tested = test(&stage.staged, &self.nginx, &Self::tester(), PATIENCE);
             stage.clear();
             let in_parts = stage.has_parts();
@@ -265,28 +307,40 @@ impl Ground {
             Applied { outcome: Outcome::Moved, translation: known, drift: Vec::new() };
         // Nothing is left half done in it that a journal doesn't know.
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = self.live().and_then(|live| {
-            if Translation::of(known, live.hash) != over {
-                return Ok(Outcome::Moved);
-            }
-            let mut tried = |few| {
-                let mut stage = self.stage(id, Some(&live), few, &mut applied.drift)?;
-                let translation = self.translation(id, &mut stage);
-                let exchanged = self.exchange(&stage, &mut applied.drift);
-                if let Ok(Outcome::Done | Outcome::Unproven(_)) = exchanged {
-                    applied.translation = translation;
-                }
-                Ok(exchanged.map_err(|refused| (refused.failure, refused.way && stage.has_parts())))
-            };
-            match tried(true) {
-                // What can't be had in parts is had as a whole.
-                Ok(Err((_, true))) => tried(false),
-                other => other,
-            }
-            .and_then(|exchanged| exchanged.map_err(|(failure, _)| failure))
-        });
+        let outcome = self.put(id, over, &mut applied);
         applied.outcome = outcome.unwrap_or_else(failed);
         applied
+    }
+
+    fn put(&self, id: Id, over: TreeHash, applied: &mut Applied) -> Result<Outcome, Failure> {
+        let known = applied.translation;
+        let wanted = self.wanted(id)?;
+        let mut tried = |live: &Live, few| {
+            let mut stage = self.stage((id, &wanted), Some(live), few, &mut applied.drift)?;
+            let translation = self.translation(id, &mut stage);
+            let exchanged = self.exchange(&stage, &mut applied.drift);
+            if let Ok(Outcome::Done | Outcome::Unproven(_)) = exchanged {
+                applied.translation = translation;
+            }
+            Ok(exchanged.map_err(|refused| (refused.failure, refused.way && stage.has_parts())))
+        };
+        let mut few = true;
+        if let Some(live) = self.expected(over, known, &wanted)? {
+            match tried(&live, few)? {
+                // What can't be had in parts is had as a whole.
+                Err((_, true)) => few = false,
+                exchanged => return exchanged.map_err(|(failure, _)| failure),
+            }
+        }
+        let live = self.live()?;
+        if Translation::of(known, live.hash) != over {
+            return Ok(Outcome::Moved);
+        }
+        let mut exchanged = tried(&live, few)?;
+        if let Err((_, true)) = exchanged {
+            exchanged = tried(&live, false)?;
+        }
+        exchanged.map_err(|(failure, _)| failure)
     }
 
     fn exchange(&self, stage: &Stage, drift: &mut Vec<String>) -> Result<Outcome, Refused> {

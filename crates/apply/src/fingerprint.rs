@@ -38,6 +38,18 @@ impl Mark {
     }
 }
 
+/// What stat(2) tells of one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// With the file's type.
+    pub mode: u32,
+    pub inode: u64,
+    /// In bytes.
+    pub size: u64,
+    /// Nanoseconds since 1970.
+    pub modified_ns: i128,
+}
+
 /// The state of a tree at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fingerprint(BTreeMap<PathBuf, Mark>);
@@ -77,6 +89,18 @@ impl Fingerprint {
             Err(error) => return Err(error),
         }
         Ok(found)
+    }
+
+    /// Of what stat(2) has told somebody else of files and directories, by their paths in the tree.
+    pub fn of_seen(seen: impl Iterator<Item = (PathBuf, Seen)>) -> Self {
+        let one = |(path, seen): (PathBuf, Seen)| {
+            let Seen { mode, inode, size, modified_ns } = seen;
+            // Of directories only that they are there, as above.
+            let folder = mode & 0o170_000 == 0o040_000;
+            let (size, modified_ns) = if folder { (0, 0) } else { (size, modified_ns) };
+            (path, Mark { mode, inode, size, modified_ns })
+        };
+        Self(seen.map(one).collect())
     }
 
     fn walk(&mut self, folder: &Path, below: &Path, depth: usize) -> io::Result<()> {

@@ -15,7 +15,7 @@ use crate::fingerprint::{Drift, DriftKind, Fingerprint, gone};
 use crate::journal::{Journal, Plan, Way, make_folder};
 use crate::nginx::Nginx;
 use crate::pieces::{Piece, Preparation, exchange, inode, rename_new};
-use crate::{Hook, Root, Staged, Step, copy, leaving, parts, view};
+use crate::{Change, Hook, Root, Staged, Step, copy, leaving, parts, view};
 
 /// Staged trees that are live, and not proven yet.
 #[derive(Debug)]
@@ -132,7 +132,9 @@ fn plan(
         if let Some(parts) = &root.parts {
             let (pieces, fresh) = parts::plan(root).map_err(at)?;
             let way = Way::Pieces { folders: vec![root.staged.clone()], pieces };
-            let before = before.only(parts.iter().map(|part| part.path.as_path()));
+            // What lies in a directory that is only dressed stays where it is.
+            let moved = parts.iter().filter(|part| part.change != Change::Dress);
+            let before = before.only(moved.map(|part| part.path.as_path()));
             let (path, staged) = (root.path.clone(), root.staged.clone());
             journal.plans.push(Plan { path, staged, way, before, fresh });
             continue;

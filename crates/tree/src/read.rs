@@ -9,7 +9,7 @@ use std::{fmt, io, thread};
 use crate::build::Written;
 use crate::globs::Globs;
 use crate::hash::Hash;
-use crate::manifest::{Attribute, Fault, Manifest, is_clean_root};
+use crate::manifest::{Attribute, Fault, Manifest, Time, is_clean_root};
 use crate::stamp::Stamp;
 use crate::store::Store;
 use crate::walk::{Depth, Walk};
@@ -127,6 +127,17 @@ pub struct Scan {
     pub bytes_read: u64,
 }
 
+/// What an inode said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// With the file's type.
+    pub mode: u32,
+    pub inode: u64,
+    /// In bytes.
+    pub size: u64,
+    pub modified: Time,
+}
+
 /// A directory that is about to be listed.
 #[derive(Clone, Copy, Debug)]
 pub struct Directory<'a> {
@@ -203,6 +214,33 @@ impl Reader {
         }
         self.stamps = if scan.settled { stamps } else { Stamps::new() };
         Ok(scan)
+    }
+
+    /// Reads the tree once, and doesn't look again whether anything has moved meanwhile: for a tree that
+    /// is nobody else's, and for who knows by its name whether it is the one that he expects.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub fn glance(&mut self, spec: &Spec, store: Option<&Store>) -> io::Result<Scan> {
+        let mut nothing = |_: Directory<'_>| {};
+        let mut walk = Walk::new(spec, Depth::Read, store, &self.known, &mut nothing);
+        walk.all()?;
+        let moved = walk.moved;
+        let (mut scan, known, stamps) = walk.finish()?;
+        scan.settled = !moved;
+        (self.known, self.stamps) = (known, if moved { Stamps::new() } else { stamps });
+        Ok(scan)
+    }
+
+    /// What the inodes of a root said, in the last reading in which nothing moved: of all that was read,
+    /// not of what was left out. Of directories neither size nor time.
+    pub fn marks(&self, spec: &Spec, root: &Path) -> impl Iterator<Item = (&[u8], Mark)> {
+        let at = spec.roots.iter().position(|one| one == root);
+        let of_root = self.stamps.iter().filter(move |(number, ..)| Some(*number) == at);
+        of_root.map(|(_, path, stamp)| {
+            let Stamp { mode, inode, size, modified, .. } = *stamp;
+            (&**path, Mark { mode: mode.into(), inode, size, modified })
+        })
     }
 
     /// Reads the tree until nothing moves while it is read, or until `patience` is over.
