@@ -63,6 +63,10 @@ impl Few {
         fits.then(|| Self { live: there.clone(), parts })
     }
 
+    pub(super) fn is_of(&self, root: &Path) -> bool {
+        self.live.path == root
+    }
+
     /// Nothing differs at all.
     pub(super) fn is_nothing(&self) -> bool {
         self.parts.is_empty()

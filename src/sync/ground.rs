@@ -146,8 +146,18 @@ impl Ground {
             let at =
                 beside(&real, id).ok_or_else(|| passing("the root directory can't be shared"))?;
             let exclude = self.spec.exclude();
-            let differs = live.filter(|_| few).and_then(|live| Few::of(&live.scan, root, exclude));
-            if let Some(none) = differs.as_ref().filter(|it| it.is_nothing()) {
+            let found;
+            let differs = match live.filter(|_| few) {
+                Some(live) => match live.few.iter().find(|few| few.is_of(&root.path)) {
+                    Some(known) => Some(known),
+                    None => {
+                        found = Few::of(&live.scan, root, exclude);
+                        found.as_ref()
+                    }
+                },
+                None => None,
+            };
+            if let Some(none) = differs.filter(|it| it.is_nothing()) {
                 stage.few.extend(none.outcome(None));
                 continue;
             }
@@ -214,7 +224,7 @@ impl Ground {
         if let Standing::Unable(why) = seen.standing {
             return Err(passing(why));
         }
-        Ok(Live { hash: TreeHash(*hash.as_bytes()), scan, before })
+        Ok(Live { hash: TreeHash(*hash.as_bytes()), scan, before, few: Vec::new() })
     }
 
     /// Reads the live trees once, without looking at all of them before and afterwards, where a large one
@@ -238,7 +248,7 @@ impl Ground {
         });
         let before = before.collect();
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        let scan = reader.glance(&self.spec, Some(&self.store)).map_err(passing)?;
+        let scan = reader.glance(&self.spec, Some(&self.store), &mut |_| {}).map_err(passing)?;
         drop(reader);
         let name = self.lens.look(&self.store, &scan.manifest).name();
         let hash = TreeHash(*name.as_bytes());
@@ -248,8 +258,8 @@ impl Ground {
         }
         let exclude = self.spec.exclude();
         let roots = wanted.roots().iter().filter(|root| large(&root.path));
-        let all = roots.map(|root| Few::of(&scan, root, exclude)).all(|few| few.is_some());
-        Ok(all.then_some(Live { hash, scan, before }))
+        let few: Option<Vec<_>> = roots.map(|root| Few::of(&scan, root, exclude)).collect();
+        Ok(few.map(|few| Live { hash, scan, before, few }))
     }
 
     /// What this host made of a staged generation.
@@ -258,7 +268,7 @@ impl Ground {
         let staged: Vec<PathBuf> = stage.built.iter().map(|(_, at)| at.clone()).collect();
         let spec = Spec::new(staged, exclude).ok()?;
         let mut reader = Reader::knowing(std::mem::take(&mut stage.written));
-        let mut manifest = reader.glance(&spec, None).ok()?.manifest;
+        let mut manifest = reader.glance(&spec, None, &mut |_| {}).ok()?.manifest;
         for (root, at) in &stage.built {
             manifest = manifest.moved(at, &root.path).ok()?;
         }
@@ -474,6 +484,8 @@ struct Live {
     hash: TreeHash,
     scan: Scan,
     before: Vec<(PathBuf, Fingerprint)>,
+    /// What is known already to differ from the generation that is wanted.
+    few: Vec<Few>,
 }
 
 /// Trees that were built beside the live ones; what isn't swapped in goes with this.

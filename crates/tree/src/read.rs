@@ -122,6 +122,8 @@ pub struct Scan {
     /// Nothing moved meanwhile: the tree stood so at one instant. Otherwise each file is one that was
     /// there, but not all of them at the same time.
     pub settled: bool,
+    /// All inodes said what they had said in the reading before.
+    pub(crate) as_before: bool,
     /// Files whose bytes were read; the others were known by their inode.
     pub files_read: usize,
     pub bytes_read: u64,
@@ -200,36 +202,51 @@ impl Reader {
         store: Option<&Store>,
         before_listing: BeforeListing<'_>,
     ) -> io::Result<Scan> {
+        let mut scan = self.glance(spec, store, before_listing)?;
+        self.confirm(spec, &mut scan)?;
+        Ok(scan)
+    }
+
+    /// Reads the tree once, and doesn't look again whether anything has moved meanwhile: for a tree that
+    /// is nobody else's, for who knows by its name whether it is the one that he expects, and for who
+    /// [confirms](Self::confirm) it.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub fn glance(
+        &mut self,
+        spec: &Spec,
+        store: Option<&Store>,
+        before_listing: BeforeListing<'_>,
+    ) -> io::Result<Scan> {
         let mut walk = Walk::new(spec, Depth::Read, store, &self.known, before_listing);
         walk.all()?;
         let moved = walk.moved;
         let (mut scan, known, stamps) = walk.finish()?;
         self.known = known;
         scan.settled = !moved;
-        if !moved && stamps != self.stamps {
-            let mut nothing = |_: Directory<'_>| {};
-            let mut again = Walk::new(spec, Depth::Stamps, None, &self.known, &mut nothing);
-            again.all()?;
-            scan.settled = !again.moved && again.stamps() == stamps;
-        }
-        self.stamps = if scan.settled { stamps } else { Stamps::new() };
+        scan.as_before = !moved && stamps == self.stamps;
+        self.stamps = if moved { Stamps::new() } else { stamps };
         Ok(scan)
     }
 
-    /// Reads the tree once, and doesn't look again whether anything has moved meanwhile: for a tree that
-    /// is nobody else's, and for who knows by its name whether it is the one that he expects.
+    /// Looks again, without reading, whether anything has moved since the last glance began; one that
+    /// saw what the reading before had seen needs no other look.
     ///
     /// # Errors
     /// As [`Reader::read`].
-    pub fn glance(&mut self, spec: &Spec, store: Option<&Store>) -> io::Result<Scan> {
+    pub fn confirm(&mut self, spec: &Spec, scan: &mut Scan) -> io::Result<()> {
+        if !scan.settled || scan.as_before {
+            return Ok(());
+        }
         let mut nothing = |_: Directory<'_>| {};
-        let mut walk = Walk::new(spec, Depth::Read, store, &self.known, &mut nothing);
-        walk.all()?;
-        let moved = walk.moved;
-        let (mut scan, known, stamps) = walk.finish()?;
-        scan.settled = !moved;
-        (self.known, self.stamps) = (known, if moved { Stamps::new() } else { stamps });
-        Ok(scan)
+        let mut again = Walk::new(spec, Depth::Stamps, None, &self.known, &mut nothing);
+        again.all()?;
+        scan.settled = !again.moved && again.stamps() == self.stamps;
+        if !scan.settled {
+            self.stamps = Stamps::new();
+        }
+        Ok(())
     }
 
     /// What the inodes of a root said, in the last reading in which nothing moved: of all that was read,
