@@ -245,7 +245,9 @@ fn answer(request: &Request) -> Result<Answer, String> {
     let here = request.master.is_none_or(system::same_mount_namespace);
     let begun = (here && program.user.is_none()).then(|| begin(&program, &["-V"]));
     let again = enter(request)?;
-    let places: Vec<PathBuf> = again.iter().map(|(place, _)| place.clone()).collect();
+    let places: Vec<PathBuf> = again.iter().map(|shown| shown.place.clone()).collect();
+    let memory = again.iter().filter(|shown| shown.in_memory).map(|shown| shown.place.clone());
+    let memory: Vec<PathBuf> = memory.collect();
 
     let begun = begun.unwrap_or_else(|| begin(&program, &["-V"]));
     let build = Build::parse(&end_of(begun, end).1);
@@ -260,10 +262,12 @@ fn answer(request: &Request) -> Result<Answer, String> {
     let written = writes::of(&config, build.as_ref(), &prefix);
     let inside = |folder: &Path| places.iter().any(|place| folder.starts_with(place));
     writes::cover(&written, &|folder| !inside(folder))?;
-    for (place, tree) in again {
+    for Shown { place, tree, .. } in again {
         show(tree, &place)?;
     }
-    writes::cover(&written, &inside)?;
+    let in_memory = |folder: &Path| memory.iter().any(|place| folder.starts_with(place));
+    writes::cover(&written, &|folder| inside(folder) && !in_memory(folder))?;
+    writes::hide(&written, &in_memory)?;
 
     if let Some(why) = bound.and_then(|bound| unlistenable(&config, &bound)) {
         return Ok(Answer::only(Verdict::Address, why));
@@ -292,7 +296,12 @@ fn answer(request: &Request) -> Result<Answer, String> {
 }
 
 /// A place of nginx's, and the tree that shall be shown there.
-type Shown = (PathBuf, Loose);
+struct Shown {
+    place: PathBuf,
+    tree: Loose,
+    /// What is written there goes nowhere else.
+    in_memory: bool,
+}
 
 /// Moves into a copy of the master's mounts with the staged trees in place; hands back what shows
 /// them once more, above memory that is laid over their surroundings.
@@ -304,7 +313,7 @@ fn enter(request: &Request) -> Result<Vec<Shown>, String> {
     for (path, staged) in &request.trees {
         for place in places(request, path)? {
             first.push((place.clone(), take(staged)?, staged.is_dir()));
-            again.push((place, take(staged)?));
+            again.push(Shown { place, tree: take(staged)?, in_memory: false });
         }
     }
     for (path, staged, parts) in &request.parts {
@@ -324,7 +333,7 @@ fn enter(request: &Request) -> Result<Vec<Shown>, String> {
     }
     for (place, staged, parts) in changed {
         let tree = parts::show(&place, staged, parts)?;
-        again.push((place, tree));
+        again.push(Shown { place, tree, in_memory: true });
     }
     Ok(again)
 }

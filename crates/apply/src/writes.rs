@@ -42,6 +42,23 @@ pub(crate) fn of(config: &NginxConfig, build: Option<&Build>, prefix: &Path) -> 
 /// # Errors
 /// In words, when no memory can be had; a single place that can't be covered is left as it is.
 pub(crate) fn cover(writes: &[PathBuf], choose: &dyn Fn(&Path) -> bool) -> Result<(), String> {
+    cover_as(writes, choose, false)
+}
+
+/// The same for places that are in memory already: only files that are there are hidden, so that no log is
+/// copied as a whole. File systems can't be laid over one another without end.
+///
+/// # Errors
+/// As [`cover`].
+pub(crate) fn hide(writes: &[PathBuf], choose: &dyn Fn(&Path) -> bool) -> Result<(), String> {
+    cover_as(writes, choose, true)
+}
+
+fn cover_as(
+    writes: &[PathBuf],
+    choose: &dyn Fn(&Path) -> bool,
+    only_files: bool,
+) -> Result<(), String> {
     let mut folders: BTreeSet<PathBuf> = BTreeSet::new();
     let mut files = Vec::new();
     for path in writes {
@@ -61,7 +78,10 @@ pub(crate) fn cover(writes: &[PathBuf], choose: &dyn Fn(&Path) -> bool) -> Resul
             folders.insert(parent);
         }
     }
-    if folders.is_empty() {
+    if only_files {
+        folders.clear();
+    }
+    if folders.is_empty() && !(only_files && files.iter().any(|file| file.exists())) {
         return Ok(());
     }
     let folders = outermost(&folders);
