@@ -10,7 +10,7 @@ use standin_core::sync::{
 };
 use standin_linux::clock;
 use standin_tree::hash::Hash;
-use standin_tree::read::{Scan, Spec};
+use standin_tree::read::{Reader, Scan, Spec};
 use standin_tree::store::{self, Store};
 use standin_tree::watch::{Report, Watch};
 use tokio::sync::{mpsc, watch};
@@ -108,6 +108,8 @@ pub(super) struct Running {
     pub(super) translation: Option<Translation>,
     pub(super) lens: Lens,
     pub(super) watch: Watch,
+    /// For jobs; the watch has one of its own.
+    pub(super) reader: Arc<Mutex<Reader>>,
     /// Why this node's files can't be shared.
     pub(super) fault: Option<String>,
     /// What was to be made last; the same again means that it didn't stay.
@@ -334,6 +336,7 @@ impl Driver {
             translation,
             lens,
             watch,
+            reader: Arc::default(),
             fault: None,
             making: None,
             unsure: None,
@@ -538,7 +541,9 @@ impl Driver {
             }
             running.unsure = Some(tokio::time::Instant::now());
             running.placed = Some(SystemTime::now());
-            if let Some(translation) = translation.filter(|_| placed) {
+            // One that says nothing need not be remembered; what an older one says is true still.
+            let telling = translation.filter(|it| placed && it.own != it.tree);
+            if let Some(translation) = telling {
                 let saved = tokio::task::spawn_blocking(move || {
                     memory::save_translation(&dir, translation)
                 });

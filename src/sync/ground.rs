@@ -11,11 +11,12 @@ use standin_apply::{
 use standin_config::nginx::title::Title;
 use standin_core::sync::{Id, Outcome, TreeHash, Trouble};
 use standin_linux::process::{self, PidFd};
-use standin_tree::build::Builder;
+use standin_tree::build::{Builder, Written};
 use standin_tree::manifest::{Manifest, Root};
 use standin_tree::read::{Reader, Scan, Spec};
 use standin_tree::store::{Generation, Origin, Store};
 
+use super::few::Few;
 use super::made::{Lens, Standing, Wrong};
 
 /// For the test and again for the reload: 2,000 virtual hosts with TLS take 2 s and 5 s, a name that
@@ -45,6 +46,8 @@ pub(crate) struct Ground {
     pub(crate) may_restart: bool,
     /// Held while nginx is changed: two at a time couldn't prove anything.
     pub(crate) turn: Arc<Mutex<()>>,
+    /// Reads the live trees; it knows again what it has read before.
+    pub(crate) reader: Arc<Mutex<Reader>>,
 }
 
 /// What this host made of a generation: a later reading with `own` is the generation `tree`.
@@ -121,24 +124,46 @@ impl Ground {
             .map_err(|error| passing(format!("generation {id} isn't in the history: {error}")))
     }
 
-    /// Builds the trees beside the live ones, whole, with what `exclude` leaves alone here.
-    fn stage(
-        &self,
-        id: Id,
-        live: Option<&Live>,
-        drift: &mut Vec<String>,
-    ) -> Result<Stage, Failure> {
+    /// A generation with what this node makes of it.
+    fn wanted(&self, id: Id) -> Result<Manifest, Failure> {
         let manifest = self.lens.resolved(&self.store, &self.manifest(id)?);
-        let manifest = manifest.map_err(|wrong| match wrong {
+        manifest.map_err(|wrong| match wrong {
             Wrong::Tree(why) => (Trouble::Refused, why),
             Wrong::Disk(why) => passing(why),
-        })?;
+        })
+    }
+
+    /// Builds the trees beside the live ones, whole, with what `exclude` leaves alone here; or, of a
+    /// large one that lies there, only what differs, if it is `few`.
+    fn stage(
+        &self,
+        (id, wanted): (Id, &Manifest),
+        live: Option<&Live>,
+        few: bool,
+        drift: &mut Vec<String>,
+    ) -> Result<Stage, Failure> {
         let mut stage = Stage::default();
         let mut builder = Builder::new(&self.store);
-        for root in manifest.roots().iter().filter(|root| !root.entries.is_empty()) {
+        for root in wanted.roots().iter().filter(|root| !root.entries.is_empty()) {
             let real = real(&root.path);
             let at =
                 beside(&real, id).ok_or_else(|| passing("the root directory can't be shared"))?;
+            let exclude = self.spec.exclude();
+            let found;
+            let differs = match live.filter(|_| few) {
+                Some(live) => match live.few.iter().find(|few| few.is_of(&root.path)) {
+                    Some(known) => Some(known),
+                    None => {
+                        found = Few::of(&live.scan, root, exclude);
+                        found.as_ref()
+                    }
+                },
+                None => None,
+            };
+            if let Some(none) = differs.filter(|it| it.is_nothing()) {
+                stage.few.extend(none.outcome(None));
+                continue;
+            }
             if at.symlink_metadata().is_ok() {
                 // What an attempt before this one left, unless an old tree was swapped to there.
                 standin_apply::recover(&self.journals, &mut |_| {}).map_err(passing)?;
@@ -147,8 +172,25 @@ impl Ground {
                 remove(&at).map_err(passing)?;
             }
             stage.paths.push(at.clone());
+            let known = live.and_then(|it| it.before.iter().find(|(path, _)| *path == real));
+            let before = known.map(|(_, marks)| marks.clone());
+            if let Some(few) = differs {
+                let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+                let before = before.or_else(|| Some(few.before(&reader, &self.spec)));
+                drop(reader);
+                few.build(&mut builder, root, &at).map_err(passing)?;
+                let outcome = few.outcome(Some(&at));
+                stage.few.push(outcome.ok_or_else(|| passing("what was built can't be read"))?);
+                let parts = Some(few.parts());
+                stage.staged.roots.push(standin_apply::Root {
+                    path: real,
+                    staged: at,
+                    before,
+                    parts,
+                });
+                continue;
+            }
             builder.build(root, &at, None).map_err(passing)?;
-            let mut before = None;
             if let Some(live) = live {
                 let left_out: Vec<_> =
                     live.scan.left_out.iter().filter(|it| it.root == root.path).cloned().collect();
@@ -157,11 +199,12 @@ impl Ground {
                     let (path, what) = (first.path.display(), &first.what);
                     return Err(passing(format!("{path} can't be brought along: {what}")));
                 }
-                before = live.before.iter().find(|(path, _)| *path == real).map(|it| it.1.clone());
             }
             stage.built.push((root.clone(), at.clone()));
-            stage.staged.roots.push(standin_apply::Root { path: real, staged: at, before });
+            let parts = None;
+            stage.staged.roots.push(standin_apply::Root { path: real, staged: at, before, parts });
         }
+        stage.written = builder.written();
         stage.staged.generation = format!("{}-{}", id.number, id.tree);
         Ok(stage)
     }
@@ -175,26 +218,65 @@ impl Ground {
             let marks = Fingerprint::of(&real).unwrap_or_default();
             before.push((real, marks));
         }
-        let scan = Reader::new().snapshot(&self.spec, Some(&self.store), QUIET_WITHIN);
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let scan = reader.snapshot(&self.spec, Some(&self.store), QUIET_WITHIN);
+        drop(reader);
         let scan = scan.map_err(passing)?;
         let seen = self.lens.look(&self.store, &scan.manifest);
         let hash = seen.name();
         if let Standing::Unable(why) = seen.standing {
             return Err(passing(why));
         }
-        Ok(Live { hash: TreeHash(*hash.as_bytes()), scan, before })
+        Ok(Live { hash: TreeHash(*hash.as_bytes()), scan, before, few: Vec::new() })
+    }
+
+    /// Reads the live trees once, without looking at all of them before and afterwards, where a large one
+    /// is as it is expected; `None` where that isn't enough.
+    fn expected(
+        &self,
+        over: TreeHash,
+        known: Option<Translation>,
+        wanted: &Manifest,
+    ) -> Result<Option<Live>, Failure> {
+        let large = |root: &Path| {
+            wanted.root(root).is_some_and(|root| root.entries.len() >= super::few::LARGE)
+        };
+        if !self.spec.roots().iter().any(|root| large(root)) {
+            return Ok(None);
+        }
+        let small = self.spec.roots().iter().filter(|root| !large(root)).map(|root| real(root));
+        let before = small.map(|real| {
+            let marks = Fingerprint::of(&real).unwrap_or_default();
+            (real, marks)
+        });
+        let before = before.collect();
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let scan = reader.glance(&self.spec, Some(&self.store), &mut |_| {}).map_err(passing)?;
+        drop(reader);
+        let name = self.lens.look(&self.store, &scan.manifest).name();
+        let hash = TreeHash(*name.as_bytes());
+        // A tree of this name was known as a whole: what moved meanwhile isn't in it.
+        if Translation::of(known, hash) != over || !scan.settled {
+            return Ok(None);
+        }
+        let exclude = self.spec.exclude();
+        let roots = wanted.roots().iter().filter(|root| large(&root.path));
+        let few: Option<Vec<_>> = roots.map(|root| Few::of(&scan, root, exclude)).collect();
+        Ok(few.map(|few| Live { hash, scan, before, few }))
     }
 
     /// What this host made of a staged generation.
-    fn translation(&self, id: Id, stage: &Stage) -> Option<Translation> {
+    fn translation(&self, id: Id, stage: &mut Stage) -> Option<Translation> {
         let exclude = self.spec.exclude().clone();
         let staged: Vec<PathBuf> = stage.built.iter().map(|(_, at)| at.clone()).collect();
         let spec = Spec::new(staged, exclude).ok()?;
-        let mut manifest = Reader::new().read(&spec, None, &mut |_| {}).ok()?.manifest;
+        let mut reader = Reader::knowing(std::mem::take(&mut stage.written));
+        let mut manifest = reader.glance(&spec, None, &mut |_| {}).ok()?.manifest;
         for (root, at) in &stage.built {
             manifest = manifest.moved(at, &root.path).ok()?;
         }
         let mut roots = manifest.roots().to_vec();
+        roots.extend(stage.few.iter().cloned());
         for path in self.spec.roots() {
             if !roots.iter().any(|root| root.path == *path) {
                 roots.push(Root { path: path.clone(), entries: Vec::new() });
@@ -214,12 +296,22 @@ impl Ground {
     pub(crate) fn test(&self, id: Id) -> Outcome {
         // Its bytes are kept; the next apply has no more to say of it.
         let mut drift = Vec::new();
-        let tested = self.stage(id, None, &mut drift).and_then(|stage| {
+        let live = self.live().ok();
+        let mut tested = |few| {
+            let stage = self.stage((id, &self.wanted(id)?), live.as_ref(), few, &mut drift)?;
             let tested = test(&stage.staged, &self.nginx, &Self::tester(), PATIENCE);
             stage.clear();
-            tested.map(drop).map_err(|error| refusal(&error))
-        });
-        tested.map_or_else(failed, |()| Outcome::Done)
+            let in_parts = stage.has_parts();
+            Ok(tested.map_err(|error| (refusal(&error), in_parts && !error.is_of_the_files())))
+        };
+        let outcome = match tested(true) {
+            Ok(Err((_, true))) => tested(false),
+            other => other,
+        };
+        match outcome {
+            Ok(Ok(_)) => Outcome::Done,
+            Ok(Err((failure, _))) | Err(failure) => failed(failure),
+        }
     }
 
     /// Tests it, puts it in its place, has nginx load it, and proves that; or leaves all as it was.
@@ -228,23 +320,43 @@ impl Ground {
             Applied { outcome: Outcome::Moved, translation: known, drift: Vec::new() };
         // Nothing is left half done in it that a journal doesn't know.
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let outcome = self.live().and_then(|live| {
-            if Translation::of(known, live.hash) != over {
-                return Ok(Outcome::Moved);
-            }
-            let stage = self.stage(id, Some(&live), &mut applied.drift)?;
-            let translation = self.translation(id, &stage);
-            self.exchange(&stage, &mut applied.drift).inspect(|outcome| {
-                if matches!(outcome, Outcome::Done | Outcome::Unproven(_)) {
-                    applied.translation = translation;
-                }
-            })
-        });
+        let outcome = self.put(id, over, &mut applied);
         applied.outcome = outcome.unwrap_or_else(failed);
         applied
     }
 
-    fn exchange(&self, stage: &Stage, drift: &mut Vec<String>) -> Result<Outcome, Failure> {
+    fn put(&self, id: Id, over: TreeHash, applied: &mut Applied) -> Result<Outcome, Failure> {
+        let known = applied.translation;
+        let wanted = self.wanted(id)?;
+        let mut tried = |live: &Live, few| {
+            let mut stage = self.stage((id, &wanted), Some(live), few, &mut applied.drift)?;
+            let translation = self.translation(id, &mut stage);
+            let exchanged = self.exchange(&stage, &mut applied.drift);
+            if let Ok(Outcome::Done | Outcome::Unproven(_)) = exchanged {
+                applied.translation = translation;
+            }
+            Ok(exchanged.map_err(|refused| (refused.failure, refused.way && stage.has_parts())))
+        };
+        let mut few = true;
+        if let Some(live) = self.expected(over, known, &wanted)? {
+            match tried(&live, few)? {
+                // What can't be had in parts is had as a whole.
+                Err((_, true)) => few = false,
+                exchanged => return exchanged.map_err(|(failure, _)| failure),
+            }
+        }
+        let live = self.live()?;
+        if Translation::of(known, live.hash) != over {
+            return Ok(Outcome::Moved);
+        }
+        let mut exchanged = tried(&live, few)?;
+        if let Err((_, true)) = exchanged {
+            exchanged = tried(&live, false)?;
+        }
+        exchanged.map_err(|(failure, _)| failure)
+    }
+
+    fn exchange(&self, stage: &Stage, drift: &mut Vec<String>) -> Result<Outcome, Refused> {
         if self.nginx.master.is_none() {
             return self.exchange_without_nginx(stage, drift);
         }
@@ -261,14 +373,14 @@ impl Ground {
             }
             standin_apply::Outcome::Refused(why) => {
                 stage.clear();
-                Err(refusal(&why))
+                Err(Refused { failure: refusal(&why), way: !why.is_of_the_files() })
             }
             standin_apply::Outcome::NotSwapped(error) => {
                 // Else the old tree lies there.
                 if error.undone {
                     stage.clear();
                 }
-                Err(passing(error.why))
+                Err(Refused { failure: passing(error.why), way: error.undone })
             }
             standin_apply::Outcome::PutBack { why, remedy, drift: edited, earlier, back } => {
                 drift.extend(earlier.iter().chain(&edited).map(shown));
@@ -286,15 +398,15 @@ impl Ground {
                     why =
                         format!("{why}; the old files are back, but nginx isn't proven: {unknown}");
                 }
-                Err((trouble, why))
+                Err((trouble, why).into())
             }
-            standin_apply::Outcome::Stuck { why, error } => Err((
+            standin_apply::Outcome::Stuck { why, error } => Err(Refused::from((
                 Trouble::Refused,
                 format!(
                     "{why}; the old files couldn't be put back: {error}. Mend that, then restart \
                      standin, which tries it again"
                 ),
-            )),
+            ))),
         }
     }
 
@@ -303,11 +415,11 @@ impl Ground {
         &self,
         stage: &Stage,
         drift: &mut Vec<String>,
-    ) -> Result<Outcome, Failure> {
+    ) -> Result<Outcome, Refused> {
         let tested = test(&stage.staged, &self.nginx, &Self::tester(), PATIENCE);
         tested.map_err(|error| {
             stage.clear();
-            refusal(&error)
+            Refused { failure: refusal(&error), way: !error.is_of_the_files() }
         })?;
         let swapped = swap(&stage.staged, &self.nginx, &self.journals, &mut |_| {});
         let swapped = swapped.map_err(|error| {
@@ -315,10 +427,10 @@ impl Ground {
             if error.undone {
                 stage.clear();
             }
-            passing(error.why)
+            Refused { failure: passing(error.why), way: error.undone }
         })?;
         drift.extend(swapped.drift.iter().map(shown));
-        keep(swapped, &mut |_| {}).map_err(passing)?;
+        keep(swapped, &mut |_| {}).map_err(|error| Refused::from(passing(error)))?;
         Ok(Outcome::Unproven("nginx doesn't run on this node".to_owned()))
     }
 
@@ -383,6 +495,8 @@ impl Ground {
 
     /// Ends the old trees of earlier swaps; what was edited in them meanwhile, and where it is now.
     pub(crate) fn retire(&self) -> Vec<String> {
+        // As above: the journal of a swap that begins just now must not go with the old one.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let drift = retire(&self.journals, &mut |_| {});
         // What couldn't be removed is tried again by the next swap.
         drift.unwrap_or_default().iter().map(shown).collect()
@@ -402,6 +516,8 @@ struct Live {
     hash: TreeHash,
     scan: Scan,
     before: Vec<(PathBuf, Fingerprint)>,
+    /// What is known already to differ from the generation that is wanted.
+    few: Vec<Few>,
 }
 
 /// Trees that were built beside the live ones; what isn't swapped in goes with this.
@@ -409,10 +525,30 @@ struct Live {
 struct Stage {
     staged: Staged,
     built: Vec<(Root, PathBuf)>,
+    /// What those will be of which only what differs was built.
+    few: Vec<Root>,
     paths: Vec<PathBuf>,
+    written: Written,
+}
+
+/// Why nothing was exchanged.
+struct Refused {
+    failure: Failure,
+    /// It may be for the way in which it was tried, not for the files.
+    way: bool,
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self { failure, way: false }
+    }
 }
 
 impl Stage {
+    fn has_parts(&self) -> bool {
+        self.staged.roots.iter().any(|root| root.parts.is_some())
+    }
+
     /// Only while the new trees lie there, not the old ones.
     fn clear(&self) {
         for path in &self.paths {

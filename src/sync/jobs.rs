@@ -25,6 +25,7 @@ impl Driver {
             journals: self.journals(),
             may_restart: !running.replica.writes(),
             turn: Arc::clone(&self.turn),
+            reader: Arc::clone(&running.reader),
         })
     }
 

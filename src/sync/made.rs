@@ -376,6 +376,9 @@ fn foreign(path: &Path, make: &Make) -> String {
 
 /// The tree without these, its hard links numbered anew.
 fn without(manifest: &Manifest, paths: &BTreeSet<PathBuf>) -> Manifest {
+    if paths.is_empty() {
+        return manifest.clone();
+    }
     let mut roots = manifest.roots().to_vec();
     for root in &mut roots {
         let path = root.path.clone();

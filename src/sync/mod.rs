@@ -14,6 +14,7 @@
 mod asked;
 mod driver;
 mod fetch;
+mod few;
 mod ground;
 mod jobs;
 mod loaded;

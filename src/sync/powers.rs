@@ -4,10 +4,11 @@
 use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Read};
 use std::path::Path;
+use std::thread;
 
 use standin_config::nginx::lexer::{Lexer, TokenKind};
 use standin_tree::hash::Hash;
-use standin_tree::manifest::{Kind, Manifest, shown};
+use standin_tree::manifest::{Entry, Kind, Manifest, Root, shown};
 use standin_tree::store::Store;
 
 use crate::authority::files;
@@ -46,23 +47,42 @@ const CODE: [&str; 13] = [
     "lua_package_cpath",
 ];
 
+/// So many files are looked through by two threads: 10,000 take 120 ms on one.
+const MANY: usize = 1000;
+
 const APPROVED: &str = "approved";
 
 /// Everything of the kind in a generation's files, in words that an operator can judge; contents in
 /// `known` aren't looked at.
 pub(super) fn of(store: &Store, manifest: &Manifest, known: &HashSet<Hash>) -> BTreeSet<String> {
     let roots: Vec<&Path> = manifest.roots().iter().map(|root| root.path.as_path()).collect();
-    let mut found = BTreeSet::new();
     // One content may lie in many places.
     let mut seen = HashSet::new();
-    for (root, entry) in manifest.entries() {
-        let Kind::File { hash, .. } = entry.kind else { continue };
-        if known.contains(&hash) || !seen.insert(hash) {
-            continue;
+    let new = |(_, entry): &(&Root, &Entry)| match entry.kind {
+        Kind::File { hash, .. } => !known.contains(&hash) && seen.insert(hash),
+        Kind::Directory | Kind::Symlink { .. } => false,
+    };
+    let new: Vec<(&Root, &Entry)> = manifest.entries().filter(new).collect();
+    let (one, other) = new.split_at(if new.len() < MANY { new.len() } else { new.len() / 2 });
+    thread::scope(|scope| {
+        let other = scope.spawn(|| of_files(store, other, &roots));
+        let mut found = of_files(store, one, &roots);
+        match other.join() {
+            Ok(more) => found.extend(more),
+            // What nobody has looked at may be anything.
+            Err(_) => drop(found.insert("files that couldn't be looked through".to_owned())),
         }
+        found
+    })
+}
+
+fn of_files(store: &Store, files: &[(&Root, &Entry)], roots: &[&Path]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (root, entry) in files {
+        let Kind::File { hash, .. } = entry.kind else { continue };
         // A content that can't be read fails the test of the whole.
         let Ok(object) = store.open_object(&hash) else { continue };
-        if let Ok(false) = in_file(object, PIECE, &roots, &mut found) {
+        if let Ok(false) = in_file(object, PIECE, roots, &mut found) {
             // With its content: that of yesterday says nothing of today's.
             found.insert(format!(
                 "{}, which can't be judged for its length ({hash})",
@@ -248,7 +268,7 @@ mod tests {
         let manifest = |text: &str| {
             let hash = store.put(text.as_bytes()).unwrap();
             let kind = Kind::File { size: text.len() as u64, hash, link: 0 };
-            let entry = standin_tree::manifest::Entry {
+            let entry = Entry {
                 path: Box::default(),
                 kind,
                 mode: 0o644,
@@ -257,8 +277,7 @@ mod tests {
                 modified: standin_tree::manifest::Time::default(),
                 attributes: Vec::new(),
             };
-            let root =
-                standin_tree::manifest::Root { path: "/etc/a.conf".into(), entries: vec![entry] };
+            let root = Root { path: "/etc/a.conf".into(), entries: vec![entry] };
             Manifest::new(vec![root]).unwrap()
         };
         let found = of(&store, &manifest(&hidden), &HashSet::new());

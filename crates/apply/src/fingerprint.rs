@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::HIDDEN;
 use crate::fields::{Values, Writer, of_path};
+use crate::view::joined;
 
 /// Files and directories of one tree; a configuration has thousands at most.
 const ENTRIES: usize = 1_000_000;
@@ -35,6 +36,18 @@ impl Mark {
             modified_ns: if found.is_dir() { 0 } else { ns(found.mtime(), found.mtime_nsec()) },
         }
     }
+}
+
+/// What stat(2) tells of one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// With the file's type.
+    pub mode: u32,
+    pub inode: u64,
+    /// In bytes.
+    pub size: u64,
+    /// Nanoseconds since 1970.
+    pub modified_ns: i128,
 }
 
 /// The state of a tree at one time.
@@ -76,6 +89,18 @@ impl Fingerprint {
             Err(error) => return Err(error),
         }
         Ok(found)
+    }
+
+    /// Of what stat(2) has told somebody else of files and directories, by their paths in the tree.
+    pub fn of_seen(seen: impl Iterator<Item = (PathBuf, Seen)>) -> Self {
+        let one = |(path, seen): (PathBuf, Seen)| {
+            let Seen { mode, inode, size, modified_ns } = seen;
+            // Of directories only that they are there, as above.
+            let folder = mode & 0o170_000 == 0o040_000;
+            let (size, modified_ns) = if folder { (0, 0) } else { (size, modified_ns) };
+            (path, Mark { mode, inode, size, modified_ns })
+        };
+        Self(seen.map(one).collect())
     }
 
     fn walk(&mut self, folder: &Path, below: &Path, depth: usize) -> io::Result<()> {
@@ -127,6 +152,27 @@ impl Fingerprint {
             found.remove(Path::new(""));
         }
         Self(found)
+    }
+
+    /// Only what is at and below these paths.
+    pub(crate) fn only<'p>(&self, paths: impl Iterator<Item = &'p Path>) -> Self {
+        let mut found = Self::default();
+        for path in paths {
+            // Paths are sorted by their parts, so that what is below one follows it.
+            let below = self.0.range(path.to_owned()..).take_while(|(at, _)| at.starts_with(path));
+            found.0.extend(below.map(|(at, mark)| (at.clone(), *mark)));
+        }
+        found
+    }
+
+    /// Lays another one, of a file or a directory, at a path of this one.
+    pub(crate) fn lay(&mut self, path: &Path, other: Self) {
+        self.0.extend(other.0.into_iter().map(|(at, mark)| (joined(path, &at), mark)));
+    }
+
+    /// Files and directories.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub(crate) fn write(&self, writer: &mut Writer, word: &[u8], root: usize) {

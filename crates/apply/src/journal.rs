@@ -1,5 +1,6 @@
 //! What a swap is about to do, on the disk before it does it: enough to take it back after any end.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -44,6 +45,22 @@ pub(crate) enum Way {
     },
     /// File by file; `folders` hold what is to come and what was.
     Pieces { folders: Vec<PathBuf>, pieces: Vec<Piece> },
+}
+
+impl Plan {
+    /// Whether only what differs was staged: then it lies in one folder with what was there.
+    pub(crate) fn is_in_parts(&self) -> bool {
+        matches!(&self.way, Way::Pieces { folders, .. } if *folders == [self.staged.clone()])
+    }
+
+    /// The directories whose names or metadata are changed.
+    pub(crate) fn folders(&self) -> BTreeSet<&Path> {
+        let parent = self.path.parent().unwrap_or_else(|| Path::new("/"));
+        match &self.way {
+            Way::Whole { .. } => BTreeSet::from([parent]),
+            Way::Pieces { pieces, .. } => pieces.iter().map(Piece::folder).collect(),
+        }
+    }
 }
 
 impl Way {

@@ -15,7 +15,9 @@ mod copy;
 mod fields;
 mod fingerprint;
 mod journal;
+mod leaving;
 mod nginx;
+mod parts;
 mod pieces;
 mod proof;
 mod remedy;
@@ -29,8 +31,9 @@ mod writes;
 use std::path::{Path, PathBuf};
 
 pub use classes::Class;
-pub use fingerprint::{Drift, DriftKind, Fingerprint};
+pub use fingerprint::{Drift, DriftKind, Fingerprint, Seen};
 pub use nginx::Nginx;
+pub use parts::{Change, Part};
 pub use proof::{Before, NotProven, Proven, look, reload, reload_and_prove};
 pub use remedy::remedy;
 pub use swap::{Kept, NotSwapped, Recovered, Swapped, Undone, keep, recover, retire, swap, undo};
@@ -67,6 +70,10 @@ pub struct Root {
     /// What `path` was when its contents were last read; what differs by the time of the swap, and
     /// until the old tree is retired, is drift. `None`: as it is when the swap begins.
     pub before: Option<Fingerprint>,
+    /// `None`: `staged` is the whole tree. Else only what differs is in it, and only that takes its
+    /// place, file by file, in this order: for directories in which the exchange of all would cost too
+    /// much.
+    pub parts: Option<Vec<Part>>,
 }
 
 /// A point of the way at which the process may die; told before the next one begins.
@@ -94,7 +101,11 @@ pub enum Step {
     Undone,
     /// What was edited in the old tree is in safety.
     DriftKept,
-    /// The old tree is gone.
+    /// Large old trees are on the list of what is to be removed.
+    Listed,
+    /// This one of them has another name, and nobody waits for its removal.
+    SetAside(usize),
+    /// The old tree is gone, or leaves.
     Retired,
 }
 

@@ -9,13 +9,13 @@
 //! standin-apply-trial retire STATE KILL_AT
 //! ```
 //!
-//! `KILL_AT` counts the steps; 0 kills at none. `PID_FILE` is `-` for none, `MASTER` 0 for none.
+//! A `STAGED` with a file `.parts` has only what differs. `KILL_AT` counts the steps; 0 kills at none. `PID_FILE` is `-` for none, `MASTER` 0 for none.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use standin_apply::{Means, Nginx, Outcome, Root, Staged, Step, Tester};
+use standin_apply::{Change, Means, Nginx, Outcome, Part, Root, Staged, Step, Tester};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -97,12 +97,27 @@ fn main() -> ExitCode {
 }
 
 fn staged(roots: &[&str]) -> Staged {
-    let roots = roots.chunks_exact(2).map(|pair| Root {
-        path: PathBuf::from(pair[0]),
-        staged: PathBuf::from(pair[1]),
-        before: None,
+    let roots = roots.chunks_exact(2).map(|pair| {
+        let (path, staged) = (PathBuf::from(pair[0]), PathBuf::from(pair[1]));
+        let parts = parts(&staged);
+        Root { path, staged, before: None, parts }
     });
     Staged { generation: "trial".into(), roots: roots.collect() }
+}
+
+/// What is in `.parts` of a staged tree, if it has that: lines of `put`, `remove` or `dress`, and a path.
+fn parts(staged: &Path) -> Option<Vec<Part>> {
+    let text = std::fs::read_to_string(staged.join(".parts")).ok()?;
+    let part = |line: &str| {
+        let (word, path) = line.split_once(' ')?;
+        let change = match word {
+            "put" => Change::Put,
+            "remove" => Change::Remove,
+            _ => Change::Dress,
+        };
+        Some(Part { path: PathBuf::from(path), change })
+    };
+    Some(text.lines().filter_map(part).collect())
 }
 
 fn tell(outcome: &Outcome) {

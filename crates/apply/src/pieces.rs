@@ -68,6 +68,24 @@ impl Piece {
         }
     }
 
+    /// Where something new lies after the swap, and its inode.
+    pub(crate) fn new_inode(&self) -> Option<(&Path, u64)> {
+        match self {
+            Self::Put { target, new, .. } => Some((target, *new)),
+            Self::Remove { .. } | Self::Dress { .. } => None,
+        }
+    }
+
+    /// The directories whose names or metadata it changes.
+    pub(crate) fn folder(&self) -> &Path {
+        match self {
+            Self::Dress { target, .. } => target,
+            Self::Put { target, .. } | Self::Remove { target, .. } => {
+                target.parent().unwrap_or_else(|| Path::new("/"))
+            }
+        }
+    }
+
     /// Where the old bytes are after the swap; `None` when there were none.
     pub(crate) fn old(&self) -> Option<PathBuf> {
         match self {
@@ -146,6 +164,12 @@ impl Piece {
             Self::Dress { .. } => return Ok(None),
         };
         Ok(inode(spare)?.filter(|there| Some(*there) != ours).map(|_| spare.clone()))
+    }
+
+    /// Where its own new file or directory lies, after it was taken back.
+    pub(crate) fn taken_out(&self) -> io::Result<Option<PathBuf>> {
+        let Self::Put { spare, new, .. } = self else { return Ok(None) };
+        Ok((inode(spare)? == Some(*new)).then(|| spare.clone()))
     }
 
     pub(crate) fn write(&self, writer: &mut Writer) {

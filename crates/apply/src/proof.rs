@@ -14,6 +14,7 @@ use standin_linux::process as system;
 use crate::classes::Class;
 use crate::journal::Way;
 use crate::nginx::{Family, Master, Nginx, open_as, own_number};
+use crate::pieces::Piece;
 use crate::swap::Swapped;
 use crate::test::Tested;
 use crate::view;
@@ -248,16 +249,33 @@ fn same_trees(master: &Master, swapped: &Swapped) -> Result<(), NotProven> {
     for plan in &swapped.journal.plans {
         let moved =
             |what: &str| NotProven::Moved { what: format!("{}: {what}", plan.path.display()) };
-        let Way::Whole { new, .. } = plan.way else { continue };
-        let seen = view::of(Some(master.pid), &plan.path);
-        let seen = seen.map_err(|error| moved(&error.to_string()))?;
-        let shows = |place: &PathBuf| {
+        let places = || {
+            let seen = view::of(Some(master.pid), &plan.path);
+            seen.map(|seen| seen.places).map_err(|error| moved(&error.to_string()))
+        };
+        let shows = |place: &Path, new: u64| {
             let below = place.strip_prefix("/").unwrap_or(place);
             let there = Path::new(&format!("/proc/{}/root", master.pid)).join(below);
             fs::symlink_metadata(there).is_ok_and(|found| found.ino() == new)
         };
-        if !seen.places.iter().any(shows) {
-            return Err(moved("nginx's master doesn't see the new tree there"));
+        match &plan.way {
+            Way::Whole { new, .. } => {
+                if !places()?.iter().any(|place| shows(place, *new)) {
+                    return Err(moved("nginx's master doesn't see the new tree there"));
+                }
+            }
+            // Others were looked through file by file, as far as they are of the configuration.
+            Way::Pieces { pieces, .. } if plan.is_in_parts() => {
+                let (places, root) = (places()?, &plan.path);
+                for (target, new) in pieces.iter().filter_map(Piece::new_inode) {
+                    let below = target.strip_prefix(root).unwrap_or_else(|_| Path::new(""));
+                    if !places.iter().any(|place| shows(&view::joined(place, below), new)) {
+                        let target = target.display();
+                        return Err(moved(&format!("nginx's master doesn't see the new {target}")));
+                    }
+                }
+            }
+            Way::Pieces { .. } => {}
         }
     }
     Ok(())

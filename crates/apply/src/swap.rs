@@ -15,7 +15,7 @@ use crate::fingerprint::{Drift, DriftKind, Fingerprint, gone};
 use crate::journal::{Journal, Plan, Way, make_folder};
 use crate::nginx::Nginx;
 use crate::pieces::{Piece, Preparation, exchange, inode, rename_new};
-use crate::{Hook, Root, Staged, Step, copy, view};
+use crate::{Change, Hook, Root, Staged, Step, copy, leaving, parts, view};
 
 /// Staged trees that are live, and not proven yet.
 #[derive(Debug)]
@@ -97,6 +97,9 @@ pub(crate) fn swap_synced(
         Some(_) => retire(state_dir, hook).map_err(|error| before(error.to_string()))?,
         None => Vec::new(),
     };
+    if !synced {
+        parts::remember(staged).map_err(|error| before(error.to_string()))?;
+    }
     let mut journal = Journal { generation: staged.generation.clone(), ..Journal::default() };
     let planned = plan(staged, nginx, state_dir, synced, &mut journal, hook);
     let mut swapped = Swapped { journal, state_dir: state_dir.to_owned(), drift };
@@ -126,6 +129,16 @@ fn plan(
             Some(before) => before.clone(),
             None => Fingerprint::of(&root.path).map_err(at)?,
         };
+        if let Some(parts) = &root.parts {
+            let (pieces, fresh) = parts::plan(root).map_err(at)?;
+            let way = Way::Pieces { folders: vec![root.staged.clone()], pieces };
+            // What lies in a directory that is only dressed stays where it is.
+            let moved = parts.iter().filter(|part| part.change != Change::Dress);
+            let before = before.only(moved.map(|part| part.path.as_path()));
+            let (path, staged) = (root.path.clone(), root.staged.clone());
+            journal.plans.push(Plan { path, staged, way, before, fresh });
+            continue;
+        }
         let fresh = Fingerprint::of(&root.staged).map_err(at)?;
         let whole = whole(root, nginx).map_err(at)?;
         let way = whole.clone().unwrap_or(Way::NONE);
@@ -136,7 +149,8 @@ fn plan(
         }
     }
     hook(Step::Prepared);
-    let todo = |plan: &&Plan| !(synced && matches!(plan.way, Way::Whole { .. }));
+    let as_staged = |plan: &Plan| matches!(plan.way, Way::Whole { .. }) || plan.is_in_parts();
+    let todo = |plan: &&Plan| !(synced && as_staged(plan));
     for plan in journal.plans.iter().filter(todo) {
         sync_plan(plan).map_err(|error| format!("{}: {error}", plan.staged.display()))?;
     }
@@ -187,11 +201,12 @@ fn prepare(journal: &mut Journal, number: usize, state_dir: &Path) -> io::Result
     Ok(())
 }
 
-/// Puts the staged trees on the disk.
+/// Puts the staged trees on the disk, with what is needed to go back from parts.
 ///
 /// # Errors
 /// As fsync(2). What failed must not be synced again, but be built anew.
 pub(crate) fn sync(staged: &Staged) -> io::Result<()> {
+    parts::remember(staged)?;
     staged.roots.iter().try_for_each(|root| {
         let at = |error| io::Error::other(format!("{}: {error}", root.staged.display()));
         sync_at(&root.staged).map_err(at)
@@ -299,15 +314,29 @@ fn refusal(target: &Path, error: &io::Error) -> String {
     format!("{shown}: {error}")
 }
 
+/// Everything whose names have changed.
+fn sync_folders(plan: &Plan) -> io::Result<()> {
+    let folders = plan.folders();
+    if folders.len() > BY_THEMSELVES {
+        return Ok(rustix::fs::syncfs(File::open(&plan.path)?)?);
+    }
+    // One that went with a piece needs no sync.
+    folders.iter().try_for_each(|folder| match gone(File::open(folder))? {
+        Some(folder) => folder.sync_all(),
+        None => Ok(()),
+    })
+}
+
 /// Says on the disk that the new trees are proven. The old ones stay where they are until
 /// [`retire`], or the next swap: somebody may be working in them.
 ///
 /// # Errors
 /// What the file system says; the new trees are live all the same, until [`recover`].
 pub fn keep(mut swapped: Swapped, hook: Hook<'_>) -> io::Result<Kept> {
-    for plan in &swapped.journal.plans {
-        let parent = plan.path.parent().unwrap_or_else(|| Path::new("/"));
-        File::open(parent)?.sync_all()?;
+    for plan in &mut swapped.journal.plans {
+        sync_folders(plan)?;
+        // Only who goes back asks what the new tree looked like.
+        plan.fresh = Fingerprint::default();
     }
     swapped.journal.proven = true;
     swapped.journal.write(&swapped.state_dir)?;
@@ -330,6 +359,8 @@ pub fn undo(swapped: Swapped, hook: Hook<'_>) -> io::Result<Undone> {
 /// # Errors
 /// A journal that isn't understood, or what couldn't be put back.
 pub fn recover(state_dir: &Path, hook: Hook<'_>) -> io::Result<Recovered> {
+    // What is left of old trees is in nobody's way; who sets another one aside hears why.
+    let _left = leaving::finish(state_dir);
     match Journal::read(state_dir)? {
         None => Ok(Recovered::Clean),
         Some(journal) if journal.proven => Ok(Recovered::Clean),
@@ -346,14 +377,18 @@ fn take_back(journal: &Journal, state_dir: &Path, hook: Hook<'_>) -> io::Result<
         match &plan.way {
             Way::Whole { old, new } => whole_back(plan, *old, *new)?,
             Way::Pieces { pieces, .. } => {
-                for (piece, one) in pieces.iter().enumerate().rev() {
-                    one.take_back()?;
-                    hook(Step::PieceTakenBack { root, piece });
+                // Directories' metadata last: their times change with what is in them.
+                let dressed = |one: &Piece| matches!(one, Piece::Dress { .. });
+                for last in [false, true] {
+                    let these = pieces.iter().enumerate().rev();
+                    for (piece, one) in these.filter(|(_, one)| dressed(one) == last) {
+                        one.take_back()?;
+                        hook(Step::PieceTakenBack { root, piece });
+                    }
                 }
             }
         }
-        let parent = plan.path.parent().unwrap_or_else(|| Path::new("/"));
-        File::open(parent)?.sync_all()?;
+        sync_folders(plan)?;
         hook(Step::TakenBack(root));
     }
     let mut safe = Safe::new(state_dir, &format!("{}-undone", journal.generation));
@@ -365,11 +400,14 @@ fn take_back(journal: &Journal, state_dir: &Path, hook: Hook<'_>) -> io::Result<
             }
             Way::Pieces { pieces, .. } => {
                 for one in pieces {
+                    let below = below(one, plan);
                     if let Some(foreign) = one.foreign()? {
                         let now = Fingerprint::of(&foreign)?;
-                        let below = below(one, plan);
                         let none = Fingerprint::default();
                         safe.keep(number, plan, below, &foreign, &none, &now)?;
+                    } else if let Some(new) = one.taken_out()?.filter(|_| plan.is_in_parts()) {
+                        let (fresh, now) = (plan.fresh.below(below), Fingerprint::of(&new)?);
+                        safe.keep(number, plan, below, &new, &fresh, &now)?;
                     }
                 }
             }
@@ -419,7 +457,8 @@ fn discard(journal: &Journal) {
 }
 
 /// Removes the old trees of a proven generation, after what was edited in them since is in safety.
-/// Does nothing when there are none.
+/// Does nothing when there are none. A large one has another name afterwards and goes by and by, on a
+/// thread of its own.
 ///
 /// # Errors
 /// What the file system says; nothing is removed before the edits are in safety.
@@ -428,11 +467,14 @@ pub fn retire(state_dir: &Path, hook: Hook<'_>) -> io::Result<Vec<Drift>> {
         return Ok(Vec::new());
     };
     let mut safe = Safe::new(state_dir, &journal.generation);
+    let (mut small, mut large) = (Vec::new(), Vec::new());
     for (number, plan) in journal.plans.iter().enumerate() {
         match &plan.way {
             Way::Whole { .. } if !is_old(plan)? => {}
             Way::Whole { .. } => {
                 let now = Fingerprint::of(&plan.staged)?;
+                let old = if now.len() < leaving::LARGE { &mut small } else { &mut large };
+                old.push(plan.staged.as_path());
                 safe.keep(number, plan, Path::new(""), &plan.staged, &plan.before, &now)?;
             }
             Way::Pieces { pieces, .. } => {
@@ -449,14 +491,13 @@ pub fn retire(state_dir: &Path, hook: Hook<'_>) -> io::Result<Vec<Drift>> {
     }
     let drift = safe.finish()?;
     hook(Step::DriftKept);
-    for plan in &journal.plans {
-        let whole = matches!(plan.way, Way::Whole { .. });
-        if whole && is_old(plan)? {
-            remove(&plan.staged)?;
-        }
-    }
+    let leaving = leaving::set_aside(state_dir, &large, hook)?;
+    small.into_iter().try_for_each(remove)?;
     discard(&journal);
     Journal::remove(state_dir)?;
+    if let Some(leaving) = leaving {
+        leaving.begin();
+    }
     hook(Step::Retired);
     Ok(drift)
 }

@@ -99,6 +99,14 @@ impl fmt::Display for Refusal {
     }
 }
 
+impl Refusal {
+    /// Whether it says something of the files: the same files would be refused any other way, too.
+    #[must_use]
+    pub const fn is_of_the_files(&self) -> bool {
+        !matches!(self, Self::Unable { .. })
+    }
+}
+
 fn spoken(said: &str) -> String {
     let said = said.trim();
     if said.is_empty() { String::new() } else { format!("; it had said: {said}") }
@@ -119,12 +127,18 @@ pub fn test(
         Some(_) => Some(nginx.hold().map_err(|why| Refusal::Unable { why })?),
         None => None,
     };
+    let whole = staged.roots.iter().filter(|root| root.parts.is_none());
+    let parts = staged
+        .roots
+        .iter()
+        .filter_map(|root| Some((root.path.clone(), root.staged.clone(), root.parts.clone()?)));
     let request = Request {
         master: master.as_ref().map(|master| master.pid),
         started: master.as_ref().map_or(0, |master| master.started),
         binary: nginx.binary.clone(),
         patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
-        trees: staged.roots.iter().map(|it| (it.path.clone(), it.staged.clone())).collect(),
+        trees: whole.map(|it| (it.path.clone(), it.staged.clone())).collect(),
+        parts: parts.collect(),
     };
     let answer = ask(tester, &request, patience.saturating_add(GRACE));
     let answer = answer.map_err(|error| Refusal::Unable { why: format!("the tester: {error}") })?;

@@ -22,6 +22,7 @@ use standin_linux::private::{self, Loose, Program, Surroundings};
 use standin_linux::process as system;
 
 use crate::fields::{self, Values, Writer, of_path};
+use crate::parts::{self, Part};
 use crate::proof::mark;
 use crate::{view, writes};
 
@@ -78,6 +79,8 @@ pub(crate) struct Request {
     pub(crate) patience_ms: u64,
     /// The real path of each root, and the tree that shall stand there.
     pub(crate) trees: Vec<(PathBuf, PathBuf)>,
+    /// The same where only parts of the tree are there, to be shown over the live one.
+    pub(crate) parts: Vec<(PathBuf, PathBuf, Vec<Part>)>,
 }
 
 impl Request {
@@ -92,6 +95,13 @@ impl Request {
         writer.record(&[b"patience", &number(self.patience_ms)]);
         for (path, staged) in &self.trees {
             writer.record(&[b"tree", of_path(path), of_path(staged)]);
+        }
+        for (path, staged, parts) in &self.parts {
+            writer.record(&[b"parts", of_path(path), of_path(staged)]);
+            for part in parts {
+                let word = part.change.word().as_bytes();
+                writer.record(&[b"part", word, of_path(&part.path)]);
+            }
         }
         writer.bytes()
     }
@@ -108,12 +118,16 @@ impl Request {
                 "binary" => request.binary = Some(values.path()?),
                 "patience" => request.patience_ms = values.number()?,
                 "tree" => request.trees.push((values.path()?, values.path()?)),
+                "parts" => request.parts.push((values.path()?, values.path()?, Vec::new())),
+                "part" => request.parts.last_mut()?.2.push(Part::read(&mut values)?),
                 _ => return None,
             }
         }
         let absolute = |path: &PathBuf| path.is_absolute();
-        let whole = request.trees.iter().all(|(path, staged)| absolute(path) && absolute(staged));
-        whole.then_some(request)
+        let mut trees = request.trees.iter().map(|(path, staged)| (path, staged));
+        let mut parts = request.parts.iter().map(|(path, staged, _)| (path, staged));
+        let whole = |(path, staged)| absolute(path) && absolute(staged);
+        (trees.all(whole) && parts.all(whole)).then_some(request)
     }
 }
 
@@ -231,7 +245,9 @@ fn answer(request: &Request) -> Result<Answer, String> {
     let here = request.master.is_none_or(system::same_mount_namespace);
     let begun = (here && program.user.is_none()).then(|| begin(&program, &["-V"]));
     let again = enter(request)?;
-    let places: Vec<PathBuf> = again.iter().map(|(place, _)| place.clone()).collect();
+    let places: Vec<PathBuf> = again.iter().map(|shown| shown.place.clone()).collect();
+    let memory = again.iter().filter(|shown| shown.in_memory).map(|shown| shown.place.clone());
+    let memory: Vec<PathBuf> = memory.collect();
 
     let begun = begun.unwrap_or_else(|| begin(&program, &["-V"]));
     let build = Build::parse(&end_of(begun, end).1);
@@ -246,10 +262,12 @@ fn answer(request: &Request) -> Result<Answer, String> {
     let written = writes::of(&config, build.as_ref(), &prefix);
     let inside = |folder: &Path| places.iter().any(|place| folder.starts_with(place));
     writes::cover(&written, &|folder| !inside(folder))?;
-    for (place, tree) in again {
+    for Shown { place, tree, .. } in again {
         show(tree, &place)?;
     }
-    writes::cover(&written, &inside)?;
+    let in_memory = |folder: &Path| memory.iter().any(|place| folder.starts_with(place));
+    writes::cover(&written, &|folder| inside(folder) && !in_memory(folder))?;
+    writes::hide(&written, &in_memory)?;
 
     if let Some(why) = bound.and_then(|bound| unlistenable(&config, &bound)) {
         return Ok(Answer::only(Verdict::Address, why));
@@ -278,24 +296,29 @@ fn answer(request: &Request) -> Result<Answer, String> {
 }
 
 /// A place of nginx's, and the tree that shall be shown there.
-type Shown = (PathBuf, Loose);
+struct Shown {
+    place: PathBuf,
+    tree: Loose,
+    /// What is written there goes nowhere else.
+    in_memory: bool,
+}
 
 /// Moves into a copy of the master's mounts with the staged trees in place; hands back what shows
 /// them once more, above memory that is laid over their surroundings.
 fn enter(request: &Request) -> Result<Vec<Shown>, String> {
-    let (mut first, mut again) = (Vec::new(), Vec::new());
+    let (mut first, mut again, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+    let take = |staged: &PathBuf| {
+        Loose::of(staged).map_err(|error| format!("{}: {error}", staged.display()))
+    };
     for (path, staged) in &request.trees {
-        let words = |error: io::Error| format!("{}: {error}", staged.display());
-        let seen = view::of(request.master, path);
-        let seen = seen.map_err(|error| format!("{}: {error}", path.display()))?;
-        if seen.places.is_empty() {
-            let path = path.display();
-            return Err(format!("nginx doesn't see {path}: its mounts are others than the host's"));
+        for place in places(request, path)? {
+            first.push((place.clone(), take(staged)?, staged.is_dir()));
+            again.push(Shown { place, tree: take(staged)?, in_memory: false });
         }
-        for place in seen.places {
-            let folder = staged.is_dir();
-            first.push((place.clone(), Loose::of(staged).map_err(words)?, folder));
-            again.push((place, Loose::of(staged).map_err(words)?));
+    }
+    for (path, staged, parts) in &request.parts {
+        for place in places(request, path)? {
+            changed.push((place, take(staged)?, parts));
         }
     }
     let pid = request.master.unwrap_or_else(std::process::id);
@@ -308,7 +331,22 @@ fn enter(request: &Request) -> Result<Vec<Shown>, String> {
         }
         show(tree, &place)?;
     }
+    for (place, staged, parts) in changed {
+        let tree = parts::show(&place, staged, parts)?;
+        again.push(Shown { place, tree, in_memory: true });
+    }
     Ok(again)
+}
+
+/// Where nginx sees a root.
+fn places(request: &Request, root: &Path) -> Result<Vec<PathBuf>, String> {
+    let seen = view::of(request.master, root);
+    let seen = seen.map_err(|error| format!("{}: {error}", root.display()))?;
+    if seen.places.is_empty() {
+        let root = root.display();
+        return Err(format!("nginx doesn't see {root}: its mounts are others than the host's"));
+    }
+    Ok(seen.places)
 }
 
 fn show(tree: Loose, place: &Path) -> Result<(), String> {

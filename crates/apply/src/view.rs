@@ -68,7 +68,7 @@ pub(crate) fn of(pid: Option<u32>, path: &Path) -> io::Result<View> {
 }
 
 /// Unlike `join`, nothing is appended for an empty path.
-fn joined(base: &Path, rest: &Path) -> PathBuf {
+pub(crate) fn joined(base: &Path, rest: &Path) -> PathBuf {
     if rest.as_os_str().is_empty() { base.to_owned() } else { base.join(rest) }
 }
 

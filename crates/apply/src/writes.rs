@@ -42,6 +42,23 @@ pub(crate) fn of(config: &NginxConfig, build: Option<&Build>, prefix: &Path) -> 
 /// # Errors
 /// In words, when no memory can be had; a single place that can't be covered is left as it is.
 pub(crate) fn cover(writes: &[PathBuf], choose: &dyn Fn(&Path) -> bool) -> Result<(), String> {
+    cover_as(writes, choose, false)
+}
+
+/// The same for places that are in memory already: only files that are there are hidden, so that no log is
+/// copied as a whole. File systems can't be laid over one another without end.
+///
+/// # Errors
+/// As [`cover`].
+pub(crate) fn hide(writes: &[PathBuf], choose: &dyn Fn(&Path) -> bool) -> Result<(), String> {
+    cover_as(writes, choose, true)
+}
+
+fn cover_as(
+    writes: &[PathBuf],
+    choose: &dyn Fn(&Path) -> bool,
+    only_files: bool,
+) -> Result<(), String> {
     let mut folders: BTreeSet<PathBuf> = BTreeSet::new();
     let mut files = Vec::new();
     for path in writes {
@@ -61,17 +78,30 @@ pub(crate) fn cover(writes: &[PathBuf], choose: &dyn Fn(&Path) -> bool) -> Resul
             folders.insert(parent);
         }
     }
-    if folders.is_empty() {
+    if only_files {
+        folders.clear();
+    }
+    if folders.is_empty() && !(only_files && files.iter().any(|file| file.exists())) {
         return Ok(());
     }
     let folders = outermost(&folders);
-    let corner = CORNERS.iter().map(Path::new).find(|corner| corner.is_dir());
-    let corner = corner.ok_or("there is neither /sys nor /proc")?;
+    let corner = corner()?;
     spawn::mount_memory(corner)
         .map_err(|error| format!("memory at {}: {error}", corner.display()))?;
     let done = lay(&folders, &files, corner);
     let left = private::unmount(corner).map_err(|error| format!("{}: {error}", corner.display()));
     done.map_err(|error| format!("memory over what nginx writes: {error}")).and(left)
+}
+
+/// Where memory can be put for a while.
+pub(crate) fn corner() -> Result<&'static Path, String> {
+    let corner = CORNERS.iter().map(Path::new).find(|corner| corner.is_dir());
+    corner.ok_or_else(|| "there is neither /sys nor /proc".to_owned())
+}
+
+/// Whether a path can be given to an overlay: commas and colons mean something to the mount call.
+pub(crate) fn is_plain(path: &Path) -> bool {
+    !path.as_os_str().as_encoded_bytes().iter().any(|byte| b",:\\".contains(byte))
 }
 
 /// Without those that lie below another one in the same mount: these are covered with it.
@@ -92,10 +122,7 @@ fn lay(folders: &[PathBuf], files: &[PathBuf], corner: &Path) -> io::Result<()> 
         fs::create_dir(&upper)?;
         fs::create_dir(&work)?;
         like(folder, &upper)?;
-        // Commas and colons mean something to the mount call.
-        let plain =
-            !folder.as_os_str().as_encoded_bytes().iter().any(|byte| b",:\\".contains(byte));
-        if plain && spawn::mount_overlay(folder, &upper, &work).is_ok() {
+        if is_plain(folder) && spawn::mount_overlay(folder, &upper, &work).is_ok() {
             continue;
         }
         let memory = corner.join(format!("{number}s"));
@@ -114,7 +141,7 @@ fn lay(folders: &[PathBuf], files: &[PathBuf], corner: &Path) -> io::Result<()> 
 }
 
 /// Gives a new file or directory the owner and mode of another one.
-fn like(known: &Path, new: &Path) -> io::Result<()> {
+pub(crate) fn like(known: &Path, new: &Path) -> io::Result<()> {
     let found = fs::metadata(known)?;
     chown(new, Some(found.uid()), Some(found.gid()))?;
     fs::set_permissions(new, fs::Permissions::from_mode(found.mode() & 0o7777))

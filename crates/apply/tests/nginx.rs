@@ -433,3 +433,163 @@ fn a_mount_point_a_link_and_a_bind_mount_elsewhere_are_proven_as_well() {
         nginx.proven("bound-again");
     });
 }
+
+/// What a shell line in a copy of the tree makes different, staged alone: `parts` are lines of `.parts`.
+fn stage_parts(nginx: &mut Nginx, edit: &str, parts: &[&str]) -> PathBuf {
+    let whole = nginx.stage(edit);
+    nginx.generation += 1;
+    let staged = nginx.root.with_file_name(format!(".standin-{}", nginx.generation));
+    fs::create_dir(&staged).unwrap();
+    for (number, part) in parts.iter().enumerate() {
+        let (word, path) = part.split_once(' ').unwrap();
+        let (from, to) = (whole.join(path), staged.join(number.to_string()));
+        match word {
+            "put" => sh(&format!("cp -a {} {}", from.display(), to.display())),
+            "dress" => sh(&format!(
+                "mkdir {1}; chmod --reference {0} {1}; touch -r {0} {1}",
+                from.display(),
+                to.display()
+            )),
+            _ => String::new(),
+        };
+    }
+    fs::write(staged.join(".parts"), parts.join("\n")).unwrap();
+    fs::remove_dir_all(whole).unwrap();
+    staged
+}
+
+fn apply_parts(nginx: &mut Nginx, edit: &str, parts: &[&str], kill_at: u32) -> Output {
+    let staged = stage_parts(nginx, edit, parts);
+    let master = nginx.master.to_string();
+    Command::new(TRIAL)
+        .args(["apply", "/run/state", &master, PID_FILE, "no", &kill_at.to_string()])
+        .args([&nginx.root, &staged])
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn of_a_large_tree_only_what_differs_is_tested_in_place_swapped_and_proven() {
+    let test = "of_a_large_tree_only_what_differs_is_tested_in_place_swapped_and_proven";
+    alone(test, || {
+        // Where a log is, and where memory is laid over what surrounds the tree.
+        let root = Path::new("/var/log/nginx/conf");
+        let mut nginx = Nginx::start(root, root);
+        sh(&format!(
+            "cd {0}; for i in $(seq 300); do echo '# x' > sites/$i.conf; done",
+            root.display()
+        ));
+        let mut squatter = listener(8081);
+        let one =
+            |text: &str| format!("sed -i 's/return 200 [a-z-]*;/return 200 {text};/' nginx.conf");
+        let inode = |file: &str| fs::metadata(root.join(file)).unwrap().ino();
+
+        let (same, main) = (inode("sites/7.conf"), inode("nginx.conf"));
+        let taken = apply_parts(&mut nginx, &one("two"), &["put nginx.conf", "dress "], 0);
+        assert!(taken.status.success(), "{taken:?}");
+        assert_eq!(nginx.answer(), "two");
+        assert!(inode("sites/7.conf") == same && inode("nginx.conf") != main);
+
+        // It is looked for where nginx looks, and by nothing else: a new file, one that went, and a mode.
+        let bad: [(&str, &[&str], &str); 5] = [
+            ("echo 'sevrer {}' > sites/a.conf", &["put sites/a.conf"], "unknown directive"),
+            (
+                "mkdir sites/d; echo 'sevrer {}' > sites/d/b.inc; echo 'include d/b.inc;' > sites/a.conf; \
+                 echo 'include /var/log/nginx/conf/sites/d/b.inc;' > sites/a.conf",
+                &["put sites/d", "put sites/a.conf"],
+                "unknown directive \"sevrer\" in /var/log/nginx/conf/sites/d/b.inc:1",
+            ),
+            (
+                "echo 'include /var/log/nginx/conf/sites/7.conf;' >> nginx.conf; rm sites/7.conf",
+                &["put nginx.conf", "remove sites/7.conf"],
+                "sites/7.conf\" failed",
+            ),
+            (
+                "rm -r sites; echo a > sites; sed -i 's,include.*,include /var/log/nginx/conf/sites/1.conf;,' nginx.conf",
+                &["put sites", "put nginx.conf"],
+                "Not a directory",
+            ),
+            (
+                "echo 'server { listen 8081; }' > sites/a.conf",
+                &["put sites/a.conf"],
+                "Address already in use",
+            ),
+        ];
+        for (edit, parts, words) in bad {
+            until("old workers are gone", || (nginx.workers().len() == 2).then_some(()));
+            let (before, workers) = (everything(&[root]), nginx.workers());
+            let output = apply_parts(&mut nginx, edit, parts, 0);
+            assert!(
+                !output.status.success() && said(&output).contains(words),
+                "{edit}: {output:?}"
+            );
+            assert_eq!(everything(&[root]), before, "{edit}");
+            assert_eq!((nginx.workers(), nginx.answer()), (workers, "two".to_owned()), "{edit}");
+        }
+        squatter.kill().unwrap();
+        squatter.wait().unwrap();
+
+        let edit = "rm sites/7.conf; mkdir sites/new; echo '# n' > sites/new/n.conf; chmod 700 sites; \
+                    echo '# a' > sites/a.conf; ln -s a.conf sites/l.conf";
+        let parts = [
+            "put sites/new",
+            "put sites/a.conf",
+            "put sites/l.conf",
+            "remove sites/7.conf",
+            "dress sites",
+        ];
+        let taken = apply_parts(&mut nginx, edit, &parts, 0);
+        assert!(taken.status.success(), "{taken:?}");
+        let listed = sh(
+            "cd /var/log/nginx/conf/sites; ls -d 7.conf new/n.conf a.conf l.conf 2>&1 || stat -c %a .",
+        );
+        assert!(listed.contains("cannot access '7.conf'") && listed.ends_with("700"), "{listed}");
+    });
+}
+
+#[test]
+fn of_a_large_tree_what_isn_t_proven_is_put_back_and_so_is_what_was_killed_at_any_step() {
+    let test =
+        "of_a_large_tree_what_isn_t_proven_is_put_back_and_so_is_what_was_killed_at_any_step";
+    alone(test, || {
+        let root = Path::new("/etc/nginx/conf");
+        let mut nginx = Nginx::start(root, root);
+        let zone =
+            |key: &str| format!("echo 'limit_req_zone {key} zone=z:1m rate=9r/s;' > sites/z.conf");
+        let parts = ["put sites/z.conf", "put sites/other.conf", "dress sites"];
+        let edit = |key: &str| format!("{}; echo '# {key}' > sites/other.conf", zone(key));
+        let taken = apply_parts(&mut nginx, &edit("$uri"), &parts, 0);
+        assert!(taken.status.success(), "{taken:?}");
+        // Its test is good, and its reload isn't.
+        until("old workers are gone", || (nginx.workers().len() == 2).then_some(()));
+        let (before, times) = (everything(&[root]), sh("stat -c %y /etc/nginx/conf/sites"));
+        let output = apply_parts(&mut nginx, &edit("$remote_addr"), &parts, 0);
+        assert!(said(&output).contains("put back"), "{output:?}");
+        assert_eq!(everything(&[root]), before);
+        assert_eq!(sh("stat -c %y /etc/nginx/conf/sites"), times);
+
+        for step in 1..100 {
+            let output = apply_parts(
+                &mut nginx,
+                "echo '# killed' > sites/z.conf",
+                &["put sites/z.conf", "dress sites"],
+                step,
+            );
+            let over = output.status.success();
+            let recovered =
+                Command::new(TRIAL).args(["recover", "/run/state", "0"]).output().unwrap();
+            assert!(recovered.status.success(), "{step}: {recovered:?}");
+            let z = fs::read_to_string(root.join("sites/z.conf")).unwrap();
+            let proven = z == "# killed\n";
+            if !proven {
+                assert_eq!(everything(&[root]), before, "{step}");
+            }
+            if proven {
+                assert!(step > 5, "{step} steps were hit");
+                return;
+            }
+            assert!(!over, "{step}");
+        }
+        panic!("more than 100 steps");
+    });
+}

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use standin_apply::{
-    Fingerprint, Nginx, Recovered, Root, Staged, keep, recover, retire, swap, undo,
+    Change, Fingerprint, Nginx, Part, Recovered, Root, Staged, Step, keep, recover, retire, swap,
+    undo,
 };
 
 const TRIAL: &str = env!("CARGO_BIN_EXE_standin-apply-trial");
@@ -63,7 +64,42 @@ fn new_tree(at: &Path) {
     symlink("sites/added/c.conf", at.join("link")).unwrap();
 }
 
-/// A root that can be exchanged, one that is made a mount point, one that isn't there, and a file.
+/// What differs between the two, staged alone.
+fn parts(at: &Path) {
+    let whole = at.with_file_name("whole");
+    new_tree(&whole);
+    fs::create_dir(at).unwrap();
+    let mut list = String::new();
+    for (number, (word, path)) in PARTS.iter().enumerate() {
+        let (place, from) = (at.join(number.to_string()), whole.join(path));
+        list.push_str(&format!("{word} {path}\n"));
+        match *word {
+            "put" => fs::rename(from, place).unwrap(),
+            "dress" => {
+                fs::create_dir(&place).unwrap();
+                fs::set_permissions(place, from.metadata().unwrap().permissions()).unwrap();
+            }
+            _ => {}
+        }
+    }
+    fs::write(at.join(".parts"), list).unwrap();
+    fs::remove_dir_all(whole).unwrap();
+}
+
+const PARTS: [(&str, &str); 9] = [
+    ("put", "sites/added"),
+    ("put", "nginx.conf"),
+    ("put", "sites/a.conf"),
+    ("put", "kind"),
+    ("put", "link"),
+    ("remove", "gone.conf"),
+    ("remove", "leaving"),
+    ("dress", "sites"),
+    ("dress", ""),
+];
+
+/// A root that can be exchanged, one of which only what differs is staged, one that is made a mount
+/// point, one that isn't there, and a file.
 struct Stage {
     folder: tempfile::TempDir,
 }
@@ -78,6 +114,8 @@ impl Stage {
             old_tree(&it.at(root));
             new_tree(&it.at(&format!(".standin-{root}")));
         }
+        old_tree(&it.at("many"));
+        parts(&it.at(".standin-many"));
         write(&it.at("dhparam.pem"), "old", 0o600);
         write(&it.at(".standin-dhparam.pem"), "new", 0o600);
         new_tree(&it.at(".standin-absent"));
@@ -96,13 +134,14 @@ impl Stage {
         let script = format!(
             "mount --bind {at}/mounted {at}/mounted; T={TRIAL}; S={at}/state; \
              R='{at}/plain {at}/.standin-plain {at}/mounted {at}/.standin-mounted \
-             {at}/dhparam.pem {at}/.standin-dhparam.pem {at}/absent {at}/.standin-absent'; {lines}"
+             {at}/dhparam.pem {at}/.standin-dhparam.pem {at}/absent {at}/.standin-absent \
+             {at}/many {at}/.standin-many'; {lines}"
         );
         Command::new("unshare").args(["-m", "sh", "-c", &script]).output().unwrap()
     }
 
     fn trees(&self) -> Trees {
-        let roots = ["plain", "mounted", "dhparam.pem", "absent"].map(|root| self.at(root));
+        let roots = ["plain", "mounted", "dhparam.pem", "absent", "many"].map(|root| self.at(root));
         let there = roots
             .iter()
             .map(|root| if root.symlink_metadata().is_ok() { tree(root) } else { BTreeMap::new() });
@@ -110,7 +149,7 @@ impl Stage {
     }
 }
 
-/// What the four roots are before and after.
+/// What the five roots are before and after.
 fn generations() -> (Trees, Trees) {
     let stage = Stage::new();
     let old = stage.trees();
@@ -122,6 +161,8 @@ fn generations() -> (Trees, Trees) {
     assert_eq!(new[1], tree(&staged.at(".standin-mounted")), "in pieces it comes out the same");
     assert_eq!(new[2], tree(&staged.at(".standin-dhparam.pem")));
     assert_eq!(new[3], tree(&staged.at(".standin-absent")));
+    assert_eq!(new[4], new[0], "and so it does where only that was staged");
+    assert!(!stage.at(".standin-many").exists());
     assert!(!stage.at("mounted/.standin").exists() && !stage.at(".standin-plain").exists());
     (old, new)
 }
@@ -164,9 +205,9 @@ fn a_kill_at_any_step_leaves_a_whole_generation() {
     }
     let (old, new) = generations();
     let kept = killed_everywhere("keep", &old, &new);
-    assert!(kept > 15, "{kept} steps were hit");
+    assert!(kept > 24, "{kept} steps were hit");
     let undone = killed_everywhere("undo", &old, &new);
-    assert!(undone > 25, "{undone} steps were hit");
+    assert!(undone > 43, "{undone} steps were hit");
 }
 
 #[test]
@@ -192,7 +233,7 @@ fn a_recovery_that_is_killed_at_any_step_is_finished_by_the_next() {
         assert!(matches!(code, 0 | 137), "{step}: {code} {said:?}");
         assert_eq!(stage.trees(), old, "{step}");
         if code == 0 {
-            assert!(step > 10, "{step} steps were hit");
+            assert!(step > 19, "{step} steps were hit");
             return;
         }
     }
@@ -200,8 +241,137 @@ fn a_recovery_that_is_killed_at_any_step_is_finished_by_the_next() {
 }
 
 fn one_root(stage: &Stage, before: Option<Fingerprint>) -> Staged {
-    let root = Root { path: stage.at("plain"), staged: stage.at(".standin-plain"), before };
+    let (path, staged) = (stage.at("plain"), stage.at(".standin-plain"));
+    let root = Root { path, staged, before, parts: None };
     Staged { generation: "17".into(), roots: vec![root] }
+}
+
+/// Only what differs.
+fn few(stage: &Stage, before: Option<Fingerprint>) -> Staged {
+    let part = |(word, path): (&str, &str)| {
+        let change = match word {
+            "put" => Change::Put,
+            "remove" => Change::Remove,
+            _ => Change::Dress,
+        };
+        Part { path: path.into(), change }
+    };
+    let parts = Some(PARTS.into_iter().map(part).collect());
+    let root = Root { path: stage.at("many"), staged: stage.at(".standin-many"), before, parts };
+    Staged { generation: "17".into(), roots: vec![root] }
+}
+
+/// Inode and time of each file and directory.
+fn inodes(root: &Path) -> BTreeMap<PathBuf, (u64, i64, i64)> {
+    let seen = |path: &PathBuf| {
+        let seen = fs::symlink_metadata(root.join(path)).unwrap();
+        (path.clone(), (seen.ino(), seen.mtime(), seen.mtime_nsec()))
+    };
+    tree(root).keys().map(seen).collect()
+}
+
+#[test]
+fn where_only_what_differs_is_staged_the_rest_stays_untouched() {
+    let stage = Stage::new();
+    let (state, live) = (stage.at("state"), stage.at("many"));
+    let before = inodes(&live);
+    let swapped = swap(&few(&stage, None), &Nginx::default(), &state, &mut |_| ()).unwrap();
+    let now = inodes(&live);
+    assert_eq!(now[Path::new("same.conf")], before[Path::new("same.conf")]);
+    assert_eq!(now[Path::new("sites")].0, before[Path::new("sites")].0);
+    assert_ne!(now[Path::new("nginx.conf")].0, before[Path::new("nginx.conf")].0);
+    let drift = undo(swapped, &mut |_| ()).unwrap().drift;
+    assert!(drift.is_empty(), "{drift:?}");
+    assert_eq!(inodes(&live), before, "directories have their times again, too");
+    assert!(!stage.at(".standin-many").exists());
+}
+
+#[test]
+fn edits_are_kept_where_only_what_differs_was_staged() {
+    let stage = Stage::new();
+    let (state, live) = (stage.at("state"), stage.at("many"));
+    let before = Fingerprint::of(&live).unwrap();
+    // One after the reading, one after the swap through a file that was open, one beside it all.
+    fs::write(live.join("gone.conf"), "raced").unwrap();
+    let mut open = fs::OpenOptions::new().append(true).open(live.join("nginx.conf")).unwrap();
+    let swapped = swap(&few(&stage, Some(before)), &Nginx::default(), &state, &mut |_| ()).unwrap();
+    keep(swapped, &mut |_| ()).unwrap();
+    std::io::Write::write_all(&mut open, b" and edited").unwrap();
+    fs::write(live.join("same.conf"), "mine").unwrap();
+    let drift = retire(&state, &mut |_| ()).unwrap();
+    let kept = |one: &standin_apply::Drift| {
+        let bytes = one.kept.as_ref().map(|path| fs::read_to_string(path).unwrap());
+        format!("{} {}", one.path.display(), bytes.unwrap_or_default())
+    };
+    let found: Vec<String> = drift.iter().map(kept).collect();
+    assert_eq!(found, ["nginx.conf old and edited", "gone.conf raced"]);
+    assert_eq!(fs::read_to_string(live.join("same.conf")).unwrap(), "mine");
+    assert_eq!(fs::read_to_string(live.join("nginx.conf")).unwrap(), "new!");
+
+    let stage = Stage::new();
+    let (state, live) = (stage.at("state"), stage.at("many"));
+    let old = tree(&live);
+    let swapped = swap(&few(&stage, None), &Nginx::default(), &state, &mut |_| ()).unwrap();
+    fs::write(live.join("nginx.conf"), "edited meanwhile").unwrap();
+    fs::write(live.join("sites/added/more.conf"), "more").unwrap();
+    let drift = undo(swapped, &mut |_| ()).unwrap().drift;
+    assert_eq!(tree(&live), old);
+    let found: Vec<String> = drift.iter().map(kept).collect();
+    assert_eq!(found, ["sites/added/more.conf more", "nginx.conf edited meanwhile"]);
+}
+
+#[test]
+fn a_large_old_tree_leaves_beside_everything_and_no_kill_leaves_any_of_it() {
+    if !root() {
+        return;
+    }
+    let large = || {
+        let stage = Stage::new();
+        for file in 0..400 {
+            write(&stage.at("plain").join(format!("sites/{file}.conf")), "old", 0o644);
+        }
+        stage
+    };
+    let left = |stage: &Stage| {
+        let names = fs::read_dir(stage.at("")).unwrap().map(|it| it.unwrap().file_name());
+        let ours = |name: &std::ffi::OsString| name.to_string_lossy().starts_with(".standin-plain");
+        names.filter(ours).collect::<Vec<_>>()
+    };
+    let stage = large();
+    let (old, state) = (tree(&stage.at("plain")), stage.at("state"));
+    let swapped = swap(&one_root(&stage, None), &Nginx::default(), &state, &mut |_| ()).unwrap();
+    keep(swapped, &mut |_| ()).unwrap();
+    let new = tree(&stage.at("plain"));
+    let mut steps = Vec::new();
+    retire(&state, &mut |step| steps.push(step)).unwrap();
+    assert!(steps.contains(&Step::SetAside(0)) && !stage.at(".standin-plain").exists());
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !left(&stage).is_empty() || state.join("leaving").exists() {
+        assert!(std::time::Instant::now() < end, "it is never removed");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+
+    for step in 1..STEPS {
+        let stage = large();
+        let said = stage.run(&format!(
+            "R='{at}plain {at}.standin-plain'; $T swap $S keep {step} $R; K=$?; \
+             $T recover $S 0 || exit 1; $T retire $S 0 || exit 2; $T recover $S 0; exit $K",
+            at = stage.at("").display()
+        ));
+        let code = said.status.code().unwrap();
+        assert!(matches!(code, 0 | 137), "{step}: {code} {said:?}");
+        let now = tree(&stage.at("plain"));
+        assert!(now == old || now == new, "{step}");
+        if now == new {
+            assert!(left(&stage).is_empty(), "{step}: {:?}", left(&stage));
+        }
+        assert!(!stage.at("state/leaving").exists(), "{step}");
+        if code == 0 {
+            assert!(step > 9, "{step} steps were hit");
+            return;
+        }
+    }
+    panic!("more than {STEPS} steps");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::thread;
 
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat,
@@ -22,11 +23,15 @@ use crate::attributes;
 use crate::hash::Hash;
 use crate::manifest::{Attribute, Entry, Kind, Root, Time, shown};
 use crate::owners::Owners;
-use crate::stamp::{about, open_directory, open_file};
+use crate::read::{Inodes, Known};
+use crate::stamp::{Seen, about, open_directory, open_file};
 use crate::store::Store;
 
 /// Larger files are shared with the store where the file system can do that.
 const SMALL: u64 = 1 << 20;
+
+/// A new tree with as many entries is made by two threads. Tried on ext4: 10,000 files take 400 ms on one.
+const LARGE: usize = 1000;
 
 /// A file that isn't in its place yet.
 const MADE: &[u8] = b".standin-made";
@@ -50,12 +55,17 @@ pub struct Built {
     pub refused: Vec<Refused>,
 }
 
+/// Files that were made just now: see [`Builder::written`].
+#[derive(Debug, Default)]
+pub struct Written(pub(crate) Inodes);
+
 /// Builds trees out of a store.
 #[derive(Debug)]
 pub struct Builder<'a> {
     store: &'a Store,
     owners: Owners,
     refused: Vec<Refused>,
+    written: Inodes,
 }
 
 /// What a crash left, or what was replaced; the name is standin's own, so that nobody reads it.
@@ -118,7 +128,14 @@ fn is_content(folder: &OwnedFd, name: &[u8], entry: &Entry) -> io::Result<bool> 
 impl<'a> Builder<'a> {
     #[must_use]
     pub fn new(store: &'a Store) -> Self {
-        Self { store, owners: Owners::new(), refused: Vec::new() }
+        Self { store, owners: Owners::new(), refused: Vec::new(), written: Inodes::new() }
+    }
+
+    /// What it knows of the files that it has made, for a reader of them: nobody else has had them yet,
+    /// so that their bytes are those of the store and needn't be read again.
+    #[must_use]
+    pub fn written(self) -> Written {
+        Written(self.written)
     }
 
     /// Makes `root` at the path `at`, where nothing may stand, or, with `present`, what a reader found
@@ -216,7 +233,12 @@ impl<'a> Builder<'a> {
                 let fd = openat(directory, name, flags, Mode::RUSR | Mode::WUSR)?;
                 let mut file = File::from(fd);
                 self.fill(&mut file, *size, hash)?;
-                self.dress(file.as_fd(), name, entry)
+                let refused = self.refused.len();
+                self.dress(file.as_fd(), name, entry)?;
+                if self.refused.len() == refused {
+                    self.know(&file, entry, *hash)?;
+                }
+                Ok(())
             }
             Kind::Symlink { target } => {
                 symlinkat(&**target, directory, name)?;
@@ -231,6 +253,15 @@ impl<'a> Builder<'a> {
                 Ok(())
             }
         }
+    }
+
+    fn know(&mut self, file: &File, entry: &Entry, hash: Hash) -> io::Result<()> {
+        let stamp = Seen::open(file)?.stamp;
+        let attributes = entry.attributes.clone();
+        let size = stamp.size;
+        let known = Known { stamp, size, hash, attributes, complete: true, sure: true };
+        self.written.insert(stamp.key(), known);
+        Ok(())
     }
 
     fn fill(&self, file: &mut File, size: u64, hash: &Hash) -> io::Result<()> {
@@ -268,6 +299,13 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
+    /// Gives refusals that name an entry its whole path.
+    fn locate(&mut self, path: &Path) {
+        for refused in self.refused.iter_mut().filter(|refused| refused.path.is_relative()) {
+            path.clone_into(&mut refused.path);
+        }
+    }
+
     fn ids(&mut self, entry: &Entry) -> (Uid, Gid) {
         let user = self.owners.user_here(&entry.user).id;
         let group = self.owners.group_here(&entry.group).id;
@@ -291,6 +329,15 @@ pub(crate) const fn times(modified: Time) -> Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ },
         last_modification: Timespec { tv_sec: modified.s, tv_nsec: modified.ns as _ },
     }
+}
+
+fn has_names(entry: &Entry) -> bool {
+    matches!(entry.kind, Kind::File { link: 1.., .. })
+}
+
+/// A file or link with one name.
+fn is_alone(entry: &Entry) -> bool {
+    entry.kind != Kind::Directory && !has_names(entry)
 }
 
 /// A directory that is being built.
@@ -349,10 +396,55 @@ impl Site<'_> {
         Ok(())
     }
 
+    /// Makes the files of a large new tree on two threads, once its directories are there; what has several
+    /// names is left to [`Self::fill`]. Whether it did.
+    fn fill_together(&mut self, builder: &mut Builder<'_>) -> io::Result<bool> {
+        let root = self.root;
+        if self.present.is_some() || root.entries.len() < LARGE {
+            return Ok(false);
+        }
+        for entry in root.entries.iter().skip(1).filter(|it| it.kind == Kind::Directory) {
+            let fail = self.fail(entry);
+            let (parent, name) = split(&entry.path);
+            let folder = self.folders.open(parent).map_err(&fail)?;
+            mkdirat(&*folder, name, Mode::RWXU).map_err(|errno| fail(errno.into()))?;
+        }
+        // Halves of the list: what lies in one directory is made by one of them.
+        let halves = root.entries.split_at(root.entries.len() / 2);
+        let store = builder.store;
+        let make = |entries: &[Entry], top: OwnedFd| {
+            let mut folders = Folders::new(top);
+            let mut own = Builder::new(store);
+            for entry in entries.iter().filter(|entry| is_alone(entry)) {
+                let path = self.at.join(entry.path());
+                let fail = |error| about(path.as_os_str().as_bytes(), error);
+                let (parent, name) = split(&entry.path);
+                let folder = folders.open(parent).map_err(fail)?;
+                own.make(folder.as_fd(), name, entry).map_err(fail)?;
+                own.locate(&path);
+            }
+            Ok((own.written, own.refused))
+        };
+        let tops = (self.folders.root.try_clone()?, self.folders.root.try_clone()?);
+        let made: io::Result<_> = thread::scope(|scope| {
+            let other = scope.spawn(|| make(halves.1, tops.1));
+            let own = make(halves.0, tops.0);
+            let panicked = |_| Err(io::Error::other("a thread has panicked"));
+            Ok([own?, other.join().unwrap_or_else(panicked)?])
+        });
+        for (written, refused) in made? {
+            builder.written.extend(written);
+            builder.refused.extend(refused);
+        }
+        self.made += root.entries.iter().skip(1).filter(|entry| !has_names(entry)).count();
+        Ok(true)
+    }
+
     fn fill(&mut self, builder: &mut Builder<'_>) -> io::Result<()> {
         let root = self.root;
+        let together = self.fill_together(builder)?;
         let mut first: HashMap<u32, &[u8]> = HashMap::new();
-        for entry in root.entries.iter().skip(1) {
+        for entry in root.entries.iter().skip(1).filter(|entry| !together || has_names(entry)) {
             let fail = self.fail(entry);
             let (parent, name) = split(&entry.path);
             if let Some(present) = self.stays(entry) {
@@ -391,9 +483,7 @@ impl Site<'_> {
 
     /// Gives refusals that name an entry their whole path.
     fn locate(&self, builder: &mut Builder<'_>, entry: &Entry) {
-        for refused in builder.refused.iter_mut().filter(|refused| refused.path.is_relative()) {
-            refused.path = self.at.join(entry.path());
-        }
+        builder.locate(&self.at.join(entry.path()));
     }
 
     /// The directories' metadata, what is deepest first: their times are changed by what is made in

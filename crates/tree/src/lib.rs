@@ -20,6 +20,7 @@
 //! | files by content, pieces of a transfer, one sync per generation | [`store::Store`]: `missing`, `incoming`, `keep`, `commit` |
 //! | history, drift, forgetting | `Store::record`, `generations`, `manifest`, `collect` |
 //! | a staged tree, or single entries of one | [`build::Builder`] |
+//! | little that differs in a large tree, as pieces | [`parts::parts`], [`build::Builder::build_parts`] |
 //! | what `exclude` leaves on a node, brought along | [`build::Builder::carry`] |
 //!
 //! Whether a node still has what was applied: after [`build::Builder::build`], read the staged tree
@@ -36,6 +37,7 @@ pub mod globs;
 pub mod hash;
 pub mod manifest;
 pub mod owners;
+pub mod parts;
 pub mod read;
 pub mod store;
 pub mod watch;

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fmt, io, thread};
 
+use crate::build::Written;
 use crate::globs::Globs;
 use crate::hash::Hash;
-use crate::manifest::{Attribute, Fault, Manifest, is_clean_root};
+use crate::manifest::{Attribute, Fault, Manifest, Time, is_clean_root};
 use crate::stamp::Stamp;
 use crate::store::Store;
 use crate::walk::{Depth, Walk};
@@ -121,9 +122,22 @@ pub struct Scan {
     /// Nothing moved meanwhile: the tree stood so at one instant. Otherwise each file is one that was
     /// there, but not all of them at the same time.
     pub settled: bool,
+    /// All inodes said what they had said in the reading before.
+    pub(crate) as_before: bool,
     /// Files whose bytes were read; the others were known by their inode.
     pub files_read: usize,
     pub bytes_read: u64,
+}
+
+/// What an inode said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// With the file's type.
+    pub mode: u32,
+    pub inode: u64,
+    /// In bytes.
+    pub size: u64,
+    pub modified: Time,
 }
 
 /// A directory that is about to be listed.
@@ -170,6 +184,12 @@ impl Reader {
         Self::default()
     }
 
+    /// Knows the files of a tree that was built just now, and that is nobody else's yet.
+    #[must_use]
+    pub fn knowing(written: Written) -> Self {
+        Self { known: written.0, stamps: Stamps::new() }
+    }
+
     /// Reads the tree once, then looks whether anything moved meanwhile. With a store, the bytes of
     /// every file are in it afterwards (not yet on the disk: [`Store::commit`]).
     ///
@@ -182,20 +202,62 @@ impl Reader {
         store: Option<&Store>,
         before_listing: BeforeListing<'_>,
     ) -> io::Result<Scan> {
+        let mut scan = self.glance(spec, store, before_listing)?;
+        self.confirm(spec, &mut scan)?;
+        Ok(scan)
+    }
+
+    /// Reads the tree once, and doesn't look again whether anything has moved meanwhile: for a tree that
+    /// is nobody else's, for who knows by its name whether it is the one that he expects, and for who
+    /// [confirms](Self::confirm) it.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub fn glance(
+        &mut self,
+        spec: &Spec,
+        store: Option<&Store>,
+        before_listing: BeforeListing<'_>,
+    ) -> io::Result<Scan> {
         let mut walk = Walk::new(spec, Depth::Read, store, &self.known, before_listing);
         walk.all()?;
         let moved = walk.moved;
         let (mut scan, known, stamps) = walk.finish()?;
         self.known = known;
         scan.settled = !moved;
-        if !moved && stamps != self.stamps {
-            let mut nothing = |_: Directory<'_>| {};
-            let mut again = Walk::new(spec, Depth::Stamps, None, &self.known, &mut nothing);
-            again.all()?;
-            scan.settled = !again.moved && again.stamps() == stamps;
-        }
-        self.stamps = if scan.settled { stamps } else { Stamps::new() };
+        scan.as_before = !moved && stamps == self.stamps;
+        self.stamps = if moved { Stamps::new() } else { stamps };
         Ok(scan)
+    }
+
+    /// Looks again, without reading, whether anything has moved since the last glance began; one that
+    /// saw what the reading before had seen needs no other look.
+    ///
+    /// # Errors
+    /// As [`Reader::read`].
+    pub fn confirm(&mut self, spec: &Spec, scan: &mut Scan) -> io::Result<()> {
+        if !scan.settled || scan.as_before {
+            return Ok(());
+        }
+        let mut nothing = |_: Directory<'_>| {};
+        let mut again = Walk::new(spec, Depth::Stamps, None, &self.known, &mut nothing);
+        again.all()?;
+        scan.settled = !again.moved && again.stamps() == self.stamps;
+        if !scan.settled {
+            self.stamps = Stamps::new();
+        }
+        Ok(())
+    }
+
+    /// What the inodes of a root said, in the last reading in which nothing moved: of all that was read,
+    /// not of what was left out. Of directories neither size nor time.
+    pub fn marks(&self, spec: &Spec, root: &Path) -> impl Iterator<Item = (&[u8], Mark)> {
+        let at = spec.roots.iter().position(|one| one == root);
+        let of_root = self.stamps.iter().filter(move |(number, ..)| Some(*number) == at);
+        of_root.map(|(_, path, stamp)| {
+            let Stamp { mode, inode, size, modified, .. } = *stamp;
+            (&**path, Mark { mode: mode.into(), inode, size, modified })
+        })
     }
 
     /// Reads the tree until nothing moves while it is read, or until `patience` is over.

@@ -1,9 +1,10 @@
 //! Generations: recorded, read again, and forgotten in time.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::record::{self, Generation, Id, Origin};
 use super::{Store, about};
@@ -24,6 +25,37 @@ pub struct Bounds {
 impl Bounds {
     /// A hundred edits back, and one GiB: more than a working day, less than a small `/var` can bear.
     pub const DEFAULT: Self = Self { generations: 100, drifts: 50, bytes: 1 << 30 };
+}
+
+/// Lists that were recorded last. The generation before and the new one are asked for several times while
+/// a node takes it, and of ten thousand files each costs 10 ms to read and to look at.
+#[derive(Debug, Default)]
+pub(super) struct Recent(VecDeque<(Id, Arc<Manifest>)>);
+
+/// The one before, and the new one.
+const RECENT: usize = 2;
+
+/// Entries of both, some 200 bytes each; larger lists are read from the disk each time.
+const RECENT_ENTRIES: usize = 65_536;
+
+impl Recent {
+    fn manifest(&self, id: &Id) -> Option<Arc<Manifest>> {
+        self.0.iter().find(|(known, _)| known == id).map(|(_, manifest)| Arc::clone(manifest))
+    }
+
+    fn forget(&mut self, id: &Id) {
+        self.0.retain(|(known, _)| known != id);
+    }
+
+    fn remember(&mut self, id: Id, manifest: &Manifest) {
+        self.forget(&id);
+        let entries = |manifest: &Manifest| manifest.entries().count();
+        if entries(manifest) > RECENT_ENTRIES / RECENT {
+            return;
+        }
+        self.0.truncate(RECENT - 1);
+        self.0.push_front((id, Arc::new(manifest.clone())));
+    }
 }
 
 /// What was forgotten.
@@ -64,6 +96,12 @@ impl Store {
         let mut index = self.index();
         let name = generation.file_name();
         index.generations.retain(|known| known.file_name() != name);
+        // With another origin it may have other times of directories, which no hash names.
+        if index.generations.iter().any(|known| known.id == generation.id) {
+            index.recent.forget(&generation.id);
+        } else {
+            index.recent.remember(generation.id, manifest);
+        }
         index.generations.push(generation.clone());
         record::sort(&mut index.generations);
         Ok(())
@@ -93,7 +131,11 @@ impl Store {
         let index = self.index();
         let known = index.generations.iter().find(|generation| generation.id == *id);
         let path = known.map(|generation| self.record_path(generation));
+        let recent = path.as_ref().and_then(|_| index.recent.manifest(id));
         drop(index);
+        if let Some(manifest) = recent {
+            return Ok((*manifest).clone());
+        }
         let path = path.ok_or_else(|| {
             io::Error::new(io::ErrorKind::NotFound, format!("there is no generation {id}"))
         })?;

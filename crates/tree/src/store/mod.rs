@@ -29,6 +29,7 @@ use rustix::fs::{FlockOperation, flock, syncfs};
 use crate::hash::{Hash, Hasher};
 use crate::manifest::{MAX_FILE, Manifest};
 
+use history::Recent;
 use pack::{Packs, Spot};
 
 pub use history::{Bounds, Collected};
@@ -61,6 +62,7 @@ struct Index {
     pending: HashMap<Hash, (PathBuf, u64)>,
     /// Sorted by time.
     generations: Vec<Generation>,
+    recent: Recent,
     /// Records that couldn't be read.
     damaged: Vec<String>,
 }

@@ -1,7 +1,8 @@
 //! Watches a tree: a thread that tells when it has become another one.
 //!
 //! inotify only wakes it; what is true is what a reader finds. Each reading first watches a directory,
-//! then lists it. A queue that overflowed, a watch that was lost, a file system without events: the
+//! then lists it; it looks a second time whether anything has moved, unless every directory was watched
+//! and no hint has come meanwhile. A queue that overflowed, a watch that was lost, a file system without events: the
 //! full scan finds what was missed.
 
 mod limit;
@@ -263,16 +264,23 @@ impl Watcher {
         }
         let began = Instant::now();
         let read = match &mut self.places {
-            Some(places) => self.reader.read(&self.spec, Some(&*self.store), &mut |directory| {
+            Some(places) => self.reader.glance(&self.spec, Some(&*self.store), &mut |directory| {
                 places.directory(directory);
             }),
-            None => self.reader.read(&self.spec, Some(&*self.store), &mut |_| {}),
+            None => self.reader.glance(&self.spec, Some(&*self.store), &mut |_| {}),
         };
+        let mut refused = None;
+        let read = read.and_then(|mut scan| {
+            refused = self.places.as_mut().and_then(Places::end);
+            if refused.is_some() || !self.is_quiet() {
+                self.reader.confirm(&self.spec, &mut scan)?;
+            }
+            Ok(scan)
+        });
         let now = Instant::now();
         let mut every = self.options.full_scan;
         match read {
             Ok(scan) => {
-                let refused = self.places.as_mut().and_then(Places::end);
                 if let Some(error) = refused {
                     let directories = self.places.as_ref().map_or(0, Places::count);
                     self.too_few(limit::WATCHES, directories, &error);
@@ -297,6 +305,18 @@ impl Watcher {
                 }
             }
         }
+    }
+
+    /// Whether nothing has moved while the tree was read, by its watches: all directories were watched
+    /// before, a hint has led to this reading, so that there are hints here, and none has come since.
+    fn is_quiet(&self) -> bool {
+        let watched = self.places.as_ref().is_some_and(|places| places.fresh() == 0);
+        let mut ready = Vec::new();
+        watched
+            && self.quiet.is_burst()
+            && self.limit.is_none()
+            && self.poll.wait_for(&mut ready, Duration::ZERO).is_ok()
+            && !ready.contains(&Self::HINTS)
     }
 
     fn take(&mut self, scan: Scan, (began, now): (Instant, Instant)) {
