@@ -392,6 +392,8 @@ mod tests {
     use super::*;
 
     /// By its title a worker of nginx's; this process is the master.
+    const WORKER: &str = "nginx: worker process";
+
     struct Worker(Child);
 
     impl Worker {
@@ -399,8 +401,13 @@ mod tests {
             // The kernel counts starts in hundredths of a second.
             std::thread::sleep(Duration::from_millis(50));
             let mut command = Command::new("cat");
-            command.arg0("nginx: worker process").stdin(Stdio::piped()).stdout(Stdio::null());
-            Self(command.spawn().unwrap())
+            command.arg0(WORKER).stdin(Stdio::piped()).stdout(Stdio::null());
+            let this = Self(command.spawn().unwrap());
+            // Who waits for the exec of a child is woken before the child has its new name.
+            while standin_linux::process::title(this.0.id()).as_deref() != Some(WORKER) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            this
         }
     }
 

@@ -221,6 +221,11 @@ pub(crate) fn a_second_cable_is_no_rival() {
         assert_ne!(file, more);
         node.write(FILE, &more);
     }
+    for node in &cluster.nodes {
+        wait_until("the second cable to have its address", SOON, || {
+            node.ip("-o -6 address show dev eth1 scope link -tentative").contains("fe80")
+        });
+    }
     let _daemons = cluster.start();
     let before = cluster.states();
     let keeps = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::KeepAlive, 2);

@@ -68,14 +68,19 @@ pub(crate) fn patience() -> Duration {
 /// What there is, as anybody's tools would show it: path, and kind, mode, owner, size, time, target,
 /// content; hard links by the first name. Directories without size and time.
 pub(crate) fn picture(root: &Path) -> BTreeMap<PathBuf, String> {
+    picture_of_moving(root).unwrap()
+}
+
+/// The same where files may come and go meanwhile, which is an error then.
+pub(crate) fn picture_of_moving(root: &Path) -> io::Result<BTreeMap<PathBuf, String>> {
     let mut seen = BTreeMap::new();
     let mut inodes = BTreeMap::new();
     let mut folders = vec![root.to_owned()];
     let mut all = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.symlink_metadata().unwrap().is_dir() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.symlink_metadata()?.is_dir() {
                 folders.push(path.clone());
             }
             all.push(path);
@@ -84,20 +89,20 @@ pub(crate) fn picture(root: &Path) -> BTreeMap<PathBuf, String> {
     all.sort_by(|a, b| a.as_os_str().as_bytes().cmp(b.as_os_str().as_bytes()));
     for path in all {
         let at = path.strip_prefix(root).unwrap().to_owned();
-        let meta = path.symlink_metadata().unwrap();
+        let meta = path.symlink_metadata()?;
         let mut line = format!("{:o} {}:{}", meta.permissions().mode(), meta.uid(), meta.gid());
         if !meta.is_dir() {
             line += &format!(" {} {}.{}", meta.len(), meta.mtime(), meta.mtime_nsec());
         }
         if meta.is_symlink() {
-            line += &format!(" -> {:?}", fs::read_link(&path).unwrap());
+            line += &format!(" -> {:?}", fs::read_link(&path)?);
         } else if meta.is_file() {
-            line += &format!(" {:?}", fs::read(&path).unwrap());
+            line += &format!(" {:?}", fs::read(&path)?);
             if meta.nlink() > 1 {
                 line += &format!(" = {:?}", inodes.entry(meta.ino()).or_insert_with(|| at.clone()));
             }
         }
         seen.insert(at, line);
     }
-    seen
+    Ok(seen)
 }
