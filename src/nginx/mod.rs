@@ -24,9 +24,18 @@ use standin_config::model::{Cluster, Nginx};
 pub(crate) use standin_config::nginx::Flavour;
 use standin_config::nginx::NginxConfig;
 pub(crate) use standin_linux::glob::glob;
+use standin_linux::process::PidFd;
 
 pub(crate) use discover::{is_master, read_config};
 pub(crate) use watch::watch;
+
+/// SIGHUP: nginx reads its files anew and replaces its workers.
+const HANGUP: i32 = 1;
+
+/// Has a master do that; false if it has gone, also if another process has its number by now.
+pub(crate) fn reload(master: u32) -> bool {
+    PidFd::open(master).is_ok_and(|process| is_master(master) && process.signal(HANGUP).is_ok())
+}
 
 /// What is known of nginx, for status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

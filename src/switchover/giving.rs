@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use standin_core::event::Role;
-use standin_linux::process::PidFd;
 use standin_linux::sockets::{Sockets, TcpState};
 use tokio::sync::{mpsc, oneshot};
 
@@ -49,8 +48,6 @@ const TELL_EVERY: Duration = Duration::from_millis(500);
 
 /// Often enough for a node that waits four times as long.
 const SAY_EVERY: Duration = Duration::from_secs(1);
-
-const HANGUP: i32 = 1;
 
 /// What is to be done.
 pub(crate) struct Job {
@@ -474,10 +471,7 @@ impl Giving {
             let silent = || "it isn't known in time whether its files are those that it runs with";
             return answer.ok().and_then(Result::ok).unwrap_or_else(|| Err(silent().to_owned()));
         }
-        // If another process has its number by now, it isn't nginx's.
-        let told = PidFd::open(master)
-            .is_ok_and(|process| crate::nginx::is_master(master) && process.signal(HANGUP).is_ok());
-        if told { Ok(()) } else { Err(unknown()) }
+        crate::nginx::reload(master).then_some(()).ok_or_else(unknown)
     }
 
     /// `None`: the helper that counts broke off.

@@ -10,7 +10,7 @@ use standin_apply::{
 };
 use standin_config::nginx::title::Title;
 use standin_core::sync::{Id, Outcome, TreeHash, Trouble};
-use standin_linux::process::{self, PidFd};
+use standin_linux::process;
 use standin_tree::build::{Builder, Written};
 use standin_tree::manifest::{Manifest, Root};
 use standin_tree::read::{Reader, Scan, Spec};
@@ -28,9 +28,6 @@ const QUIET_WITHIN: Duration = Duration::from_millis(200);
 
 /// Clock ticks of `/proc`, since Linux 2.6 the same on all of its architectures.
 const TICKS_PER_S: u64 = 100;
-
-/// SIGHUP: nginx reads its files anew.
-const HANGUP: i32 = 1;
 
 /// Where the work is done.
 #[derive(Clone)]
@@ -485,11 +482,7 @@ impl Ground {
                 return Err(format!("the files on this node's disk can't be read: {why}"));
             }
         }
-        // If another process has its number by now, it isn't nginx's.
-        let told = self.nginx.master.is_some_and(|master| {
-            PidFd::open(master)
-                .is_ok_and(|process| is_master(master) && process.signal(HANGUP).is_ok())
-        });
+        let told = self.nginx.master.is_some_and(crate::nginx::reload);
         if told { Ok(()) } else { Err("nginx isn't known here".to_owned()) }
     }
 
