@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::hosts::{Daemon, Host, Lan, STANDIN, wait_or_tell};
+use crate::hosts::{Daemon, Host, Lan, STANDIN, skipped, wait_or_tell};
 
 const FILE: &str = "/etc/standin/standin.toml";
 
@@ -32,6 +32,17 @@ pub(crate) fn conf(answer: &str) -> String {
          events {{ worker_connections 64; }}\nhttp {{\n access_log off;\n include conf.d/*.conf;\n \
          server {{ listen 80; location / {{ return 200 \"{answer}\\n\"; }} }}\n}}\n"
     )
+}
+
+/// Two nodes that serve the same; `None` where no such test can run.
+pub(crate) fn agreed() -> Option<Cluster> {
+    if skipped() {
+        return None;
+    }
+    let cluster = Cluster::new(2, "/etc/nginx/conf", "");
+    cluster.wait_answer("v1");
+    cluster.wait_current();
+    Some(cluster)
 }
 
 impl Cluster {

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use standin_linux::spawn;
 
-use cluster::{Cluster, SOON, conf};
+use cluster::{Cluster, SOON, agreed, conf};
 use hosts::{skipped, wait_until};
 
 #[test]
@@ -299,12 +299,7 @@ fn idle_client(client: &hosts::Host, to: &'static str) -> TcpStream {
 
 #[test]
 fn the_end_of_a_drain_loads_no_edit_that_nobody_has_tested() {
-    if skipped() {
-        return;
-    }
-    let cluster = Cluster::new(2, "/etc/nginx/conf", "");
-    cluster.wait_answer("v1");
-    cluster.wait_current();
+    let Some(cluster) = agreed() else { return };
     let (n1, n2) = (&cluster.nodes[0], &cluster.nodes[1]);
     n1.wait_own("proven", |own| own["proven"] == own["applied"] && own["drift"].is_null());
     let client = cluster.client("c1", "192.168.1.50/24");

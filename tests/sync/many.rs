@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::cluster::{Cluster, Node, SOON, conf};
-use crate::hosts::{skipped, wait_or_tell};
+use crate::cluster::{Cluster, Node, SOON, agreed, conf};
+use crate::hosts::wait_or_tell;
 use crate::tree::{picture, picture_of_moving};
 
 const CONF: &str = "/etc/nginx/conf";
@@ -43,12 +43,7 @@ fn modified(node: &Node, path: &str) -> (i64, i64) {
 
 #[test]
 fn of_many_files_only_what_changed_is_exchanged_and_nginx_tests_it_first() {
-    if skipped() {
-        return;
-    }
-    let cluster = Cluster::new(2, CONF, "");
-    cluster.wait_answer("v1");
-    cluster.wait_current();
+    let Some(cluster) = agreed() else { return };
     let (n1, n2) = (&cluster.nodes[0], &cluster.nodes[1]);
     // They come all at once, as a directory that was ready.
     let new = PathBuf::from(n1.host.outside("/etc/nginx/new"));

@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 
 use standin_linux::spawn;
 
-use crate::cluster::{Cluster, Node, SOON, conf};
+use crate::cluster::{Cluster, Node, SOON, agreed, conf};
 use crate::hosts::{skipped, wait_until};
 use crate::tree::picture;
 
@@ -17,17 +17,6 @@ const CONF: &str = "/etc/nginx/conf";
 /// put back has changed places.
 fn files(node: &Node) -> std::collections::BTreeMap<PathBuf, String> {
     picture(Path::new(&node.host.outside(CONF)))
-}
-
-/// Two nodes that serve the same; `None` where no such test can run.
-fn agreed() -> Option<Cluster> {
-    if skipped() {
-        return None;
-    }
-    let cluster = Cluster::new(2, CONF, "");
-    cluster.wait_answer("v1");
-    cluster.wait_current();
-    Some(cluster)
 }
 
 /// A port of a node's that somebody else listens at, until this is dropped.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, Node, conf};
+use crate::cluster::{Cluster, Node, agreed, conf};
 use crate::hosts::{Host, ms, skipped, wait_or_tell};
 use crate::tree::picture;
 use crate::tree::writer::Writer;
@@ -152,12 +152,7 @@ fn trouble(cluster: &mut Cluster, step: usize) {
 
 #[test]
 fn a_thousand_files_in_one_burst_are_one_generation_and_one_reload() {
-    if skipped() {
-        return;
-    }
-    let cluster = Cluster::new(2, "/etc/nginx/conf", "");
-    cluster.wait_answer("v1");
-    cluster.wait_current();
+    let Some(cluster) = agreed() else { return };
     let (n1, n2) = (&cluster.nodes[0], &cluster.nodes[1]);
     let folder = PathBuf::from(n1.host.outside("/etc/nginx/conf/burst"));
     let reloads = || n2.host.read("/var/log/nginx/error.log").matches(", reconfiguring").count();

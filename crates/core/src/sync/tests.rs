@@ -411,14 +411,20 @@ fn a_new_node_that_became_active_does_not_ship_its_stock_files() {
     assert_eq!(rig.disk("n2"), tree(1));
 }
 
-#[test]
-fn lines_without_a_common_generation_are_asked_about() {
+/// Two writers that have never met: n1 has tree 1, n2 has tree 2.
+fn apart() -> Rig {
     let mut rig = Rig::new(&["n1", "n2"]);
     rig.link("n1", "n2", false);
     rig.holder(&["n1"], "n1");
     rig.holder(&["n2"], "n2");
     rig.edit("n1", tree(1));
     rig.edit("n2", tree(2));
+    rig
+}
+
+#[test]
+fn lines_without_a_common_generation_are_asked_about() {
+    let mut rig = apart();
     rig.holder(&["n1"], "n2");
     rig.link("n1", "n2", true);
     rig.run();
@@ -462,15 +468,6 @@ fn a_moment_without_a_holder_is_not_told() {
 
 #[test]
 fn equal_trees_with_separate_histories_become_one_history() {
-    let apart = || {
-        let mut rig = Rig::new(&["n1", "n2"]);
-        rig.link("n1", "n2", false);
-        rig.holder(&["n1"], "n1");
-        rig.holder(&["n2"], "n2");
-        rig.edit("n1", tree(1));
-        rig.edit("n2", tree(2));
-        rig
-    };
     // The same files were brought to both.
     let mut rig = apart();
     rig.edit("n1", tree(7));
