@@ -47,6 +47,10 @@ pub(crate) struct Ground {
     pub(crate) reader: Arc<Mutex<Reader>>,
 }
 
+fn is_large(wanted: &Manifest, root: &Path) -> bool {
+    wanted.root(root).is_some_and(|root| root.entries.len() >= super::few::LARGE)
+}
+
 /// What this host made of a generation: a later reading with `own` is the generation `tree`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Translation {
@@ -227,6 +231,11 @@ impl Ground {
         Ok(Live { hash: TreeHash(*hash.as_bytes()), scan, before, few: Vec::new() })
     }
 
+    /// Whether any root may be had in parts.
+    fn has_large(&self, wanted: &Manifest) -> bool {
+        self.spec.roots().iter().any(|root| is_large(wanted, root))
+    }
+
     /// Reads the live trees once, without looking at all of them before and afterwards, where a large one
     /// is as it is expected; `None` where that isn't enough.
     fn expected(
@@ -235,10 +244,8 @@ impl Ground {
         known: Option<Translation>,
         wanted: &Manifest,
     ) -> Result<Option<Live>, Failure> {
-        let large = |root: &Path| {
-            wanted.root(root).is_some_and(|root| root.entries.len() >= super::few::LARGE)
-        };
-        if !self.spec.roots().iter().any(|root| large(root)) {
+        let large = |root: &Path| is_large(wanted, root);
+        if !self.has_large(wanted) {
             return Ok(None);
         }
         let small = self.spec.roots().iter().filter(|root| !large(root)).map(|root| real(root));
@@ -291,24 +298,26 @@ impl Ground {
 
     /// Tests a generation as if it stood in its place.
     pub(crate) fn test(&self, id: Id) -> Outcome {
+        self.tested(id).map_or_else(failed, |()| Outcome::Done)
+    }
+
+    fn tested(&self, id: Id) -> Result<(), Failure> {
+        let wanted = self.wanted(id)?;
+        // Of a small tree all is built, whatever lies there.
+        let live = self.has_large(&wanted).then(|| self.live().ok()).flatten();
         // Its bytes are kept; the next apply has no more to say of it.
         let mut drift = Vec::new();
-        let live = self.live().ok();
-        let mut tested = |few| {
-            let stage = self.stage((id, &self.wanted(id)?), live.as_ref(), few, &mut drift)?;
+        let mut tried = |few| {
+            let stage = self.stage((id, &wanted), live.as_ref(), few, &mut drift)?;
             let tested = test(&stage.staged, &self.nginx, &Self::tester(), PATIENCE);
             stage.clear();
-            let in_parts = stage.has_parts();
-            Ok(tested.map_err(|error| (refusal(&error), in_parts && !error.is_of_the_files())))
+            Ok(tested.map(drop).map_err(|error| Refused::by_test(&error).of(&stage)))
         };
-        let outcome = match tested(true) {
-            Ok(Err((_, true))) => tested(false),
+        let tested = match tried(true)? {
+            Err(Refused { way: true, .. }) => tried(false)?,
             other => other,
         };
-        match outcome {
-            Ok(Ok(_)) => Outcome::Done,
-            Ok(Err((failure, _))) | Err(failure) => failed(failure),
-        }
+        tested.map_err(|refused| refused.failure)
     }
 
     /// Tests it, puts it in its place, has nginx load it, and proves that; or leaves all as it was.
@@ -332,14 +341,14 @@ impl Ground {
             if let Ok(Outcome::Done | Outcome::Unproven(_)) = exchanged {
                 applied.translation = translation;
             }
-            Ok(exchanged.map_err(|refused| (refused.failure, refused.way && stage.has_parts())))
+            Ok(exchanged.map_err(|refused| refused.of(&stage)))
         };
         let mut few = true;
         if let Some(live) = self.expected(over, known, &wanted)? {
             match tried(&live, few)? {
                 // What can't be had in parts is had as a whole.
-                Err((_, true)) => few = false,
-                exchanged => return exchanged.map_err(|(failure, _)| failure),
+                Err(Refused { way: true, .. }) => few = false,
+                exchanged => return exchanged.map_err(|refused| refused.failure),
             }
         }
         let live = self.live()?;
@@ -347,10 +356,10 @@ impl Ground {
             return Ok(Outcome::Moved);
         }
         let mut exchanged = tried(&live, few)?;
-        if let Err((_, true)) = exchanged {
+        if let Err(Refused { way: true, .. }) = exchanged {
             exchanged = tried(&live, false)?;
         }
-        exchanged.map_err(|(failure, _)| failure)
+        exchanged.map_err(|refused| refused.failure)
     }
 
     fn exchange(&self, stage: &Stage, drift: &mut Vec<String>) -> Result<Outcome, Refused> {
@@ -370,7 +379,7 @@ impl Ground {
             }
             standin_apply::Outcome::Refused(why) => {
                 stage.clear();
-                Err(Refused { failure: refusal(&why), way: !why.is_of_the_files() })
+                Err(Refused::by_test(&why))
             }
             standin_apply::Outcome::NotSwapped(error) => {
                 // Else the old tree lies there.
@@ -416,7 +425,7 @@ impl Ground {
         let tested = test(&stage.staged, &self.nginx, &Self::tester(), PATIENCE);
         tested.map_err(|error| {
             stage.clear();
-            Refused { failure: refusal(&error), way: !error.is_of_the_files() }
+            Refused::by_test(&error)
         })?;
         let swapped = swap(&stage.staged, &self.nginx, &self.journals, &mut |_| {});
         let swapped = swapped.map_err(|error| {
@@ -537,11 +546,19 @@ impl From<Failure> for Refused {
     }
 }
 
-impl Stage {
-    fn has_parts(&self) -> bool {
-        self.staged.roots.iter().any(|root| root.parts.is_some())
+impl Refused {
+    fn by_test(why: &Refusal) -> Self {
+        Self { failure: refusal(why), way: !why.is_of_the_files() }
     }
 
+    /// There is another way only where it was tried in parts.
+    fn of(self, stage: &Stage) -> Self {
+        let in_parts = stage.staged.roots.iter().any(|root| root.parts.is_some());
+        Self { way: self.way && in_parts, ..self }
+    }
+}
+
+impl Stage {
     /// Only while the new trees lie there, not the old ones.
     fn clear(&self) {
         for path in &self.paths {
