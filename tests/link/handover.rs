@@ -3,9 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::hosts::{Host, STANDIN, ms, skipped, wait_for, wait_until};
-use super::{FILE, Pair, SOON, daemon, good, link, wait_connected};
-
-const VIP: &str = "192.168.1.41";
+use super::{FILE, Pair, SOON, VIP, good, link, wait_connected};
 
 /// Several, because a busy machine may let the skew be quicker now and then.
 const ROUNDS: usize = 8;
@@ -46,10 +44,9 @@ fn the_peer_that_is_told_takes_over_without_its_skew() {
     let file = pair.n1.read(FILE);
     pair.n1.write(FILE, &file.replace("\n[nginx]\n", check));
     good(&pair.join(&token));
-    let (_first, _second) = (daemon(&pair.n1), daemon(&pair.n2));
+    let (_first, _second) = pair.start();
     wait_connected(&pair);
     let (mut from, mut to) = (&pair.n1, &pair.n2);
-    from.wait_has(VIP, true, SOON);
     let mut took: Vec<Duration> = Vec::new();
     let mut told = 0;
     for _ in 0..ROUNDS {
@@ -80,7 +77,6 @@ fn who_knows_that_nobody_is_eligible_keeps_the_vip_without_a_gap() {
     let pair = Pair::new();
     let (_first, _second) = pair.running();
     wait_connected(&pair);
-    pair.n1.wait_has(VIP, true, SOON);
     maintenance(&pair.n2, "on");
     wait_until("n1 to know", SOON, || hears(&pair.n1, "n2", "ineligible"));
     let before = pair.n1.transitions();

@@ -10,9 +10,7 @@ use standin_linux::advert::AdvertSender;
 use standin_linux::spawn;
 
 use super::hosts::{Host, STANDIN, ms, skipped, wait_until};
-use super::{Pair, SOON, wait_connected};
-
-const VIP: &str = "192.168.1.41";
+use super::{Pair, SOON, VIP, wait_connected};
 
 /// Three seconds of two that say that they are active, and a loaded machine.
 const SETTLED: std::time::Duration = ms(12_000);
@@ -40,7 +38,6 @@ fn of_two_actives_that_hear_no_adverts_and_no_answers_one_yields_and_the_directi
     let mut pair = Pair::new();
     let (_first, _second) = pair.running();
     wait_connected(&pair);
-    pair.n1.wait_has(VIP, true, SOON);
     wait_until("n2 to be eligible", SOON, || {
         pair.n2.vip().is_some_and(|vip| vip["standing"] == "eligible" && vip["holder"] == "n1")
     });
@@ -73,7 +70,6 @@ fn a_forged_priority_0_moves_nothing_while_the_link_says_that_all_is_well() {
     let pair = Pair::new();
     let (first, _second) = pair.running();
     wait_connected(&pair);
-    pair.n1.wait_has(VIP, true, SOON);
     wait_until("n2 to follow n1", SOON, || {
         pair.n2.vip().is_some_and(|vip| vip["standing"] == "eligible" && vip["holder"] == "n1")
     });
