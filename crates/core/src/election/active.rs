@@ -66,12 +66,19 @@ impl Active {
     pub(super) fn settled(&mut self, step: &mut Step<'_>, announce: Announce) {
         self.held = true;
         self.announcing.burst_began = None;
+        let rival_seen = self.announcing.again_at.is_some();
         self.announce_again(step, announce);
+        if rival_seen {
+            // What it announced may be heard later than this first one.
+            self.announce_again(step, announce);
+        }
     }
 
-    /// Begins a new burst; when one has just begun, makes sure that one more announcement follows.
+    /// Begins a new burst; when one has just begun, or the addresses aren't on the host yet, makes sure
+    /// that one more announcement follows.
     pub(super) fn announce_again(&mut self, step: &mut Step<'_>, announce: Announce) {
         if !self.held {
+            self.announcing.again_at = Some(step.now + BURST_AGAIN);
             return;
         }
         let recent = |began: &Instant| step.now.since(*began) < BURST_AGAIN;

@@ -447,6 +447,7 @@ impl VirtualRouter {
                 backup.cause = Cause::Nobody;
             }
         }
+        self.probe_anew(now);
     }
 
     /// A cut may have healed: who left before it did may have been followed by another one.
@@ -456,6 +457,16 @@ impl VirtualRouter {
             if let Cause::Released { who } | Cause::LastResort { who } = backup.cause {
                 backup.cause = Cause::Following { who, priority: Priority::RELEASE };
             }
+        }
+        self.probe_anew(now);
+    }
+
+    /// Probes of before may have been lost with everything else.
+    fn probe_anew(&mut self, now: Instant) {
+        let foreign_known =
+            matches!(&self.state, State::Backup(backup) if backup.foreign.is_some());
+        if !self.introduced && !foreign_known {
+            self.begin_probing(now);
         }
     }
 

@@ -19,7 +19,7 @@ use standin_core::node::Node;
 use standin_core::plan::{AllIneligible, CheckPlan, Failback, NodePlan};
 use standin_core::resume::Resume;
 use standin_core::types::{CheckId, Family, Instant, NodeId, Priority, Vrid};
-use standin_core::{Command, Effect, Input, InterfaceState, Outcome, Verdict};
+use standin_core::{Command, Effect, Effects, Input, InterfaceState, Outcome, Verdict};
 
 use rig::{ETH0, FOREIGN_MAC, OWN_MAC, Rig, VIP, ms, plan};
 
@@ -186,6 +186,22 @@ fn a_live_foreign_owner_is_never_robbed() {
     rig.run(Duration::from_secs(6));
     assert_eq!(rig.role(), Role::Active, "it has gone");
     assert_eq!(said(&rig, |kind| matches!(kind, Kind::ForeignOwnerGone)), 1);
+}
+
+#[test]
+fn a_node_that_slept_asks_anew_before_its_first_claim() {
+    let mut rig = Rig::new(plan());
+    rig.run(ACTIVE_DOWN - ms(10));
+    rig.news();
+    // What was asked until now may not have been answered for the reason for which it slept.
+    rig.now = rig.now + ms(500);
+    rig.step(Input::Tick);
+    rig.run(ACTIVE_DOWN - ms(1));
+    assert_eq!(rig.role(), Role::Backup);
+    let probes = |effect: &&Effect| matches!(effect, Effect::Probe { .. });
+    assert_eq!(rig.news().iter().filter(probes).count(), 3);
+    rig.run(ms(1));
+    assert_eq!(rig.role(), Role::Active);
 }
 
 #[test]
@@ -530,6 +546,30 @@ fn announcements_come_in_a_burst_and_then_rarely() {
     assert_eq!(announced(&rig), 5);
     rig.run(Duration::from_secs(120));
     assert_eq!(announced(&rig), 7);
+}
+
+#[test]
+fn a_rival_that_is_heard_before_the_addresses_are_here_has_not_the_last_word() {
+    let mut plan = plan();
+    plan.vips[0].announce.repeat = 1;
+    let mut rig = Rig::new(plan);
+    let announced = |rig: &Rig| {
+        rig.log.iter().filter(|(_, effect)| matches!(effect, Effect::Announce { .. })).count()
+    };
+    rig.run(ACTIVE_DOWN - ms(1));
+    // The kernel takes its time.
+    rig.now = rig.now + ms(1);
+    let mut effects = Effects::new();
+    rig.node.step(rig.now, Input::Tick, &mut effects);
+    assert!(effects.contains(&Effect::Hold { vip: VIP }), "{effects:?}");
+    rig.hear("10.0.0.3", 50);
+    assert_eq!(announced(&rig), 0);
+    rig.step(Input::Settled { vip: VIP, outcome: Outcome::Held });
+    assert_eq!(announced(&rig), 1);
+    rig.run(ms(300));
+    assert_eq!(announced(&rig), 2, "what the rival announced may have come after the first");
+    rig.run(ms(5_000));
+    assert_eq!(announced(&rig), 2);
 }
 
 #[test]

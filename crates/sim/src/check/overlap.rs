@@ -121,7 +121,8 @@ impl Overlap {
 
 fn excused(scene: &Scene, pair: &Pair) -> bool {
     let slot = |one: u8| scene.machines[usize::from(one)].kernel[usize::from(pair.vip)];
-    let busy = slot(pair.a).pending > 0 || slot(pair.b).pending > 0;
+    let works = |one: u8| slot(one).pending > 0 || scene.is_dropping(one, pair.vip);
+    let busy = works(pair.a) || works(pair.b);
     let (a, b) = (scene.router(pair.a, pair.vip), scene.router(pair.b, pair.vip));
     // Version 2 tells its receivers to discard adverts of another interval (RFC 3768 §7.1).
     let deaf = a.zip(b).is_none_or(|(a, b)| {

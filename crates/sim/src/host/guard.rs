@@ -6,7 +6,8 @@ use standin_core::guard::{self, Duty, End, LEAST_PATIENCE, Lives, Remains, Signs
 use standin_core::types::{Family, Instant};
 
 use super::kernel::ETH0;
-use super::{BEGINS, Down, Flaw, Guard, Happening, WAKES};
+use super::life::ENGINE_DEAD_AFTER;
+use super::{BEGINS, Down, Flaw, Guard, Happening, Host, WAKES};
 use crate::clock::{MICROSECOND, MILLISECOND, Nanos, SECOND};
 use crate::cluster::spoken;
 use crate::fault::Fault;
@@ -188,7 +189,7 @@ impl Scene {
         let slow = self.machines[usize::from(machine)].kernel_slow + self.kernel_takes.1;
         let now = self.now;
         let Some(host) = self.host(machine) else { return };
-        let bound = if host.guard == Guard::Up { bound + slow } else { ALL_GONE };
+        let bound = if host.guard == Guard::Up { bound + slow } else { host.lasts_alone() };
         host.down = Some(match host.down {
             // It was stopped before it was killed.
             Some(down) => Down { bound: down.bound.max(now - down.since + bound), ..down },
@@ -220,8 +221,9 @@ impl Scene {
         host.duties.clear();
         host.deferred[1].clear();
         (host.burying, host.restart_by) = (false, None);
+        let lasts = host.lasts_alone();
         if let Some(down) = &mut host.down {
-            down.bound = down.bound.max(ALL_GONE);
+            down.bound = down.bound.max(lasts);
         }
         if run != Run::Off {
             self.later(machine, WAKES, Happening::Orphaned { life, forks });
@@ -432,4 +434,12 @@ impl Scene {
 
 fn sort(host: &mut super::Host, late: impl Fn(&Duty) -> bool) {
     host.duties.make_contiguous().sort_by_key(late);
+}
+
+impl Host {
+    /// How long addresses are there at most when no guard takes them away.
+    fn lasts_alone(&self) -> Nanos {
+        // Beside an engine that hangs the address thread lives, and renews until it has noticed.
+        ALL_GONE + if self.hangs { ENGINE_DEAD_AFTER } else { 0 }
+    }
 }

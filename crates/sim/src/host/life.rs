@@ -9,7 +9,7 @@ use crate::scene::{Observation, Scene};
 const EXEC: (Nanos, Nanos) = (MILLISECOND, 20 * MILLISECOND);
 
 /// An address thread whose engine hasn't beaten for so long renews nothing.
-const ENGINE_DEAD_AFTER: Nanos = SECOND;
+pub(super) const ENGINE_DEAD_AFTER: Nanos = SECOND;
 
 impl Scene {
     /// The guard stands still, and the daemon with it.

@@ -1,6 +1,6 @@
 //! The daemon's address thread: it takes core's steps one by one, and each of them takes its time.
 
-use standin_core::guard::Goodbye;
+use standin_core::guard::{Goodbye, Key};
 use standin_core::holding::{Answer, Change, Holding, LOOPBACK, Order, Step};
 use standin_core::types::{Family, Prefix, VipId};
 use standin_core::{Command, Input, Outcome};
@@ -248,6 +248,16 @@ impl Scene {
         let has = |address: &Prefix| address.address() == prefix.address();
         let place = vips.iter().position(|plan| plan.addresses.iter().any(has))?;
         u8::try_from(place).ok()
+    }
+
+    /// Whether the kernel is about to take an address of the VIP away, as the thread has asked it to.
+    pub(crate) fn is_dropping(&self, machine: u8, place: u8) -> bool {
+        let host = self.hosts.as_ref().and_then(|hosts| hosts.all.get(usize::from(machine)));
+        let Some(Step::Change { batch, .. }) = host.and_then(|host| host.step.as_ref()) else {
+            return false;
+        };
+        let of_vip = |key: &Key| self.place_with(key.1) == Some(place);
+        batch.iter().any(|change| matches!(change, Change::Drop { key } if of_vip(key)))
     }
 
     fn settled(&mut self, machine: u8, vip: VipId, (number, outcome): (u64, Outcome)) {

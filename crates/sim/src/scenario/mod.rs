@@ -21,6 +21,7 @@ use crate::campaign::Failure;
 use crate::clock::{Clock, MICROSECOND, MILLISECOND, Nanos, SECOND};
 use crate::cluster::ClusterFile;
 use crate::fault::Fault;
+use crate::machine::Sabotage;
 use crate::network::{MAX_MACHINES, Weather};
 use crate::queue::Due;
 use crate::random::Random;
@@ -58,9 +59,20 @@ pub struct Story {
 /// The line that can't be read, the expectation that isn't met, or the promise that was broken,
 /// with the trace.
 pub fn run(text: &str) -> Result<(), Failure> {
+    run_with(text, Sabotage::None)
+}
+
+/// As [`run`], with every machine's shell broken like this.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(text: &str, sabotage: Sabotage) -> Result<(), Failure> {
     let fail = |what, trace| Failure { case: 0, what, trace };
     let story = Story::read(text).map_err(|what| fail(what, String::new()))?;
     let mut world = story.world();
+    for machine in &mut world.scene.machines {
+        machine.sabotage = sabotage;
+    }
     let told = story.tell(&mut world);
     told.map_err(|what| {
         let tail = world.scene.trace.as_ref().map_or_else(String::new, |trace| trace.tail(TAIL));
