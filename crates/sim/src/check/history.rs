@@ -272,7 +272,11 @@ impl Claim<'_> {
         if released + super::nanos(VOID_AFTER) < self.scene.now {
             return Some("it said so too long ago");
         }
-        let since = |(at, priority)| priority > 0 && at > released;
+        // A goodbye from an address of which it isn't sure that the node knows whose it is counts as well.
+        let goodbye = self.told.maybe.get(from).filter(|(_, priority)| *priority == 0);
+        let since = |(at, priority)| {
+            priority > 0 && at > released && goodbye.is_none_or(|(later, _)| later < at)
+        };
         let denied = self.told.heard.get(from).is_some_and(since);
         denied.then_some("it was heard to be active since")
     }

@@ -432,7 +432,7 @@ impl Scene {
     }
 }
 
-fn sort(host: &mut super::Host, late: impl Fn(&Duty) -> bool) {
+fn sort(host: &mut Host, late: impl Fn(&Duty) -> bool) {
     host.duties.make_contiguous().sort_by_key(late);
 }
 
