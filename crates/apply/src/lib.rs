@@ -14,6 +14,7 @@ mod classes;
 mod copy;
 mod fields;
 mod fingerprint;
+mod inside;
 mod journal;
 mod leaving;
 mod nginx;

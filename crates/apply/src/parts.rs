@@ -2,14 +2,16 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use rustix::process::fchdir;
 use standin_linux::private::{self, Loose, mount_id};
 use standin_linux::spawn;
 
 use crate::fields::Values;
 use crate::fingerprint::{Fingerprint, gone};
+use crate::inside::{self, Spot};
 use crate::pieces::{Piece, inode};
 use crate::view::joined;
 use crate::{Root, Staged, copy, writes};
@@ -73,12 +75,9 @@ pub(crate) fn remember(staged: &Staged) -> io::Result<()> {
             if spare.symlink_metadata().is_ok() {
                 continue;
             }
-            let found = fs::symlink_metadata(&target)?;
-            if !found.is_dir() {
-                return Err(io::Error::other(format!("{} is no directory", target.display())));
-            }
+            let target = Spot::folder(&root.path, &target)?;
             fs::DirBuilder::new().mode(0o700).create(&spare)?;
-            copy::metadata(&target, &found, &spare)?;
+            copy::metadata(target.path(), &fs::symlink_metadata(target.path())?, &spare)?;
         }
     }
     Ok(())
@@ -87,22 +86,36 @@ pub(crate) fn remember(staged: &Staged) -> io::Result<()> {
 /// What is to be done, in the order of the parts, and what the new files look like.
 ///
 /// # Errors
-/// What the kernel says; a target that a link leads to, or that lies in another mount: such a root can
-/// only be had whole.
+/// What the kernel says; a target that a link leads to, or that lies in another mount, and a directory
+/// that isn't the one whose metadata was laid aside: such a root can only be had whole.
 pub(crate) fn plan(root: &Root) -> io::Result<(Vec<Piece>, Fingerprint)> {
     let elsewhere = |path: &Path| {
         io::Error::other(format!("{} is behind a link, or in another mount", path.display()))
     };
     let mount = mount_id(&root.path)?;
+    if fs::canonicalize(&root.path)? != root.path || mount_id(&root.staged)? != mount {
+        return Err(elsewhere(&root.path));
+    }
     let (mut pieces, mut fresh) = (Vec::new(), Fingerprint::default());
     for (number, part) in parts(root) {
         let (target, spare) = (joined(&root.path, &part.path), place(&root.staged, number));
-        let parent = target.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        let inside = part.path.as_os_str().is_empty() || mount_id(parent)? == mount;
-        if !inside || fs::canonicalize(parent)? != parent || mount_id(&root.staged)? != mount {
+        if part.change == Change::Dress {
+            let (model, spare) = (spare, was(&root.staged, number));
+            let spot = Spot::folder(&root.path, &target)?;
+            let (now, then) = (fs::symlink_metadata(spot.path())?, fs::symlink_metadata(&spare)?);
+            let seen = |found: &fs::Metadata| (found.mode(), found.uid(), found.gid());
+            if mount_id(spot.path())? != mount || seen(&now) != seen(&then) {
+                return Err(elsewhere(&target));
+            }
+            pieces.push(Piece::Dress { target, spare, model, old: Some(now.ino()) });
+            continue;
+        }
+        let parent = part.path.parent().ok_or_else(|| elsewhere(&target))?;
+        let spot = Spot::of(&root.path, &target)?;
+        if mount_id(Spot::folder(&root.path, &joined(&root.path, parent))?.path())? != mount {
             return Err(elsewhere(&target));
         }
-        let old = inode(&target)?;
+        let old = inode(spot.path())?;
         match (part.change, old) {
             (Change::Put, _) => {
                 let new = inode(&spare)?.ok_or(io::ErrorKind::NotFound)?;
@@ -110,17 +123,14 @@ pub(crate) fn plan(root: &Root) -> io::Result<(Vec<Piece>, Fingerprint)> {
                 pieces.push(Piece::Put { target, spare, new, old });
             }
             (Change::Remove, Some(old)) => pieces.push(Piece::Remove { target, spare, old }),
-            (Change::Remove, None) => {}
-            (Change::Dress, _) => {
-                let model = spare;
-                pieces.push(Piece::Dress { target, spare: was(&root.staged, number), model });
-            }
+            (Change::Remove, None) | (Change::Dress, _) => {}
         }
     }
     Ok((pieces, fresh))
 }
 
-/// Lays the parts over a live tree, for this process and its children only, and takes hold of that.
+/// Lays the parts over a live tree, for this process and its children only, and takes hold of that. The
+/// process' working directory changes.
 ///
 /// # Errors
 /// In words; where there is no overlay file system, nothing can be shown so.
@@ -146,19 +156,27 @@ fn over(at: &Path, staged: Loose, parts: &[Part], corner: &Path) -> io::Result<L
     staged.show_at(&new)?;
     spawn::mount_overlay(at, &upper, &work)?;
     for (number, part) in parts.iter().enumerate() {
-        let (target, source) = (joined(at, &part.path), place(&new, number));
+        let source = place(&new, number);
+        // A link in the live tree leads out of the overlay, to the real files. Names are written to from
+        // their directory, as /proc need not know this process here.
         if part.change == Change::Dress {
-            copy::metadata(&source, &fs::symlink_metadata(&source)?, &target)?;
+            fchdir(inside::folder(at, &part.path)?)?;
+            copy::metadata(&source, &fs::symlink_metadata(&source)?, Path::new("."))?;
             continue;
         }
-        match gone(fs::symlink_metadata(&target))? {
-            Some(found) if found.is_dir() => fs::remove_dir_all(&target)?,
-            Some(_) => fs::remove_file(&target)?,
+        let (parent, name) =
+            part.path.parent().zip(part.path.file_name()).ok_or(io::ErrorKind::InvalidInput)?;
+        fchdir(inside::folder(at, parent)?)?;
+        let target = Path::new(name);
+        match gone(fs::symlink_metadata(target))? {
+            Some(found) if found.is_dir() => fs::remove_dir_all(target)?,
+            Some(_) => fs::remove_file(target)?,
             None => {}
         }
         if part.change == Change::Put {
-            copy::tree(&source, &target)?;
+            copy::tree(&source, target)?;
         }
     }
+    std::env::set_current_dir("/")?;
     Loose::of(at)
 }

@@ -18,6 +18,7 @@ use crate::HIDDEN;
 use crate::copy;
 use crate::fields::{Values, Writer, of_path};
 use crate::fingerprint::gone;
+use crate::inside::Spot;
 
 /// One change, of a file or of a whole directory that is new or goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +27,9 @@ pub(crate) enum Piece {
     Put { target: PathBuf, spare: PathBuf, new: u64, old: Option<u64> },
     /// `target` goes to `spare`.
     Remove { target: PathBuf, spare: PathBuf, old: u64 },
-    /// The directory `target` takes the metadata of `model`; `spare` has what it had.
-    Dress { target: PathBuf, spare: PathBuf, model: PathBuf },
+    /// The directory `target` takes the metadata of `model`; `spare` has what it had. Another directory
+    /// in its place is left alone.
+    Dress { target: PathBuf, spare: PathBuf, model: PathBuf, old: Option<u64> },
 }
 
 pub(crate) fn inode(path: &Path) -> io::Result<Option<u64>> {
@@ -98,10 +100,12 @@ impl Piece {
         }
     }
 
-    /// Does it; a second time does nothing.
-    pub(crate) fn place(&self) -> io::Result<()> {
+    /// Does it; a second time does nothing. No link inside `root` is followed.
+    pub(crate) fn place(&self, root: &Path) -> io::Result<()> {
         match self {
             Self::Put { target, spare, new, .. } => {
+                let (target, spare) = (Spot::of(root, target)?, Spot::of(root, spare)?);
+                let (target, spare) = (target.path(), spare.path());
                 if inode(target)? == Some(*new) {
                     return Ok(());
                 }
@@ -116,43 +120,72 @@ impl Piece {
                     other => Ok(other?),
                 }
             }
-            Self::Remove { target, spare, old } => match inode(target)? == Some(*old) {
-                true => rename_new(target, spare),
-                false => Ok(()),
-            },
-            Self::Dress { target, model, .. } => {
-                copy::metadata(model, &fs::symlink_metadata(model)?, target)
+            Self::Remove { target, spare, old } => {
+                let (target, spare) = (Spot::of(root, target)?, Spot::of(root, spare)?);
+                match inode(target.path())? == Some(*old) {
+                    true => rename_new(target.path(), spare.path()),
+                    false => Ok(()),
+                }
+            }
+            Self::Dress { target, model, old, .. } => {
+                let target = Spot::folder(root, target)?;
+                if old.is_some() && inode(target.path())? != *old {
+                    return Err(io::Error::other("another directory was put there meanwhile"));
+                }
+                copy::metadata(model, &fs::symlink_metadata(model)?, target.path())
             }
         }
     }
 
-    /// Undoes it, whole or half done; a second time does nothing.
-    pub(crate) fn take_back(&self) -> io::Result<()> {
+    /// Undoes it, whole or half done; a second time does nothing. No link inside `root` is followed.
+    ///
+    /// # Errors
+    /// What the file system says; a link in the way to where something has to go back.
+    pub(crate) fn take_back(&self, root: &Path) -> io::Result<()> {
+        let (Self::Put { spare, .. } | Self::Remove { spare, .. } | Self::Dress { spare, .. }) = self;
+        // Without its folder it has been taken back already.
+        let Some(spare) = gone(Spot::of(root, spare))? else { return Ok(()) };
+        let spare = spare.path();
         match self {
-            Self::Put { target, spare, new, .. } => {
-                let aside = aside(spare);
+            Self::Put { target, new, .. } => {
+                let (aside, there) = (aside(spare), inode(spare)?);
+                let is_aside = inode(&aside)?.is_some();
+                if !is_aside && there == Some(*new) {
+                    return Ok(());
+                }
+                let target = Spot::of(root, target)?;
+                let target = target.path();
                 let ours = inode(target)? == Some(*new);
-                if inode(&aside)?.is_some() {
+                if is_aside {
                     if ours {
                         fs::rename(target, spare)?;
                     }
                     return back(&aside, target);
                 }
-                match inode(spare)? {
-                    // It was new, or it has been taken back already.
+                match there {
+                    // It was new.
                     None if ours => rename_new(target, spare),
-                    Some(there) if there != *new => back(spare, target),
-                    None | Some(_) => Ok(()),
+                    None => Ok(()),
+                    Some(_) => back(spare, target),
                 }
             }
-            Self::Remove { target, spare, .. } => match inode(spare)? {
-                Some(_) => back(spare, target),
+            Self::Remove { target, .. } => match inode(spare)? {
+                Some(_) => back(spare, Spot::of(root, target)?.path()),
                 None => Ok(()),
             },
-            Self::Dress { target, spare, .. } => match gone(fs::symlink_metadata(spare))? {
-                Some(before) => copy::metadata(spare, &before, target),
-                None => Ok(()),
-            },
+            Self::Dress { target, old, .. } => {
+                let Some(before) = gone(fs::symlink_metadata(spare))? else { return Ok(()) };
+                let target = match Spot::folder(root, target) {
+                    // Somebody put something else there, which was never dressed.
+                    Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(()),
+                    other => gone(other)?,
+                };
+                let Some(target) = target else { return Ok(()) };
+                match old.is_none() || inode(target.path())? == *old {
+                    true => copy::metadata(spare, &before, target.path()),
+                    false => Ok(()),
+                }
+            }
         }
     }
 
@@ -187,9 +220,10 @@ impl Piece {
                 let paths = (of_path(target), of_path(spare));
                 writer.record(&[b"piece", b"remove", paths.0, paths.1, &number(*old)]);
             }
-            Self::Dress { target, spare, model } => {
+            Self::Dress { target, spare, model, old } => {
                 let paths = [target, spare, model].map(|path| of_path(path));
-                writer.record(&[b"piece", b"dress", paths[0], paths[1], paths[2]]);
+                let old = number(old.unwrap_or_default());
+                writer.record(&[b"piece", b"dress", paths[0], paths[1], paths[2], &old]);
             }
         }
     }
@@ -204,7 +238,10 @@ impl Piece {
                 Self::Put { target, spare, new, old: Some(old).filter(|old| *old != 0) }
             }
             "remove" => Self::Remove { target, spare, old: values.number()? },
-            "dress" => Self::Dress { target, spare, model: values.path()? },
+            "dress" => {
+                let (model, old) = (values.path()?, values.number::<u64>());
+                Self::Dress { target, spare, model, old: old.filter(|old| *old != 0) }
+            }
             _ => return None,
         })
     }
@@ -263,11 +300,12 @@ impl<'r> Preparation<'r> {
             (Some(_), Some(_)) if copy::same(live, staged)? => Ok(()),
             (old, Some(_)) => {
                 let spare = self.spare(live)?;
+                let spot = Spot::of(self.root, &spare)?;
                 // A link is the staged file itself, with all its attributes.
-                if fs::hard_link(staged, &spare).is_err() {
-                    copy::tree(staged, &spare)?;
+                if fs::hard_link(staged, spot.path()).is_err() {
+                    copy::tree(staged, spot.path())?;
                 }
-                let new = inode(&spare)?.ok_or(io::ErrorKind::NotFound)?;
+                let new = inode(spot.path())?.ok_or(io::ErrorKind::NotFound)?;
                 let old = old.map(|found| found.ino());
                 self.pieces.push(Piece::Put { target: live.to_owned(), spare, new, old });
                 Ok(())
@@ -284,10 +322,11 @@ impl<'r> Preparation<'r> {
 
     fn dress(&mut self, live: &Path, model: &Path, old: &fs::Metadata) -> io::Result<()> {
         let spare = self.spare(&live.join("x"))?;
-        fs::DirBuilder::new().mode(0o700).create(&spare)?;
-        copy::metadata(live, old, &spare)?;
-        let (target, model) = (live.to_owned(), model.to_owned());
-        self.pieces.push(Piece::Dress { target, spare, model });
+        let spot = Spot::of(self.root, &spare)?;
+        fs::DirBuilder::new().mode(0o700).create(spot.path())?;
+        copy::metadata(live, old, spot.path())?;
+        let (target, model, old) = (live.to_owned(), model.to_owned(), Some(old.ino()));
+        self.pieces.push(Piece::Dress { target, spare, model, old });
         Ok(())
     }
 
@@ -306,8 +345,9 @@ impl<'r> Preparation<'r> {
         if !self.folders.contains(&folder) {
             (self.announce)(&folder)?;
             // No journal has named it before: it belongs to nobody.
-            gone(fs::remove_dir_all(&folder))?;
-            fs::DirBuilder::new().mode(0o700).create(&folder)?;
+            let spot = Spot::of(self.root, &folder)?;
+            gone(fs::remove_dir_all(spot.path()))?;
+            fs::DirBuilder::new().mode(0o700).create(spot.path())?;
             self.folders.push(folder.clone());
         }
         Ok(folder.join(self.pieces.len().to_string()))

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use standin_linux::private::mount_id;
 
 use crate::fingerprint::{Drift, DriftKind, Fingerprint, gone};
+use crate::inside::Spot;
 use crate::journal::{Journal, Plan, Way, make_folder};
 use crate::nginx::Nginx;
 use crate::pieces::{Piece, Preparation, exchange, inode, rename_new};
@@ -290,7 +291,7 @@ fn carry_out(swapped: &mut Swapped, hook: Hook<'_>) -> Result<(), String> {
         if let Way::Pieces { pieces, .. } = &plan.way {
             for (piece, one) in pieces.iter().enumerate() {
                 let at = |error| refusal(one.target(), &error);
-                one.place().map_err(at)?;
+                one.place(&plan.path).map_err(at)?;
                 hook(Step::Placed { root: number, piece });
             }
         }
@@ -382,7 +383,9 @@ fn take_back(journal: &Journal, state_dir: &Path, hook: Hook<'_>) -> io::Result<
                 for last in [false, true] {
                     let these = pieces.iter().enumerate().rev();
                     for (piece, one) in these.filter(|(_, one)| dressed(one) == last) {
-                        one.take_back()?;
+                        let target = one.target().display();
+                        one.take_back(&plan.path)
+                            .map_err(|it| io::Error::new(it.kind(), format!("{target}: {it}")))?;
                         hook(Step::PieceTakenBack { root, piece });
                     }
                 }
@@ -450,7 +453,8 @@ fn discard(journal: &Journal) {
     for plan in &journal.plans {
         if let Way::Pieces { folders, .. } = &plan.way {
             for folder in folders {
-                let _left = fs::remove_dir_all(folder);
+                let spot = Spot::of(&plan.path, folder);
+                let _left = spot.and_then(|spot| fs::remove_dir_all(spot.path()));
             }
         }
     }

@@ -593,3 +593,30 @@ fn of_a_large_tree_what_isn_t_proven_is_put_back_and_so_is_what_was_killed_at_an
         panic!("more than 100 steps");
     });
 }
+
+#[test]
+fn a_test_of_what_differs_writes_nothing_behind_a_link() {
+    alone("a_test_of_what_differs_writes_nothing_behind_a_link", || {
+        let root = Path::new("/etc/nginx/conf");
+        let mut nginx = Nginx::start(root, root);
+        sh("cd /etc/nginx/conf; mkdir sites/d; echo '# old' | tee sites/d/a.inc sites/d/gone.inc");
+        let edit = "echo '# new' | tee sites/d/a.inc sites/d/b.inc; rm sites/d/gone.inc; \
+                    chmod 700 sites/d";
+        let mut staged = Vec::new();
+        for part in ["put sites/d/a.inc", "put sites/d/b.inc", "remove sites/d/gone.inc", "dress sites/d"]
+        {
+            staged.push((part, stage_parts(&mut nginx, edit, &[part])));
+        }
+        // An operator moves it after the reading; for the one who owns it the link may lead anywhere.
+        sh("cd /etc/nginx/conf; mv sites/d /srv/d; ln -s /srv/d sites/d");
+        let places = [root, Path::new("/srv/d")];
+        let before = everything(&places);
+        for (part, staged) in staged {
+            let test = ["test", &nginx.master.to_string(), "10000"];
+            let output = Command::new(TRIAL).args(test).args([root, &staged]).output().unwrap();
+            assert_eq!(everything(&places), before, "{part}: {output:?}");
+            let words = said(&output);
+            assert!(words.contains("couldn't be tested") && words.contains("sites/d"), "{output:?}");
+        }
+    });
+}
