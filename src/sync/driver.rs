@@ -27,7 +27,7 @@ use super::reading;
 use super::serve::Asked;
 use super::tickets::{Looked, Tickets};
 use super::wire::Said;
-use super::{Around, Settings, ToDriver, memory};
+use super::{Around, Settings, ToDriver, leftover, memory, opening};
 use crate::api::types::sync as said;
 use crate::authority::Keys;
 use crate::control;
@@ -76,6 +76,8 @@ pub(super) struct Ready {
     had: Option<Had>,
     watch: Watch,
     recovered: Option<String>,
+    /// What couldn't be removed.
+    leftover: Vec<String>,
 }
 
 /// A tree, and when it was known to lie here; none: one that isn't known.
@@ -288,12 +290,14 @@ impl Driver {
                 let _ = Place::of_this_host().prepare(master);
             }
             let reports = found.clone();
-            let ready = open(&dir, &journals).and_then(|(store, saved, had, recovered)| {
-                let tell = move |report| drop(reports.send(Found::Report(report)));
-                let watch = Watch::start(spec, options, Arc::clone(&store), tell)
-                    .map_err(|error| format!("the files can't be watched: {error}"))?;
-                Ok(Ready { store, saved, had, watch, recovered })
-            });
+            let ready =
+                opening::open(&dir, &journals).and_then(|(store, saved, had, recovered)| {
+                    let leftover = leftover::sweep(spec.roots(), &journals);
+                    let tell = move |report| drop(reports.send(Found::Report(report)));
+                    let watch = Watch::start(spec, options, Arc::clone(&store), tell)
+                        .map_err(|error| format!("the files can't be watched: {error}"))?;
+                    Ok(Ready { store, saved, had, watch, recovered, leftover })
+                });
             // The driver may have ended.
             let _ = found.send(Found::Ready(ready));
         });
@@ -305,7 +309,7 @@ impl Driver {
 
     async fn ready(&mut self, ready: Result<Ready, String>) {
         self.starting = false;
-        let Ready { store, saved, had, watch, recovered } = match ready {
+        let Ready { store, saved, had, watch, recovered, leftover } = match ready {
             Ok(ready) => ready,
             Err(why) => {
                 if self.problem.as_ref() != Some(&why) {
@@ -351,6 +355,9 @@ impl Driver {
         });
         if let Some(text) = recovered {
             self.tell(Severity::Warning, "sync_recovered", None, text);
+        }
+        for text in leftover {
+            self.tell(Severity::Warning, "sync_leftover", None, text);
         }
         if let Some(running) = &self.running {
             running.watch.look();
@@ -657,33 +664,6 @@ impl Driver {
 /// The store's name of a generation.
 pub(super) fn own(id: Id) -> store::Id {
     store::Id { number: id.number, hash: Hash::from_bytes(id.tree.0) }
-}
-
-type Opened = (Arc<Store>, Saved, Option<Had>, Option<String>);
-
-fn open(dir: &std::path::Path, journals: &std::path::Path) -> Result<Opened, String> {
-    let at = |what: &str, error: std::io::Error| format!("{what}: {error}");
-    crate::authority::files::private_dir(dir).map_err(|e| at(&dir.display().to_string(), e))?;
-    crate::authority::files::private_dir(journals)
-        .map_err(|e| at(&journals.display().to_string(), e))?;
-    let recovered = standin_apply::recover(journals, &mut |_| {})
-        .map_err(|error| at("a swap of files that was cut off can't be undone", error))?;
-    let recovered = match recovered {
-        standin_apply::Recovered::Clean => None,
-        standin_apply::Recovered::Undone { generation, .. } => Some(format!(
-            "generation {generation} was being put in place when standin ended; it was undone, and \
-             is tried again"
-        )),
-    };
-    let store = Store::open(dir).map_err(|error| at("the history", error))?;
-    let mut saved = memory::load(dir).map_err(|error| at("what this node had", error))?;
-    if recovered.is_some() {
-        // nginx may have been reloaded before it was undone.
-        saved.proven = None;
-    }
-    let known = |tip: Id| if saved.strayed { saved.disk } else { Some(tip.tree) };
-    let had = saved.line.tip().and_then(|tip| Some((known(tip), memory::written(dir)?)));
-    Ok((Arc::new(store), saved, had, recovered))
 }
 
 impl Drop for Fetching {

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use standin_apply::{
-    Back, Fingerprint, Means, Nginx, NotProven, Refusal, Staged, Tester, keep, retire, swap, test,
+    Back, Fingerprint, Left, Means, Nginx, NotProven, NotSwapped, Refusal, Staged, Tester, keep,
+    retire, swap, test,
 };
 use standin_config::nginx::title::Title;
 use standin_core::sync::{Id, Outcome, TreeHash, Trouble};
@@ -144,6 +145,21 @@ impl Ground {
         drift: &mut Vec<String>,
     ) -> Result<Stage, Failure> {
         let mut stage = Stage::default();
+        let filled = self.fill(&mut stage, (id, wanted), live, few, drift);
+        if filled.is_err() {
+            stage.clear();
+        }
+        filled.map(|()| stage)
+    }
+
+    fn fill(
+        &self,
+        stage: &mut Stage,
+        (id, wanted): (Id, &Manifest),
+        live: Option<&Live>,
+        few: bool,
+        drift: &mut Vec<String>,
+    ) -> Result<(), Failure> {
         let mut builder = Builder::new(&self.store);
         for root in wanted.roots().iter().filter(|root| !root.entries.is_empty()) {
             let real = real(&root.path);
@@ -207,7 +223,7 @@ impl Ground {
         }
         stage.written = builder.written();
         stage.staged.generation = format!("{}-{}", id.number, id.tree);
-        Ok(stage)
+        Ok(())
     }
 
     /// Reads the live trees as they are now.
@@ -381,13 +397,7 @@ impl Ground {
                 stage.clear();
                 Err(Refused::by_test(&why))
             }
-            standin_apply::Outcome::NotSwapped(error) => {
-                // Else the old tree lies there.
-                if error.undone {
-                    stage.clear();
-                }
-                Err(Refused { failure: passing(error.why), way: error.undone })
-            }
+            standin_apply::Outcome::NotSwapped(error) => Err(stage.not_swapped(error)),
             standin_apply::Outcome::PutBack { why, remedy, drift: edited, earlier, back } => {
                 drift.extend(earlier.iter().chain(&edited).map(shown));
                 stage.clear();
@@ -428,13 +438,7 @@ impl Ground {
             Refused::by_test(&error)
         })?;
         let swapped = swap(&stage.staged, &self.nginx, &self.journals, &mut |_| {});
-        let swapped = swapped.map_err(|error| {
-            // Else the old tree lies there.
-            if error.undone {
-                stage.clear();
-            }
-            Refused { failure: passing(error.why), way: error.undone }
-        })?;
+        let swapped = swapped.map_err(|error| stage.not_swapped(error))?;
         drift.extend(swapped.drift.iter().map(shown));
         keep(swapped, &mut |_| {}).map_err(|error| Refused::from(passing(error)))?;
         Ok(Outcome::Unproven("nginx doesn't run on this node".to_owned()))
@@ -522,7 +526,7 @@ struct Live {
     few: Vec<Few>,
 }
 
-/// Trees that were built beside the live ones; what isn't swapped in goes with this.
+/// Trees that were built beside the live ones; who doesn't swap them in clears them away.
 #[derive(Default)]
 struct Stage {
     staged: Staged,
@@ -562,9 +566,17 @@ impl Stage {
     /// Only while the new trees lie there, not the old ones.
     fn clear(&self) {
         for path in &self.paths {
-            // What is left is removed by the next attempt at the same generation.
+            // What is left is removed by the next attempt at the same generation, or the next start.
             let _ = remove(path);
         }
+    }
+
+    fn not_swapped(&self, error: NotSwapped) -> Refused {
+        // What is half exchanged may be the old tree.
+        if error.left != Left::Half {
+            self.clear();
+        }
+        Refused { failure: passing(error.why), way: error.left == Left::AsItWas }
     }
 }
 
@@ -580,14 +592,14 @@ pub(super) fn real(path: &Path) -> PathBuf {
 }
 
 /// A place for a staged tree, in the same directory.
-fn beside(path: &Path, id: Id) -> Option<PathBuf> {
+pub(super) fn beside(path: &Path, id: Id) -> Option<PathBuf> {
     let mut name = std::ffi::OsString::from(format!("{}-", standin_apply::HIDDEN));
     name.push(path.file_name()?);
     name.push(format!("-{}-{}", id.number, id.tree));
     Some(path.with_file_name(name))
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     let removed = match std::fs::symlink_metadata(path) {
         Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
         Ok(_) => std::fs::remove_file(path),

@@ -7,6 +7,7 @@ mod cluster;
 #[path = "../hosts/mod.rs"]
 mod hosts;
 mod killed;
+mod left;
 mod many;
 mod outside;
 mod refused;

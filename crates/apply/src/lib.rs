@@ -37,7 +37,10 @@ pub use nginx::Nginx;
 pub use parts::{Change, Part};
 pub use proof::{Before, NotProven, Proven, look, reload, reload_and_prove};
 pub use remedy::remedy;
-pub use swap::{Kept, NotSwapped, Recovered, Swapped, Undone, keep, recover, retire, swap, undo};
+pub use swap::{
+    Kept, Left, NotSwapped, Recovered, Swapped, Undone, keep, recover, retire, staged_by_journal,
+    swap, undo,
+};
 pub use test::{Refusal, Tested, Tester, test};
 pub use tester::serve as serve_tester;
 pub use whole::{Back, Means, Outcome, apply};

@@ -142,7 +142,8 @@ impl Piece {
     /// # Errors
     /// What the file system says; a link in the way to where something has to go back.
     pub(crate) fn take_back(&self, root: &Path) -> io::Result<()> {
-        let (Self::Put { spare, .. } | Self::Remove { spare, .. } | Self::Dress { spare, .. }) = self;
+        let (Self::Put { spare, .. } | Self::Remove { spare, .. } | Self::Dress { spare, .. }) =
+            self;
         // Without its folder it has been taken back already.
         let Some(spare) = gone(Spot::of(root, spare))? else { return Ok(()) };
         let spare = spare.path();

@@ -31,8 +31,18 @@ pub struct Swapped {
 #[derive(Debug)]
 pub struct NotSwapped {
     pub why: String,
-    /// Whether the old trees stand whole; else the journal is kept, and [`recover`] has to do it.
-    pub undone: bool,
+    pub left: Left,
+}
+
+/// What a swap that didn't happen leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing was begun, as an earlier swap is half done: [`recover`] has to undo that.
+    NotBegun,
+    /// The old trees stand whole, and the new ones lie where they were staged.
+    AsItWas,
+    /// Some of each: the journal is kept, and [`recover`] has to do it.
+    Half,
 }
 
 /// A proven generation whose predecessor still lies beside it.
@@ -89,11 +99,11 @@ pub(crate) fn swap_synced(
     synced: bool,
     hook: Hook<'_>,
 ) -> Result<Swapped, NotSwapped> {
-    let before = |why: String| NotSwapped { why, undone: true };
+    let before = |why: String| NotSwapped { why, left: Left::AsItWas };
     let drift = match Journal::read(state_dir).map_err(|error| before(error.to_string()))? {
         Some(journal) if !journal.proven => {
             let why = "an earlier swap was neither proven nor undone; `standin recover` undoes it";
-            return Err(NotSwapped { why: why.to_owned(), undone: false });
+            return Err(NotSwapped { why: why.to_owned(), left: Left::NotBegun });
         }
         Some(_) => retire(state_dir, hook).map_err(|error| before(error.to_string()))?,
         None => Vec::new(),
@@ -111,7 +121,9 @@ pub(crate) fn swap_synced(
         }
         Err(why) => match undo(swapped, hook) {
             Ok(_) => Err(before(why)),
-            Err(error) => Err(NotSwapped { why: format!("{why}; then: {error}"), undone: false }),
+            Err(error) => {
+                Err(NotSwapped { why: format!("{why}; then: {error}"), left: Left::Half })
+            }
         },
     }
 }
@@ -371,6 +383,15 @@ pub fn recover(state_dir: &Path, hook: Hook<'_>) -> io::Result<Recovered> {
             Ok(Recovered::Undone { generation: journal.generation, roots, drift })
         }
     }
+}
+
+/// Where the trees lie, or may lie, that a swap under way or one that is proven has put aside.
+///
+/// # Errors
+/// What the file system says; a journal that isn't understood.
+pub fn staged_by_journal(state_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let plans = Journal::read(state_dir)?.map(|journal| journal.plans).unwrap_or_default();
+    Ok(plans.into_iter().map(|plan| plan.staged).collect())
 }
 
 fn take_back(journal: &Journal, state_dir: &Path, hook: Hook<'_>) -> io::Result<Undone> {

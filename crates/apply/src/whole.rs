@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::classes::Class;
 use crate::nginx::Nginx;
 use crate::proof::{NotProven, Proven, look, reload, reload_and_prove};
-use crate::swap::{Kept, NotSwapped, Swapped, keep, swap_synced, sync, undo};
+use crate::swap::{Kept, Left, NotSwapped, Swapped, keep, swap_synced, sync, undo};
 use crate::test::{Refusal, Tested, Tester, test};
 use crate::{Drift, Hook, Staged, remedy};
 
@@ -81,7 +81,7 @@ pub fn apply(staged: &Staged, nginx: &Nginx, means: &Means, hook: Hook<'_>) -> O
     // The kernel tells a failed write once: another sync would go well, over bytes that are lost.
     if let Err(error) = synced {
         let why = format!("the new files can't be put on the disk: {error}");
-        return Outcome::NotSwapped(NotSwapped { why, undone: true });
+        return Outcome::NotSwapped(NotSwapped { why, left: Left::AsItWas });
     }
     let mut swapped = match swap_synced(staged, nginx, &means.state_dir, true, hook) {
         Ok(swapped) => swapped,

@@ -603,7 +603,8 @@ fn a_test_of_what_differs_writes_nothing_behind_a_link() {
         let edit = "echo '# new' | tee sites/d/a.inc sites/d/b.inc; rm sites/d/gone.inc; \
                     chmod 700 sites/d";
         let mut staged = Vec::new();
-        for part in ["put sites/d/a.inc", "put sites/d/b.inc", "remove sites/d/gone.inc", "dress sites/d"]
+        for part in
+            ["put sites/d/a.inc", "put sites/d/b.inc", "remove sites/d/gone.inc", "dress sites/d"]
         {
             staged.push((part, stage_parts(&mut nginx, edit, &[part])));
         }
@@ -616,7 +617,10 @@ fn a_test_of_what_differs_writes_nothing_behind_a_link() {
             let output = Command::new(TRIAL).args(test).args([root, &staged]).output().unwrap();
             assert_eq!(everything(&places), before, "{part}: {output:?}");
             let words = said(&output);
-            assert!(words.contains("couldn't be tested") && words.contains("sites/d"), "{output:?}");
+            assert!(
+                words.contains("couldn't be tested") && words.contains("sites/d"),
+                "{output:?}"
+            );
         }
     });
 }

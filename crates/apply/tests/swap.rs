@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use standin_apply::{
-    Change, Fingerprint, Nginx, Part, Recovered, Root, Staged, Step, keep, recover, retire, swap,
-    undo,
+    Change, Fingerprint, Left, Nginx, Part, Recovered, Root, Staged, Step, keep, recover, retire,
+    swap, undo,
 };
 
 const TRIAL: &str = env!("CARGO_BIN_EXE_standin-apply-trial");
@@ -442,7 +442,7 @@ fn the_next_swap_retires_the_one_before_and_an_unproven_one_stands_in_its_way() 
     let staged = one_root(&stage, None);
     let swapped = swap(&staged, &Nginx::default(), &state, &mut |_| ()).unwrap();
     let again = swap(&staged, &Nginx::default(), &state, &mut |_| ()).unwrap_err();
-    assert!(!again.undone && again.why.contains("standin recover"), "{again:?}");
+    assert!(again.left == Left::NotBegun && again.why.contains("standin recover"), "{again:?}");
     keep(swapped, &mut |_| ()).unwrap();
     fs::write(stage.at(".standin-plain/nginx.conf"), "drift").unwrap();
     let mut next = one_root(&stage, None);
@@ -461,7 +461,7 @@ fn a_root_behind_a_link_or_a_foreign_tree_is_left_alone() {
     let mut staged = one_root(&stage, None);
     staged.roots[0].path = stage.at("link");
     let refused = swap(&staged, &Nginx::default(), &state, &mut |_| ()).unwrap_err();
-    assert!(refused.undone && refused.why.contains("real path"), "{refused:?}");
+    assert!(refused.left == Left::AsItWas && refused.why.contains("real path"), "{refused:?}");
 
     let staged = one_root(&stage, None);
     let swapped = swap(&staged, &Nginx::default(), &state, &mut |_| ()).unwrap();
