@@ -88,15 +88,16 @@ impl Piece {
         }
     }
 
-    /// Where the old bytes are after the swap; `None` when there were none.
+    /// Where the old bytes are after the swap, if there were any: also where nothing was when the swap
+    /// was planned, somebody may have been quicker.
     pub(crate) fn old(&self) -> Option<PathBuf> {
         match self {
-            Self::Put { spare, old: Some(_), .. } => {
+            Self::Put { spare, .. } => {
                 let aside = aside(spare);
                 Some(if aside.symlink_metadata().is_ok() { aside } else { spare.clone() })
             }
             Self::Remove { spare, .. } => Some(spare.clone()),
-            Self::Put { .. } | Self::Dress { .. } => None,
+            Self::Dress { .. } => None,
         }
     }
 

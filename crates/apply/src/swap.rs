@@ -511,6 +511,12 @@ pub fn retire(state_dir: &Path, hook: Hook<'_>) -> io::Result<Vec<Drift>> {
                     let (before, now) = (plan.before.below(below), Fingerprint::of(&old)?);
                     safe.keep(number, plan, below, &old, &before, &now)?;
                 }
+                // The tree that the pieces were taken from; nobody has seen it live.
+                if !plan.is_in_parts() && plan.staged.symlink_metadata().is_ok() {
+                    let is_small = Fingerprint::of(&plan.staged)?.len() < leaving::LARGE;
+                    let done_with = if is_small { &mut small } else { &mut large };
+                    done_with.push(plan.staged.as_path());
+                }
             }
         }
     }

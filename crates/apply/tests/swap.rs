@@ -164,6 +164,7 @@ fn generations() -> (Trees, Trees) {
     assert_eq!(new[4], new[0], "and so it does where only that was staged");
     assert!(!stage.at(".standin-many").exists());
     assert!(!stage.at("mounted/.standin").exists() && !stage.at(".standin-plain").exists());
+    assert!(!stage.at(".standin-mounted").exists(), "its files are in their places");
     (old, new)
 }
 
@@ -188,7 +189,9 @@ fn killed_everywhere(then: &str, old: &Trees, new: &Trees) -> u32 {
         let code = said.status.code().unwrap();
         assert!(matches!(code, 0 | 137), "{then} {step}: {code}\n{shown}");
         let trees = stage.trees();
-        if &trees != new {
+        if &trees == new {
+            assert!(!stage.at(".standin-mounted").exists(), "{then} {step}");
+        } else {
             assert_eq!(&trees, old, "{then} {step}\n{shown}");
         }
         if code == 0 {
@@ -318,6 +321,30 @@ fn edits_are_kept_where_only_what_differs_was_staged() {
     assert_eq!(tree(&live), old);
     let found: Vec<String> = drift.iter().map(kept).collect();
     assert_eq!(found, ["sites/added/more.conf more", "nginx.conf edited meanwhile"]);
+}
+
+#[test]
+fn what_appears_at_the_place_of_a_new_file_just_before_it_is_kept() {
+    for (parts, root) in [(true, "many"), (false, "plain")] {
+        let stage = Stage::new();
+        let (state, live) = (stage.at("state"), stage.at(root));
+        let before = Fingerprint::of(&live).unwrap();
+        let staged =
+            if parts { few(&stage, Some(before)) } else { one_root(&stage, Some(before)) };
+        let added = live.join("sites/added");
+        let mut hook = |step| {
+            if step == Step::Journalled {
+                write(&added.join("c.conf"), "this node's own", 0o644);
+            }
+        };
+        let swapped = swap(&staged, &Nginx::default(), &state, &mut hook).unwrap();
+        keep(swapped, &mut |_| ()).unwrap();
+        assert_eq!(fs::read_to_string(added.join("c.conf")).unwrap(), "c");
+        let drift = retire(&state, &mut |_| ()).unwrap();
+        let kept = drift.iter().find(|one| one.path == Path::new("sites/added/c.conf"));
+        let kept = kept.and_then(|one| one.kept.clone()).unwrap_or_default();
+        assert_eq!(fs::read_to_string(kept).ok().as_deref(), Some("this node's own"), "{root}");
+    }
 }
 
 #[test]
