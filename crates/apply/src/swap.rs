@@ -186,8 +186,10 @@ fn whole(root: &Root, nginx: &Nginx) -> io::Result<Option<Way>> {
     let parent = root.path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let beside = root.staged.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let mount = mount_id(parent)?;
+    // A mount inside would go with the old tree, and what is in it would be removed with that.
     let one = mount_id(beside)? == mount
         && mount_id(&root.staged)? == mount
+        && !view::has_mounts_below(&root.path)?
         && (old.is_none() || mount_id(&root.path)? == mount);
     // A bind mount of nginx's would go on showing the old tree.
     let bound =

@@ -67,6 +67,15 @@ pub(crate) fn of(pid: Option<u32>, path: &Path) -> io::Result<View> {
     Ok(view)
 }
 
+/// Whether something is mounted in a tree, at whatever depth; a mount at `path` itself doesn't count.
+///
+/// # Errors
+/// What `/proc` says.
+pub(crate) fn has_mounts_below(path: &Path) -> io::Result<bool> {
+    let ours = mounts("/proc/thread-self/mountinfo")?;
+    Ok(ours.iter().any(|mount| mount.at != path && mount.at.starts_with(path)))
+}
+
 /// Unlike `join`, nothing is appended for an empty path.
 pub(crate) fn joined(base: &Path, rest: &Path) -> PathBuf {
     if rest.as_os_str().is_empty() { base.to_owned() } else { base.join(rest) }

@@ -329,8 +329,7 @@ fn what_appears_at_the_place_of_a_new_file_just_before_it_is_kept() {
         let stage = Stage::new();
         let (state, live) = (stage.at("state"), stage.at(root));
         let before = Fingerprint::of(&live).unwrap();
-        let staged =
-            if parts { few(&stage, Some(before)) } else { one_root(&stage, Some(before)) };
+        let staged = if parts { few(&stage, Some(before)) } else { one_root(&stage, Some(before)) };
         let added = live.join("sites/added");
         let mut hook = |step| {
             if step == Step::Journalled {
@@ -499,4 +498,22 @@ fn a_root_behind_a_link_or_a_foreign_tree_is_left_alone() {
     let error = recover(&state, &mut |_| ()).unwrap_err().to_string();
     assert!(error.contains("neither"), "{error}");
     assert!(stage.at(".standin-plain").exists() && stage.at("elsewhere").exists());
+}
+
+#[test]
+fn what_is_mounted_in_a_root_stays_mounted_there_with_its_files() {
+    if !root() {
+        return;
+    }
+    let stage = Stage::new();
+    let said = stage.run(&format!(
+        "set -e; cp -a {at}/plain/sites {at}/kept; mount -t tmpfs tmpfs {at}/plain/sites; \
+         cp -a {at}/kept/. {at}/plain/sites/; echo own >{at}/plain/sites/own.conf; \
+         mount --bind {at}/plain/sites {at}/kept; \
+         $T swap $S keep 0 {at}/plain {at}/.standin-plain; \
+         stat -c %d {at}/plain/sites {at}/kept | uniq | wc -l; cat {at}/kept/a.conf",
+        at = stage.at("").display()
+    ));
+    assert!(said.status.success(), "{said:?}");
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "1\na new", "{said:?}");
 }
