@@ -52,7 +52,10 @@ pub(super) enum Found {
     Applied(u64, Applied),
     Sight(Sight),
     Ready(Result<Ready, String>),
-    Retired(Vec<String>),
+    Retired {
+        drift: Vec<String>,
+        left: Vec<String>,
+    },
     Tickets(Looked),
     Outside(LookedOutside),
     TicketsLoaded(Outcome),
@@ -147,6 +150,8 @@ pub(super) struct Driver {
     pub(super) job: u64,
     pub(super) fetching: Option<Fetching>,
     retire_at: Option<tokio::time::Instant>,
+    /// What couldn't be removed when it was tried last.
+    told_left: Vec<String>,
     pub(super) tickets: Tickets,
     pub(super) outside: OutsideFiles,
     /// Who changes nginx's files, or has it load them, holds it.
@@ -181,6 +186,7 @@ pub(super) async fn run(
         job: 0,
         fetching: None,
         retire_at: None,
+        told_left: Vec::new(),
         tickets: Tickets::new(),
         outside: OutsideFiles::new(),
         turn: Arc::default(),
@@ -298,8 +304,12 @@ impl Driver {
                         .map_err(|error| format!("the files can't be watched: {error}"))?;
                     Ok(Ready { store, saved, had, watch, recovered, leftover })
                 });
-            // The driver may have ended.
+            // The driver may have ended; the same below.
             let _ = found.send(Found::Ready(ready));
+            // Large old trees that an earlier daemon had no time to remove. Nobody waits for it.
+            if let Ok(left) = standin_apply::left(&journals) {
+                let _ = found.send(Found::Retired { drift: Vec::new(), left });
+            }
         });
     }
 
@@ -356,9 +366,7 @@ impl Driver {
         if let Some(text) = recovered {
             self.tell(Severity::Warning, "sync_recovered", None, text);
         }
-        for text in leftover {
-            self.tell(Severity::Warning, "sync_leftover", None, text);
-        }
+        self.leftover(leftover);
         if let Some(running) = &self.running {
             running.watch.look();
         }
@@ -378,15 +386,16 @@ impl Driver {
         self.look_when_due();
         self.tickets_tick();
         self.outside_tick();
-        if self.retire_at.is_some_and(|at| at <= tokio::time::Instant::now()) {
+        let due = self.retire_at.is_some_and(|at| at <= tokio::time::Instant::now());
+        // Without a ground it stays due.
+        if let Some(ground) = self.ground().filter(|_| due) {
             self.retire_at = None;
-            if let Some(ground) = self.ground() {
-                let found = self.found.clone();
-                tokio::task::spawn_blocking(move || {
-                    // The driver may have ended; the same below.
-                    let _ = found.send(Found::Retired(ground.retire()));
-                });
-            }
+            let found = self.found.clone();
+            tokio::task::spawn_blocking(move || {
+                let (drift, left) = ground.retire();
+                // The driver may have ended; the same below.
+                let _ = found.send(Found::Retired { drift, left });
+            });
         }
     }
 
@@ -510,7 +519,10 @@ impl Driver {
             }
             Found::Applied(job, applied) if job == self.job => self.applied(applied).await,
             Found::Done(..) | Found::Applied(..) => {}
-            Found::Retired(drift) => self.drifted(&drift),
+            Found::Retired { drift, left } => {
+                self.drifted(&drift);
+                self.leftover(left);
+            }
             Found::Outside(looked) => self.outside_looked(looked),
             Found::Tickets(looked) => self.tickets_looked(looked),
             Found::TicketsLoaded(outcome) => self.tickets_loaded(&outcome),
@@ -565,6 +577,14 @@ impl Driver {
         if let Some(running) = &self.running {
             running.watch.look();
         }
+    }
+
+    /// Trees that can't be removed; what has been told is told once.
+    fn leftover(&mut self, left: Vec<String>) {
+        for text in left.iter().filter(|text| !self.told_left.contains(text)) {
+            self.tell(Severity::Warning, "sync_leftover", None, text.clone());
+        }
+        self.told_left = left;
     }
 
     fn drifted(&self, drift: &[String]) {

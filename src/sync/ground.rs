@@ -499,13 +499,27 @@ impl Ground {
         if told { Ok(()) } else { Err("nginx isn't known here".to_owned()) }
     }
 
-    /// Ends the old trees of earlier swaps; what was edited in them meanwhile, and where it is now.
-    pub(crate) fn retire(&self) -> Vec<String> {
+    /// Ends the old trees of earlier swaps; what was edited in them meanwhile, and where it is now, and
+    /// why something of them is still there.
+    pub(crate) fn retire(&self) -> (Vec<String>, Vec<String>) {
         // As above: the journal of a swap that begins just now must not go with the old one.
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let drift = retire(&self.journals, &mut |_| {});
-        // What couldn't be removed is tried again by the next swap.
-        drift.unwrap_or_default().iter().map(shown).collect()
+        // A large one takes its time, in which the next swap may begin.
+        drop(turn);
+        let failed = |error| {
+            vec![format!(
+                "what was there before the last change lies beside it still: {error}; it is tried again \
+                 by the next change"
+            )]
+        };
+        match drift {
+            Ok(drift) => {
+                let left = standin_apply::left(&self.journals).unwrap_or_else(failed);
+                (drift.iter().map(shown).collect(), left)
+            }
+            Err(error) => (Vec::new(), failed(error)),
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use rustix::fs::{FlockOperation, flock};
 use crate::fields::{self, Values, Writer, of_path};
 use crate::fingerprint::gone;
 use crate::journal::make_folder;
+use crate::pieces::inode;
+use crate::view::has_mounts_below;
 use crate::{HIDDEN, Hook, Step};
 
 const NAME: &str = "leaving";
@@ -29,20 +32,21 @@ pub(crate) const LARGE: usize = 250;
 /// After so many files, or a directory, the disk is left to others for [`PAUSE`].
 const STRIDE: usize = 64;
 
+/// Trees of one generation that can't be removed; more are no accident.
+const NAMES: usize = 100;
+
 /// As long as a commit takes.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Trees that are set aside.
 pub(crate) struct Leaving {
     state_dir: PathBuf,
-    /// Locked as long as somebody removes what it names.
-    list: File,
 }
 
-/// Sets trees aside, each in its own directory.
+/// Sets trees aside, each in its own directory. What couldn't be removed before stays on the list.
 ///
 /// # Errors
-/// What the file system says; those before the failing one are on the list.
+/// What the file system says of the list; all lies where it was then.
 pub(crate) fn set_aside(
     state_dir: &Path,
     trees: &[&Path],
@@ -51,15 +55,13 @@ pub(crate) fn set_aside(
     if trees.is_empty() {
         return Ok(None);
     }
-    finish(state_dir)?;
-    let aside = |tree: &Path| {
-        let mut name = tree.as_os_str().to_owned();
-        name.push(SUFFIX);
-        PathBuf::from(name)
-    };
+    // Locked until the next list is in its place, so that nobody takes that for the one before.
+    let before = List::locked(state_dir)?;
+    let stays = before.as_ref().map_or(Ok(Vec::new()), |list| list.clear(Duration::ZERO))?;
+    let asides: Vec<PathBuf> = trees.iter().map(|tree| aside(tree)).collect::<io::Result<_>>()?;
     let mut writer = Writer::default();
-    for tree in trees {
-        writer.record(&[NAME.as_bytes(), of_path(&aside(tree))]);
+    for tree in stays.iter().map(|(tree, _)| tree).chain(&asides) {
+        writer.record(&[NAME.as_bytes(), of_path(tree)]);
     }
     make_folder(state_dir)?;
     let (new, path) = (state_dir.join("leaving.new"), state_dir.join(NAME));
@@ -70,47 +72,93 @@ pub(crate) fn set_aside(
     fs::rename(&new, &path)?;
     File::open(state_dir)?.sync_all()?;
     hook(Step::Listed);
-    for (number, tree) in trees.iter().enumerate() {
-        fs::rename(tree, aside(tree))?;
+    for (number, (tree, aside)) in trees.iter().zip(&asides).enumerate() {
+        // One that stays under its name is in nobody's way either; the next start removes it.
+        let _stays = fs::rename(tree, aside);
         hook(Step::SetAside(number));
     }
-    let list = File::open(&path)?;
-    Ok(Some(Leaving { state_dir: state_dir.to_owned(), list }))
+    Ok(Some(Leaving { state_dir: state_dir.to_owned() }))
+}
+
+/// A free name: an earlier tree of the same generation may not have gone yet.
+fn aside(tree: &Path) -> io::Result<PathBuf> {
+    let name = |number: usize| {
+        let mut name = tree.as_os_str().to_owned();
+        if number > 0 {
+            name.push(format!("-{number}"));
+        }
+        name.push(SUFFIX);
+        PathBuf::from(name)
+    };
+    let is_free = |path: &PathBuf| path.symlink_metadata().is_err();
+    let free = (0..NAMES).map(name).find(is_free);
+    free.ok_or_else(|| {
+        io::Error::other(format!("{} old trees can't be removed: {}", NAMES, name(0).display()))
+    })
 }
 
 impl Leaving {
     /// Removes them, on a thread of its own where there is one to be had.
     pub(crate) fn begin(self) {
-        let Self { state_dir, list } = self;
-        // What isn't removed is on the list, for the next one that sets something aside, or a start.
+        // What isn't removed is on the list, for [`left`], and for the next one that sets something aside.
         let _left = thread::Builder::new().name("standin-leaving".into()).spawn(move || {
-            let _left = flock(&list, FlockOperation::LockExclusive)
-                .map_err(io::Error::from)
-                .and_then(|()| clear(&list, &state_dir, PAUSE));
+            let list = List::locked(&self.state_dir);
+            let _left = list.and_then(|list| list.map_or(Ok(Vec::new()), |list| list.clear(PAUSE)));
         });
     }
 }
 
-/// Waits until what was set aside before has gone, and removes what is left of it.
+/// Waits until what was set aside has gone; in words, what can't be removed.
 ///
 /// # Errors
-/// What the file system says; a list that isn't understood.
-pub(crate) fn finish(state_dir: &Path) -> io::Result<()> {
-    let Some(list) = gone(File::open(state_dir.join(NAME)))? else { return Ok(()) };
-    flock(&list, FlockOperation::LockExclusive)?;
-    clear(&list, state_dir, Duration::ZERO)
+/// What the file system says of the list; one that isn't understood.
+pub fn left(state_dir: &Path) -> io::Result<Vec<String>> {
+    let Some(list) = List::locked(state_dir)? else { return Ok(Vec::new()) };
+    let words = |(tree, error): (PathBuf, io::Error)| {
+        format!(
+            "{} is an old tree that can't be removed: {error}; it is in nobody's way, and is tried again \
+             after the next change; mend that, or remove it by hand",
+            tree.display()
+        )
+    };
+    Ok(list.clear(PAUSE)?.into_iter().map(words).collect())
 }
 
-fn clear(mut list: &File, state_dir: &Path, pause: Duration) -> io::Result<()> {
-    let mut bytes = Vec::new();
-    list.read_to_end(&mut bytes)?;
-    let path = state_dir.join(NAME);
-    let words = || io::Error::new(io::ErrorKind::InvalidData, not_understood(&path));
-    for tree in trees(&bytes).ok_or_else(words)? {
-        gone(remove(&tree, pause))?;
+/// The list, locked for as long as somebody removes what it names.
+struct List {
+    file: File,
+    path: PathBuf,
+}
+
+impl List {
+    fn locked(state_dir: &Path) -> io::Result<Option<Self>> {
+        let path = state_dir.join(NAME);
+        // Each time round, somebody else has come to an end with a list.
+        loop {
+            let Some(file) = gone(File::open(&path))? else { return Ok(None) };
+            flock(&file, FlockOperation::LockExclusive)?;
+            if inode(&path)? == Some(file.metadata()?.ino()) {
+                return Ok(Some(Self { file, path }));
+            }
+        }
     }
-    gone(fs::remove_file(&path))?;
-    Ok(())
+
+    /// Removes what it names, and then itself; hands back what stays, and the list stays with that.
+    fn clear(&self, pause: Duration) -> io::Result<Vec<(PathBuf, io::Error)>> {
+        let mut bytes = Vec::new();
+        (&self.file).read_to_end(&mut bytes)?;
+        let words = || io::Error::new(io::ErrorKind::InvalidData, not_understood(&self.path));
+        let mut stays = Vec::new();
+        for tree in trees(&bytes).ok_or_else(words)? {
+            if let Err(error) = gone(remove(&tree, pause)) {
+                stays.push((tree, error));
+            }
+        }
+        if stays.is_empty() {
+            gone(fs::remove_file(&self.path))?;
+        }
+        Ok(stays)
+    }
 }
 
 fn not_understood(list: &Path) -> String {
@@ -138,26 +186,36 @@ fn trees(bytes: &[u8]) -> Option<Vec<PathBuf>> {
     Some(trees)
 }
 
-/// With a pause now and then: what others sync goes through the same journal of the file system.
-fn remove(tree: &Path, pause: Duration) -> io::Result<()> {
+/// Removes a tree, as much of it as can be, with a pause now and then: what others sync goes through the
+/// same journal of the file system.
+///
+/// # Errors
+/// The first thing that stays, with its path; a tree in which something is mounted is left as it is.
+pub(crate) fn remove(tree: &Path, pause: Duration) -> io::Result<()> {
+    let at = |path: &Path, error: io::Error| {
+        io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+    };
     if !tree.symlink_metadata()?.is_dir() {
-        return fs::remove_file(tree);
+        return fs::remove_file(tree).map_err(|error| at(tree, error));
     }
-    let mut files = 0;
+    if has_mounts_below(tree)? {
+        return Err(io::Error::other("something is mounted in it, whose files would go with it"));
+    }
+    let (mut files, mut failed) = (0, None);
     for entry in fs::read_dir(tree)? {
         let entry = entry?;
         let folder = entry.file_type()?.is_dir();
-        if folder {
-            gone(fs::remove_dir_all(entry.path()))?;
-        } else {
-            gone(fs::remove_file(entry.path()))?;
-            files += 1;
+        let path = entry.path();
+        let gone = gone(if folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) });
+        if let Err(error) = gone {
+            failed.get_or_insert(at(&path, error));
         }
+        files += 1;
         if !pause.is_zero() && (folder || files % STRIDE == 0) {
             thread::sleep(pause);
         }
     }
-    fs::remove_dir_all(tree)
+    failed.map_or_else(|| fs::remove_dir_all(tree), Err)
 }
 
 #[cfg(test)]

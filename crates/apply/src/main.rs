@@ -7,6 +7,7 @@
 //! standin-apply-trial swap STATE keep|undo KILL_AT PATH STAGED …
 //! standin-apply-trial recover STATE KILL_AT
 //! standin-apply-trial retire STATE KILL_AT
+//! standin-apply-trial left STATE
 //! ```
 //!
 //! A `STAGED` with a file `.parts` has only what differs. `KILL_AT` counts the steps; 0 kills at none. `PID_FILE` is `-` for none, `MASTER` 0 for none.
@@ -89,6 +90,11 @@ fn main() -> ExitCode {
             let drift = standin_apply::retire(Path::new(state), &mut killer(kill_at));
             println!("{drift:?}");
             drift.is_ok()
+        }
+        ["left", state] => {
+            let left = standin_apply::left(Path::new(state));
+            left.iter().flatten().for_each(|one| println!("{one}"));
+            left.is_ok()
         }
         _ => false,
     };

@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use standin_linux::private::mount_id;
@@ -374,8 +375,6 @@ pub fn undo(swapped: Swapped, hook: Hook<'_>) -> io::Result<Undone> {
 /// # Errors
 /// A journal that isn't understood, or what couldn't be put back.
 pub fn recover(state_dir: &Path, hook: Hook<'_>) -> io::Result<Recovered> {
-    // What is left of old trees is in nobody's way; who sets another one aside hears why.
-    let _left = leaving::finish(state_dir);
     match Journal::read(state_dir)? {
         None => Ok(Recovered::Clean),
         Some(journal) if journal.proven => Ok(Recovered::Clean),
@@ -471,7 +470,8 @@ fn whole_back(plan: &Plan, old: Option<u64>, new: u64) -> io::Result<()> {
     )))
 }
 
-/// Hidden folders hold links and copies; what is left of them the next swap removes.
+/// Removes the hidden folders inside a root, and the parts that were taken back. Of the first the next
+/// swap removes what is left, of the others the next start.
 fn discard(journal: &Journal) {
     for plan in &journal.plans {
         if let Way::Pieces { folders, .. } = &plan.way {
@@ -513,8 +513,8 @@ pub fn retire(state_dir: &Path, hook: Hook<'_>) -> io::Result<Vec<Drift>> {
                     let (before, now) = (plan.before.below(below), Fingerprint::of(&old)?);
                     safe.keep(number, plan, below, &old, &before, &now)?;
                 }
-                // The tree that the pieces were taken from; nobody has seen it live.
-                if !plan.is_in_parts() && plan.staged.symlink_metadata().is_ok() {
+                // The tree that the pieces were taken from, or what was there instead of the parts.
+                if plan.staged.symlink_metadata().is_ok() {
                     let is_small = Fingerprint::of(&plan.staged)?.len() < leaving::LARGE;
                     let done_with = if is_small { &mut small } else { &mut large };
                     done_with.push(plan.staged.as_path());
@@ -524,8 +524,10 @@ pub fn retire(state_dir: &Path, hook: Hook<'_>) -> io::Result<Vec<Drift>> {
     }
     let drift = safe.finish()?;
     hook(Step::DriftKept);
+    // What can't be removed goes out of the way, and is told by [`leaving::left`].
+    let stays = |tree: &&Path| gone(leaving::remove(tree, Duration::ZERO)).is_err();
+    large.extend(small.into_iter().filter(stays));
     let leaving = leaving::set_aside(state_dir, &large, hook)?;
-    small.into_iter().try_for_each(remove)?;
     discard(&journal);
     Journal::remove(state_dir)?;
     if let Some(leaving) = leaving {
@@ -539,13 +541,6 @@ pub fn retire(state_dir: &Path, hook: Hook<'_>) -> io::Result<Vec<Drift>> {
 fn is_old(plan: &Plan) -> io::Result<bool> {
     let Way::Whole { old: Some(old), new } = plan.way else { return Ok(false) };
     Ok(inode(&plan.path)? == Some(new) && inode(&plan.staged)? == Some(old))
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match path.symlink_metadata()?.is_dir() {
-        true => fs::remove_dir_all(path),
-        false => fs::remove_file(path),
-    }
 }
 
 /// Whether it is a file, or a link; false for what has gone meanwhile.

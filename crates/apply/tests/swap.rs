@@ -381,7 +381,7 @@ fn a_large_old_tree_leaves_beside_everything_and_no_kill_leaves_any_of_it() {
         let stage = large();
         let said = stage.run(&format!(
             "R='{at}plain {at}.standin-plain'; $T swap $S keep {step} $R; K=$?; \
-             $T recover $S 0 || exit 1; $T retire $S 0 || exit 2; $T recover $S 0; exit $K",
+             $T recover $S 0 || exit 1; $T retire $S 0 || exit 2; $T left $S || exit 3; exit $K",
             at = stage.at("").display()
         ));
         let code = said.status.code().unwrap();
@@ -516,4 +516,59 @@ fn what_is_mounted_in_a_root_stays_mounted_there_with_its_files() {
     ));
     assert!(said.status.success(), "{said:?}");
     assert_eq!(String::from_utf8_lossy(&said.stdout), "1\na new", "{said:?}");
+}
+
+#[test]
+fn an_old_tree_that_can_t_be_removed_is_in_nobody_s_way_and_is_told_with_its_path() {
+    if !root() {
+        return;
+    }
+    let stage = Stage::new();
+    let said = stage.run(&format!(
+        "set -e; cd {at}; R={at}plain; $T swap $S keep 6 $R {at}.standin-plain || true; \
+         mkdir -p .standin-plain/aa/m; mount -t tmpfs tmpfs .standin-plain/aa/m; \
+         echo own >.standin-plain/aa/m/own; \
+         $T retire $S 0 >&2; $T left $S; echo; \
+         $T swap $S keep 0 $R {at}.standin-mounted >&2; cat plain/nginx.conf .standin-plain-leaving/aa/m/own; \
+         cp -a plain .standin-plain; $T swap $S keep 0 $R {at}.standin-plain >&2; $T left $S >&2; \
+         umount .standin-plain-leaving/aa/m; $T left $S; ls -A . $S | grep leaving || true",
+        at = stage.at("").display()
+    ));
+    let text = String::from_utf8_lossy(&said.stdout);
+    assert!(said.status.success(), "{said:?}");
+    let (told, rest) = text.split_once("\n\n").unwrap_or_default();
+    assert!(told.contains(".standin-plain-leaving") && told.contains("mounted"), "{said:?}");
+    assert_eq!(rest, "new!own\n", "{said:?}");
+}
+
+#[test]
+fn a_file_that_can_t_be_removed_keeps_only_itself() {
+    let stage = Stage::new();
+    let (state, file) = (stage.at("state"), stage.at("plain/nginx.conf"));
+    let fixed = |how: &str, file: &Path| {
+        let done = Command::new("chattr").arg(how).arg(file).output();
+        done.is_ok_and(|done| done.status.success())
+    };
+    if !root() || !fixed("+i", &file) {
+        eprintln!("SKIPPED: no file can be made immutable here");
+        return;
+    }
+    let swapped = swap(&one_root(&stage, None), &Nginx::default(), &state, &mut |_| ()).unwrap();
+    keep(swapped, &mut |_| ()).unwrap();
+    let retired = retire(&state, &mut |_| ());
+    let left = standin_apply::left(&state).unwrap();
+    let mut next = one_root(&stage, None);
+    next.roots[0].staged = stage.at(".standin-mounted");
+    let again = swap(&next, &Nginx::default(), &state, &mut |_| ());
+    let old = stage.at(".standin-plain-leaving");
+    let names: Vec<_> = fs::read_dir(&old).into_iter().flatten().flatten().collect();
+    let folder = stage.at("");
+    let free = ["-name", "nginx.conf", "-exec", "chattr", "-i", "{}", "+"];
+    let freed = Command::new("find").arg(folder).args(free).output().unwrap();
+    assert!(freed.status.success(), "{retired:?}: {freed:?}");
+    retired.unwrap();
+    again.unwrap();
+    assert!(left.len() == 1 && left[0].contains("-leaving/nginx.conf"), "{left:?}");
+    assert_eq!(names.len(), 1, "{names:?}");
+    assert!(standin_apply::left(&state).unwrap().is_empty() && !old.exists());
 }
