@@ -18,7 +18,8 @@ use standin_tree::read::{Mark, Reader, Scan, Spec, Why};
 /// 50 ms of building, and as much of removing.
 pub(super) const LARGE: usize = 1000;
 
-/// One in so many may differ: each is a step of the exchange by itself, and what is left to gain gets less.
+/// One in so many may differ: what is left to gain gets less, and each is a step of the exchange, or lies
+/// in a directory that comes or goes with all that is in it.
 const ONE_IN: usize = 50;
 
 /// Bytes of what differs: nginx's test has them in memory.
@@ -43,7 +44,12 @@ impl Few {
         }
         // What its owners are called here, so that one who isn't known here makes no difference.
         let wanted = localised(wanted)?;
-        let parts = parts(there, &wanted).filter(|parts| parts.len() <= entries / ONE_IN)?;
+        let size = |part: &Part| match part.what {
+            What::Dress => 1,
+            _ => below(there, &part.path).len().max(below(&wanted, &part.path).len()),
+        };
+        let is_few = |parts: &[Part]| parts.iter().map(size).sum::<usize>() <= entries / ONE_IN;
+        let parts = parts(there, &wanted).filter(|parts| is_few(parts))?;
         let left_out = |path: &[u8]| exclude.exclude(&wanted.path, path);
         let apart = parts.iter().any(|part| {
             left_out(&part.path)
@@ -72,7 +78,7 @@ impl Few {
         self.parts.is_empty()
     }
 
-    /// Builds what differs at `at`; the names of what this host refused.
+    /// Builds what differs at `at`.
     pub(super) fn build(
         &self,
         builder: &mut Builder<'_>,
@@ -124,4 +130,42 @@ fn localised(root: &Root) -> Option<Root> {
     let only = Manifest::new(vec![root.clone()]);
     let only = only.map(|manifest| Owners::new().localised(&manifest));
     only.ok().and_then(|manifest: Manifest| manifest.root(&root.path).cloned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
+
+    use super::*;
+
+    #[test]
+    fn a_directory_that_goes_counts_as_much_as_is_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().canonicalize().unwrap().join("conf");
+        let fill = |name: &str, files: usize| {
+            std::fs::create_dir_all(at.join(name)).unwrap();
+            for file in 0..files {
+                std::fs::write(at.join(format!("{name}/{file}")), "x").unwrap();
+            }
+        };
+        let read = || {
+            let spec = Spec::new([at.clone()], Globs::default()).unwrap();
+            Reader::new().read(&spec, None, &mut |_| {}).unwrap()
+        };
+        let none = Globs::default();
+        fill("stays", LARGE);
+        let wanted = read().manifest.root(&at).unwrap().clone();
+        for (files, few) in [(10, true), (LARGE, false)] {
+            fill("goes", files);
+            let found = Few::of(&read(), &wanted, &none);
+            assert_eq!(found.is_some(), few, "{files} files go");
+        }
+        std::fs::remove_dir_all(at.join("goes")).unwrap();
+        let large = {
+            fill("comes", LARGE);
+            read().manifest.root(&at).unwrap().clone()
+        };
+        std::fs::remove_dir_all(at.join("comes")).unwrap();
+        assert!(Few::of(&read(), &large, &none).is_none(), "a large one that comes");
+    }
 }
