@@ -367,6 +367,8 @@ impl Driver {
             self.tell(Severity::Warning, "sync_recovered", None, text);
         }
         self.leftover(leftover);
+        // What a swap of the daemon before has left; without any this does nothing.
+        self.retire_at.get_or_insert_with(|| tokio::time::Instant::now() + RETIRE);
         if let Some(running) = &self.running {
             running.watch.look();
         }

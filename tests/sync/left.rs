@@ -53,4 +53,8 @@ fn of_a_tree_that_is_not_put_in_place_nothing_is_left() {
     let left = beside(n2);
     assert!(others.iter().all(|other| left.iter().any(|name| name == other)), "{left:?}");
     assert!(old.iter().all(|old| left.contains(old)), "the journal knows {old:?}: {left:?}");
+    // A shell may be in it for a minute; then it goes, though this daemon has put nothing in place.
+    wait_until("the tree before the last change to be removed", 3 * SOON, || {
+        beside(n2).iter().all(|name| !old.contains(name))
+    });
 }
