@@ -74,9 +74,9 @@ pub(crate) struct Applied {
     pub(crate) drift: Vec<String>,
 }
 
-type Failure = (Trouble, String);
+pub(super) type Failure = (Trouble, String);
 
-fn passing(what: impl std::fmt::Display) -> Failure {
+pub(super) fn passing(what: impl std::fmt::Display) -> Failure {
     (Trouble::Passing, what.to_string())
 }
 
@@ -354,6 +354,8 @@ impl Ground {
             let mut stage = self.stage((id, &wanted), Some(live), few, &mut applied.drift)?;
             let translation = self.translation(id, &mut stage);
             let exchanged = self.exchange(&stage, &mut applied.drift);
+            let own = translation.map(|it| it.own);
+            let exchanged = self.undisturbed(exchanged, &stage, own, live.hash);
             if let Ok(Outcome::Done | Outcome::Unproven(_)) = exchanged {
                 applied.translation = translation;
             }
@@ -414,7 +416,8 @@ impl Ground {
                     why =
                         format!("{why}; the old files are back, but nginx isn't proven: {unknown}");
                 }
-                Err((trouble, why).into())
+                let files = trouble == Trouble::Refused;
+                Err(Refused { failure: (trouble, why), way: false, files })
             }
             standin_apply::Outcome::Stuck { why, error } => Err(Refused::from((
                 Trouble::Refused,
@@ -542,7 +545,7 @@ struct Live {
 
 /// Trees that were built beside the live ones; who doesn't swap them in clears them away.
 #[derive(Default)]
-struct Stage {
+pub(super) struct Stage {
     staged: Staged,
     built: Vec<(Root, PathBuf)>,
     /// What those will be of which only what differs was built.
@@ -552,31 +555,38 @@ struct Stage {
 }
 
 /// Why nothing was exchanged.
-struct Refused {
-    failure: Failure,
+pub(super) struct Refused {
+    pub(super) failure: Failure,
     /// It may be for the way in which it was tried, not for the files.
     way: bool,
+    /// It is for the files that nginx has read.
+    pub(super) files: bool,
 }
 
 impl From<Failure> for Refused {
     fn from(failure: Failure) -> Self {
-        Self { failure, way: false }
+        Self { failure, way: false, files: false }
     }
 }
 
 impl Refused {
     fn by_test(why: &Refusal) -> Self {
-        Self { failure: refusal(why), way: !why.is_of_the_files() }
+        let failure = refusal(why);
+        let files = failure.0 == Trouble::Refused;
+        Self { failure, way: !why.is_of_the_files(), files }
     }
 
     /// There is another way only where it was tried in parts.
     fn of(self, stage: &Stage) -> Self {
-        let in_parts = stage.staged.roots.iter().any(|root| root.parts.is_some());
-        Self { way: self.way && in_parts, ..self }
+        Self { way: self.way && stage.is_in_parts(), ..self }
     }
 }
 
 impl Stage {
+    pub(super) fn is_in_parts(&self) -> bool {
+        self.staged.roots.iter().any(|root| root.parts.is_some())
+    }
+
     /// Only while the new trees lie there, not the old ones.
     fn clear(&self) {
         for path in &self.paths {
@@ -590,7 +600,7 @@ impl Stage {
         if error.left != Left::Half {
             self.clear();
         }
-        Refused { failure: passing(error.why), way: error.left == Left::AsItWas }
+        Refused { failure: passing(error.why), way: error.left == Left::AsItWas, files: false }
     }
 }
 

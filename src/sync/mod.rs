@@ -20,6 +20,7 @@ mod jobs;
 mod leftover;
 mod loaded;
 mod made;
+mod meanwhile;
 mod memory;
 mod opening;
 mod outside;

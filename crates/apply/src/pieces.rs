@@ -123,9 +123,11 @@ impl Piece {
             }
             Self::Remove { target, spare, old } => {
                 let (target, spare) = (Spot::of(root, target)?, Spot::of(root, spare)?);
-                match inode(target.path())? == Some(*old) {
-                    true => rename_new(target.path(), spare.path()),
-                    false => Ok(()),
+                match inode(target.path())? {
+                    Some(there) if there == *old => rename_new(target.path(), spare.path()),
+                    // nginx would load it with the generation.
+                    Some(_) => Err(io::Error::other("another file was put there meanwhile")),
+                    None => Ok(()),
                 }
             }
             Self::Dress { target, model, old, .. } => {
@@ -198,6 +200,11 @@ impl Piece {
             Self::Remove { spare, .. } => (spare, None),
             Self::Dress { .. } => return Ok(None),
         };
+        for aside in [newer(&aside(spare)), newer(spare)] {
+            if inode(&aside)?.is_some() {
+                return Ok(Some(aside));
+            }
+        }
         Ok(inode(spare)?.filter(|there| Some(*there) != ours).map(|_| spare.clone()))
     }
 
@@ -255,14 +262,21 @@ fn back(old: &Path, target: &Path) -> io::Result<()> {
         return rename_new(old, target);
     }
     match exchange(old, target) {
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            let mut name: OsString = old.as_os_str().to_owned();
-            name.push(".new");
-            fs::rename(target, PathBuf::from(name))?;
-            fs::rename(old, target)
-        }
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => back_without_exchange(old, target),
         other => Ok(other?),
     }
+}
+
+fn back_without_exchange(old: &Path, target: &Path) -> io::Result<()> {
+    fs::rename(target, newer(old))?;
+    fs::rename(old, target)
+}
+
+/// Where what lies at the target goes on file systems that can't exchange, when the old file goes back.
+fn newer(old: &Path) -> PathBuf {
+    let mut name: OsString = old.as_os_str().to_owned();
+    name.push(".new");
+    PathBuf::from(name)
 }
 
 /// Prepares everything that makes `root` like `staged`, without changing what is seen there.
@@ -353,5 +367,43 @@ impl<'r> Preparation<'r> {
             self.folders.push(folder.clone());
         }
         Ok(folder.join(self.pieces.len().to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where nothing can be exchanged (NFS, FUSE) the old file lies beside the spare name, and what somebody
+    /// wrote meanwhile goes beside that.
+    #[test]
+    fn what_somebody_wrote_where_nothing_can_be_exchanged_is_known_after_it_was_taken_back() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        let (target, spare) = (at("a.conf"), at("0"));
+        fs::write(&target, "old").unwrap();
+        fs::write(&spare, "new").unwrap();
+        let new = inode(&spare).unwrap().unwrap();
+        let old = inode(&target).unwrap();
+        let put = Piece::Put { target: target.clone(), spare: spare.clone(), new, old };
+        let told = |piece: &Piece| {
+            let found = piece.foreign().unwrap();
+            found.map(|path| fs::read_to_string(path).unwrap())
+        };
+        // As `place` does there, and then `back`.
+        fs::rename(&target, aside(&spare)).unwrap();
+        fs::rename(&spare, &target).unwrap();
+        fs::write(at("saved~"), "somebody's").unwrap();
+        fs::rename(at("saved~"), &target).unwrap();
+        back_without_exchange(&aside(&spare), &target).unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "old");
+        assert_eq!(told(&put).as_deref(), Some("somebody's"));
+
+        let old = inode(&target).unwrap().unwrap();
+        let remove = Piece::Remove { target: target.clone(), spare: at("1"), old };
+        remove.place(root.path()).unwrap();
+        fs::write(&target, "again somebody's").unwrap();
+        back_without_exchange(&at("1"), &target).unwrap();
+        assert_eq!(told(&remove).as_deref(), Some("again somebody's"));
     }
 }

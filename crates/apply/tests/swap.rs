@@ -347,6 +347,22 @@ fn what_appears_at_the_place_of_a_new_file_just_before_it_is_kept() {
 }
 
 #[test]
+fn what_was_replaced_just_before_its_removal_has_all_undone() {
+    let stage = Stage::new();
+    let (state, live) = (stage.at("state"), stage.at("many"));
+    let mut hook = |step| {
+        if step == Step::Journalled {
+            write(&live.join("new~"), "somebody's", 0o644);
+            fs::rename(live.join("new~"), live.join("gone.conf")).unwrap();
+        }
+    };
+    let not = swap(&few(&stage, None), &Nginx::default(), &state, &mut hook).unwrap_err();
+    assert!(not.left == Left::AsItWas && not.why.contains("gone.conf"), "{not:?}");
+    assert_eq!(fs::read_to_string(live.join("gone.conf")).unwrap(), "somebody's");
+    assert_eq!(fs::read_to_string(live.join("nginx.conf")).unwrap(), "old");
+}
+
+#[test]
 fn a_large_old_tree_leaves_beside_everything_and_no_kill_leaves_any_of_it() {
     if !root() {
         return;
