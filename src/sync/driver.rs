@@ -52,10 +52,10 @@ pub(super) enum Found {
     Applied(u64, Applied),
     Sight(Sight),
     Ready(Result<Ready, String>),
-    Retired {
-        drift: Vec<String>,
-        left: Vec<String>,
-    },
+    /// What was edited in old trees, and what of them can't be removed.
+    Retired(Vec<String>, Vec<String>),
+    /// A test had old trees retired.
+    Drifted(Vec<String>),
     Tickets(Looked),
     Outside(LookedOutside),
     TicketsLoaded(Outcome),
@@ -308,7 +308,7 @@ impl Driver {
             let _ = found.send(Found::Ready(ready));
             // Large old trees that an earlier daemon had no time to remove. Nobody waits for it.
             if let Ok(left) = standin_apply::left(&journals) {
-                let _ = found.send(Found::Retired { drift: Vec::new(), left });
+                let _ = found.send(Found::Retired(Vec::new(), left));
             }
         });
     }
@@ -396,7 +396,7 @@ impl Driver {
             tokio::task::spawn_blocking(move || {
                 let (drift, left) = ground.retire();
                 // The driver may have ended; the same below.
-                let _ = found.send(Found::Retired { drift, left });
+                let _ = found.send(Found::Retired(drift, left));
             });
         }
     }
@@ -521,7 +521,8 @@ impl Driver {
             }
             Found::Applied(job, applied) if job == self.job => self.applied(applied).await,
             Found::Done(..) | Found::Applied(..) => {}
-            Found::Retired { drift, left } => {
+            Found::Drifted(drift) => self.drifted(&drift),
+            Found::Retired(drift, left) => {
                 self.drifted(&drift);
                 self.leftover(left);
             }

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use standin_apply::{
-    Back, Fingerprint, Left, Means, Nginx, NotProven, NotSwapped, Refusal, Staged, Tester, keep,
-    retire, swap, test,
+    Back, Fingerprint, Means, Nginx, NotProven, Refusal, Staged, Tester, keep, retire, swap, test,
 };
 use standin_config::nginx::title::Title;
 use standin_core::sync::{Id, Outcome, TreeHash, Trouble};
@@ -312,19 +311,18 @@ impl Ground {
         Some(Translation { own: TreeHash(*own.as_bytes()), tree: id.tree })
     }
 
-    /// Tests a generation as if it stood in its place.
-    pub(crate) fn test(&self, id: Id) -> Outcome {
-        self.tested(id).map_or_else(failed, |()| Outcome::Done)
+    /// Tests a generation as if it stood in its place; and what was edited in old trees that went for that.
+    pub(crate) fn test(&self, id: Id) -> (Outcome, Vec<String>) {
+        let mut drift = Vec::new();
+        (self.tested(id, &mut drift).map_or_else(failed, |()| Outcome::Done), drift)
     }
 
-    fn tested(&self, id: Id) -> Result<(), Failure> {
+    fn tested(&self, id: Id, drift: &mut Vec<String>) -> Result<(), Failure> {
         let wanted = self.wanted(id)?;
         // Of a small tree all is built, whatever lies there.
         let live = self.has_large(&wanted).then(|| self.live().ok()).flatten();
-        // Its bytes are kept; the next apply has no more to say of it.
-        let mut drift = Vec::new();
         let mut tried = |few| {
-            let stage = self.stage((id, &wanted), live.as_ref(), few, &mut drift)?;
+            let stage = self.stage((id, &wanted), live.as_ref(), few, drift)?;
             let tested = test(&stage.staged, &self.nginx, &Self::tester(), PATIENCE);
             stage.clear();
             Ok(tested.map(drop).map_err(|error| Refused::by_test(&error).of(&stage)))
@@ -399,7 +397,7 @@ impl Ground {
                 stage.clear();
                 Err(Refused::by_test(&why))
             }
-            standin_apply::Outcome::NotSwapped(error) => Err(stage.not_swapped(error)),
+            standin_apply::Outcome::NotSwapped(error) => Err(self.not_swapped(stage, error, drift)),
             standin_apply::Outcome::PutBack { why, remedy, drift: edited, earlier, back } => {
                 drift.extend(earlier.iter().chain(&edited).map(shown));
                 stage.clear();
@@ -422,8 +420,8 @@ impl Ground {
             standin_apply::Outcome::Stuck { why, error } => Err(Refused::from((
                 Trouble::Refused,
                 format!(
-                    "{why}; the old files couldn't be put back: {error}. Mend that, then restart \
-                     standin, which tries it again"
+                    "{why}; the old files couldn't be put back: {error}. Mend that; the next change, or \
+                     a restart of standin, tries it again"
                 ),
             ))),
         }
@@ -441,9 +439,17 @@ impl Ground {
             Refused::by_test(&error)
         })?;
         let swapped = swap(&stage.staged, &self.nginx, &self.journals, &mut |_| {});
-        let swapped = swapped.map_err(|error| stage.not_swapped(error))?;
+        let swapped = swapped.map_err(|error| self.not_swapped(stage, error, drift))?;
         drift.extend(swapped.drift.iter().map(shown));
-        keep(swapped, &mut |_| {}).map_err(|error| Refused::from(passing(error)))?;
+        if let Err(not) = keep(swapped, &mut |_| {}) {
+            let why = passing(format!("it can't be written down: {}", not.error));
+            // What can't be undone now is undone by the next attempt.
+            if let Ok(undone) = standin_apply::undo(not.swapped, &mut |_| {}) {
+                drift.extend(undone.drift.iter().map(shown));
+                stage.clear();
+            }
+            return Err(Refused::from(why));
+        }
         Ok(Outcome::Unproven("nginx doesn't run on this node".to_owned()))
     }
 
@@ -526,7 +532,7 @@ impl Ground {
     }
 }
 
-fn shown(drift: &standin_apply::Drift) -> String {
+pub(super) fn shown(drift: &standin_apply::Drift) -> String {
     let path = drift.root.join(&drift.path);
     match &drift.kept {
         Some(kept) => format!("{} (now {})", path.display(), kept.display()),
@@ -558,7 +564,7 @@ pub(super) struct Stage {
 pub(super) struct Refused {
     pub(super) failure: Failure,
     /// It may be for the way in which it was tried, not for the files.
-    way: bool,
+    pub(super) way: bool,
     /// It is for the files that nginx has read.
     pub(super) files: bool,
 }
@@ -588,19 +594,11 @@ impl Stage {
     }
 
     /// Only while the new trees lie there, not the old ones.
-    fn clear(&self) {
+    pub(super) fn clear(&self) {
         for path in &self.paths {
             // What is left is removed by the next attempt at the same generation, or the next start.
             let _ = remove(path);
         }
-    }
-
-    fn not_swapped(&self, error: NotSwapped) -> Refused {
-        // What is half exchanged may be the old tree.
-        if error.left != Left::Half {
-            self.clear();
-        }
-        Refused { failure: passing(error.why), way: error.left == Left::AsItWas, files: false }
     }
 }
 

@@ -47,7 +47,14 @@ impl Driver {
                 self.keep(Id { number, tree }, Origin::Drift, done);
             }
             Job::Fetch { id, from } => self.fetch(id, from, done),
-            Job::Test(id) => drop(tokio::task::spawn_blocking(move || done(ground.test(id)))),
+            Job::Test(id) => {
+                let found = self.found.clone();
+                tokio::task::spawn_blocking(move || {
+                    let (outcome, drift) = ground.test(id);
+                    let _ = found.send(Found::Drifted(drift));
+                    done(outcome);
+                });
+            }
             Job::Load(id) => {
                 let known = running.translation;
                 drop(tokio::task::spawn_blocking(move || done(ground.load(id, known))));

@@ -1,10 +1,11 @@
-//! What somebody writes beside the parts of a large tree, while these are exchanged.
+//! An exchange that didn't go as it was meant: something was in its way, or somebody wrote meanwhile.
 
 use std::sync::PoisonError;
 
+use standin_apply::{Left, NotSwapped, Recovered, recover};
 use standin_core::sync::{Outcome, TreeHash};
 
-use super::ground::{Ground, Refused, Stage, passing};
+use super::ground::{Ground, Refused, Stage, passing, shown};
 
 impl Ground {
     /// What is exchanged in parts leaves alone what somebody else writes beside them. nginx may have read that
@@ -41,5 +42,31 @@ impl Ground {
             }
             exchanged => exchanged,
         }
+    }
+
+    /// Nothing was exchanged: clears what was staged, and undoes an earlier swap that stood in the way.
+    pub(super) fn not_swapped(
+        &self,
+        stage: &Stage,
+        error: NotSwapped,
+        drift: &mut Vec<String>,
+    ) -> Refused {
+        drift.extend(error.drift.iter().map(shown));
+        // What is half exchanged may be the old tree.
+        if error.left != Left::Half {
+            stage.clear();
+        }
+        let mut why = error.why;
+        if error.left == Left::NotBegun {
+            match recover(&self.journals, &mut |_| {}) {
+                Ok(Recovered::Undone { drift: edited, .. }) => {
+                    drift.extend(edited.iter().map(shown));
+                    why.push_str("; it is undone by now, and this is tried again");
+                }
+                Ok(Recovered::Clean) => {}
+                Err(error) => why = format!("{why}; that can't be undone: {error}"),
+            }
+        }
+        Refused { failure: passing(why), way: error.left == Left::AsItWas, files: false }
     }
 }

@@ -208,7 +208,7 @@ pub(crate) fn remove(tree: &Path, pause: Duration) -> io::Result<()> {
         let path = entry.path();
         let gone = gone(if folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) });
         if let Err(error) = gone {
-            failed.get_or_insert(at(&path, error));
+            failed.get_or_insert_with(|| at(&path, error));
         }
         files += 1;
         if !pause.is_zero() && (folder || files % STRIDE == 0) {

@@ -39,8 +39,8 @@ pub use parts::{Change, Part};
 pub use proof::{Before, NotProven, Proven, look, reload, reload_and_prove};
 pub use remedy::remedy;
 pub use swap::{
-    Kept, Left, NotSwapped, Recovered, Swapped, Undone, keep, recover, retire, staged_by_journal,
-    swap, undo,
+    Kept, Left, NotKept, NotSwapped, Recovered, Swapped, Undone, keep, recover, retire,
+    staged_by_journal, swap, undo,
 };
 pub use test::{Refusal, Tested, Tester, test};
 pub use tester::serve as serve_tester;

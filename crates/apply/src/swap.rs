@@ -33,6 +33,15 @@ pub struct Swapped {
 pub struct NotSwapped {
     pub why: String,
     pub left: Left,
+    /// What was edited in the old trees of the generation before, and in the new ones meanwhile.
+    pub drift: Vec<Drift>,
+}
+
+/// A swap that couldn't be called proven on the disk; it can still be undone.
+#[derive(Debug)]
+pub struct NotKept {
+    pub error: io::Error,
+    pub swapped: Swapped,
 }
 
 /// What a swap that didn't happen leaves.
@@ -100,17 +109,18 @@ pub(crate) fn swap_synced(
     synced: bool,
     hook: Hook<'_>,
 ) -> Result<Swapped, NotSwapped> {
-    let before = |why: String| NotSwapped { why, left: Left::AsItWas };
+    let not = |why: String, left, drift| NotSwapped { why, left, drift };
+    let before = |why: String| not(why, Left::AsItWas, Vec::new());
     let drift = match Journal::read(state_dir).map_err(|error| before(error.to_string()))? {
         Some(journal) if !journal.proven => {
             let why = "an earlier swap was neither proven nor undone; `standin recover` undoes it";
-            return Err(NotSwapped { why: why.to_owned(), left: Left::NotBegun });
+            return Err(not(why.to_owned(), Left::NotBegun, Vec::new()));
         }
         Some(_) => retire(state_dir, hook).map_err(|error| before(error.to_string()))?,
         None => Vec::new(),
     };
-    if !synced {
-        parts::remember(staged).map_err(|error| before(error.to_string()))?;
+    if !synced && let Err(error) = parts::remember(staged) {
+        return Err(not(error.to_string(), Left::AsItWas, drift));
     }
     let mut journal = Journal { generation: staged.generation.clone(), ..Journal::default() };
     let planned = plan(staged, nginx, state_dir, synced, &mut journal, hook);
@@ -120,12 +130,16 @@ pub(crate) fn swap_synced(
             hook(Step::Swapped);
             Ok(swapped)
         }
-        Err(why) => match undo(swapped, hook) {
-            Ok(_) => Err(before(why)),
-            Err(error) => {
-                Err(NotSwapped { why: format!("{why}; then: {error}"), left: Left::Half })
+        Err(why) => {
+            let mut drift = std::mem::take(&mut swapped.drift);
+            match undo(swapped, hook) {
+                Ok(undone) => {
+                    drift.extend(undone.drift);
+                    Err(not(why, Left::AsItWas, drift))
+                }
+                Err(error) => Err(not(format!("{why}; then: {error}"), Left::Half, drift)),
             }
-        },
+        }
     }
 }
 
@@ -347,15 +361,24 @@ fn sync_folders(plan: &Plan) -> io::Result<()> {
 /// [`retire`], or the next swap: somebody may be working in them.
 ///
 /// # Errors
-/// What the file system says; the new trees are live all the same, until [`recover`].
-pub fn keep(mut swapped: Swapped, hook: Hook<'_>) -> io::Result<Kept> {
-    for plan in &mut swapped.journal.plans {
-        sync_folders(plan)?;
-        // Only who goes back asks what the new tree looked like.
-        plan.fresh = Fingerprint::default();
-    }
+/// What the file system says; the new trees are live all the same, until [`undo`] or [`recover`].
+pub fn keep(mut swapped: Swapped, hook: Hook<'_>) -> Result<Kept, Box<NotKept>> {
+    let plans = &mut swapped.journal.plans;
+    let synced = plans.iter().try_for_each(sync_folders);
+    // Only who goes back asks what the new tree looked like.
+    let fresh: Vec<_> = plans.iter_mut().map(|plan| std::mem::take(&mut plan.fresh)).collect();
     swapped.journal.proven = true;
-    swapped.journal.write(&swapped.state_dir)?;
+    if let Err(error) = synced.and_then(|()| swapped.journal.write(&swapped.state_dir)) {
+        // It may be there all the same: then nobody undoes it.
+        let there = Journal::read(&swapped.state_dir);
+        if !there.is_ok_and(|there| there.is_some_and(|journal| journal.proven)) {
+            swapped.journal.proven = false;
+            for (plan, fresh) in swapped.journal.plans.iter_mut().zip(fresh) {
+                plan.fresh = fresh;
+            }
+            return Err(Box::new(NotKept { error, swapped }));
+        }
+    }
     hook(Step::Kept);
     let old = swapped.journal.plans.iter().map(|plan| plan.staged.clone());
     Ok(Kept { old: old.collect() })

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::classes::Class;
 use crate::nginx::Nginx;
 use crate::proof::{NotProven, Proven, look, reload, reload_and_prove};
-use crate::swap::{Kept, Left, NotSwapped, Swapped, keep, swap_synced, sync, undo};
+use crate::swap::{Kept, Left, NotKept, NotSwapped, Swapped, keep, swap_synced, sync, undo};
 use crate::test::{Refusal, Tested, Tester, test};
 use crate::{Drift, Hook, Staged, remedy};
 
@@ -81,7 +81,7 @@ pub fn apply(staged: &Staged, nginx: &Nginx, means: &Means, hook: Hook<'_>) -> O
     // The kernel tells a failed write once: another sync would go well, over bytes that are lost.
     if let Err(error) = synced {
         let why = format!("the new files can't be put on the disk: {error}");
-        return Outcome::NotSwapped(NotSwapped { why, left: Left::AsItWas });
+        return Outcome::NotSwapped(NotSwapped { why, left: Left::AsItWas, drift: Vec::new() });
     }
     let mut swapped = match swap_synced(staged, nginx, &means.state_dir, true, hook) {
         Ok(swapped) => swapped,
@@ -91,12 +91,12 @@ pub fn apply(staged: &Staged, nginx: &Nginx, means: &Means, hook: Hook<'_>) -> O
     let why = match prove(nginx, &tested, &swapped, means) {
         Ok((proven, remedied)) => match keep(swapped, hook) {
             Ok(kept) => return Outcome::Proven { tested, proven, kept, earlier, remedied },
-            Err(error) => {
-                let what = format!("the journal in {}: {error}", means.state_dir.display());
-                return Outcome::Stuck {
-                    why: NotProven::Moved { what: what.clone() },
-                    error: what,
-                };
+            Err(not) => {
+                let NotKept { error, swapped: still } = *not;
+                swapped = still;
+                let state_dir = means.state_dir.display();
+                let what = format!("it can't be written down in {state_dir}: {error}");
+                Failure { why: NotProven::Moved { what }, remedy: None, told: true }
             }
         },
         Err(why) => why,

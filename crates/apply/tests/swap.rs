@@ -588,3 +588,43 @@ fn a_file_that_can_t_be_removed_keeps_only_itself() {
     assert_eq!(names.len(), 1, "{names:?}");
     assert!(standin_apply::left(&state).unwrap().is_empty() && !old.exists());
 }
+
+#[test]
+fn what_can_t_be_called_proven_on_the_disk_is_undone_and_stands_in_nobody_s_way() {
+    let stage = Stage::new();
+    let (state, live) = (stage.at("state"), stage.at("plain"));
+    let old = tree(&live);
+    let swapped = swap(&one_root(&stage, None), &Nginx::default(), &state, &mut |_| ()).unwrap();
+    // As a disk that is full.
+    fs::create_dir(state.join("journal.new")).unwrap();
+    let not = keep(swapped, &mut |_| ()).unwrap_err();
+    assert!(undo(not.swapped, &mut |_| ()).unwrap().drift.is_empty());
+    assert_eq!(tree(&live), old);
+    fs::remove_dir(state.join("journal.new")).unwrap();
+    swap(&one_root(&stage, None), &Nginx::default(), &state, &mut |_| ()).unwrap();
+}
+
+#[test]
+fn edits_in_an_old_tree_are_told_also_where_the_next_swap_fails() {
+    let stage = Stage::new();
+    let state = stage.at("state");
+    let swapped = swap(&one_root(&stage, None), &Nginx::default(), &state, &mut |_| ()).unwrap();
+    keep(swapped, &mut |_| ()).unwrap();
+    fs::write(stage.at(".standin-plain/nginx.conf"), "edited").unwrap();
+    // It fails after one file has been edited in its new place.
+    let live = stage.at("many");
+    let mut hook = |step| {
+        if step == (Step::Placed { root: 0, piece: 1 }) {
+            fs::write(live.join("nginx.conf"), "edited as well").unwrap();
+            fs::remove_file(live.join("gone.conf")).unwrap();
+            write(&live.join("gone.conf"), "another", 0o644);
+            fs::remove_dir_all(live.join("leaving")).unwrap();
+            fs::create_dir(live.join("leaving")).unwrap();
+        }
+    };
+    let not = swap(&few(&stage, None), &Nginx::default(), &state, &mut hook).unwrap_err();
+    let shown =
+        |one: &standin_apply::Drift| fs::read_to_string(one.kept.as_ref().unwrap()).unwrap();
+    let found: Vec<_> = not.drift.iter().map(shown).collect();
+    assert!(not.left == Left::AsItWas && found == ["edited", "edited as well"], "{not:?}");
+}
