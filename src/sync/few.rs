@@ -1,6 +1,7 @@
 //! A large tree in which little differs: only that is staged, so that one file among ten thousand costs
 //! what one file costs.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -57,13 +58,10 @@ impl Few {
                     && part.what != What::Dress
         });
         // What nobody has read and what goes with its directory is kept by the way of the whole tree.
+        let moved = moved(&parts);
         let unread = live.left_out.iter().filter(|it| it.root == wanted.path).any(|it| {
-            it.why != Why::Attributes
-                && parts.iter().any(|part| {
-                    part.what != What::Dress
-                        && Path::new(OsStr::from_bytes(&it.path))
-                            .starts_with(OsStr::from_bytes(&part.path))
-                })
+            let path = Path::new(OsStr::from_bytes(&it.path));
+            it.why != Why::Attributes && path.ancestors().any(|above| moved.contains(above))
         });
         let fits = bytes(&wanted, &parts) <= BYTES && !apart && !unread;
         fits.then(|| Self { live: there.clone(), parts })
@@ -90,15 +88,14 @@ impl Few {
 
     /// What those files were that go, when the reader read them last.
     pub(super) fn before(&self, reader: &Reader, spec: &Spec) -> Fingerprint {
-        let moved = self.parts.iter().filter(|part| part.what != What::Dress);
-        let moved: Vec<&Path> =
-            moved.map(|part| Path::new(OsStr::from_bytes(&part.path))).collect();
+        let moved = moved(&self.parts);
         let seen = reader.marks(spec, &self.live.path).filter_map(|(path, mark)| {
             let path = Path::new(OsStr::from_bytes(path));
             let Mark { mode, inode, size, modified } = mark;
             let modified_ns = i128::from(modified.s) * 1_000_000_000 + i128::from(modified.ns);
             let seen = Seen { mode, inode, size, modified_ns };
-            moved.iter().any(|moved| path.starts_with(moved)).then(|| (path.to_owned(), seen))
+            let moves = path.ancestors().any(|above| moved.contains(above));
+            moves.then(|| (path.to_owned(), seen))
         });
         Fingerprint::of_seen(seen)
     }
@@ -124,6 +121,13 @@ impl Few {
         let built = Reader::new().read(&spec, None, &mut |_| {}).ok()?.manifest;
         applied(&self.live, &self.parts, built.root(at)?).ok()
     }
+}
+
+/// The paths at which something comes or goes. There may be thousands: they are looked up, not gone through,
+/// for each of the files of a root.
+fn moved(parts: &[Part]) -> HashSet<&Path> {
+    let moved = parts.iter().filter(|part| part.what != What::Dress);
+    moved.map(|part| Path::new(OsStr::from_bytes(&part.path))).collect()
 }
 
 fn localised(root: &Root) -> Option<Root> {
@@ -167,5 +171,27 @@ mod tests {
         };
         std::fs::remove_dir_all(at.join("comes")).unwrap();
         assert!(Few::of(&read(), &large, &none).is_none(), "a large one that comes");
+    }
+
+    #[test]
+    fn what_was_there_before_is_what_comes_or_goes_with_all_below_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().canonicalize().unwrap().join("conf");
+        for file in 0..400 {
+            let folder = at.join(format!("d{}", file % 4));
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join(file.to_string()), "x").unwrap();
+        }
+        let spec = Spec::new([at.clone()], Globs::default()).unwrap();
+        let mut reader = Reader::new();
+        let scan = reader.read(&spec, None, &mut |_| {}).unwrap();
+        let live = scan.manifest.root(&at).unwrap().clone();
+        let path = |path: &str| Part { path: path.as_bytes().into(), what: What::Remove };
+        let mut parts = vec![path("none"), path("d1"), path("d2/2")];
+        parts.push(Part { path: b"d3".as_slice().into(), what: What::Dress });
+        let few = Few { live, parts };
+        let before = few.before(&reader, &spec);
+        // d1 with a hundred files, and one file of d2.
+        assert_eq!(format!("{before:?}").matches("Mark {").count(), 102);
     }
 }

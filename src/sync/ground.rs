@@ -623,7 +623,7 @@ pub(super) fn beside(path: &Path, id: Id) -> Option<PathBuf> {
 
 pub(super) fn remove(path: &Path) -> io::Result<()> {
     let removed = match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
+        Ok(meta) if meta.is_dir() => standin_apply::remove_tree(path),
         Ok(_) => std::fs::remove_file(path),
         Err(error) => Err(error),
     };

@@ -146,7 +146,9 @@ impl Fingerprint {
     pub(crate) fn below(&self, path: &Path) -> Self {
         let below =
             |(at, mark): (&PathBuf, &Mark)| Some((at.strip_prefix(path).ok()?.to_owned(), *mark));
-        let mut found: BTreeMap<PathBuf, Mark> = self.0.iter().filter_map(below).collect();
+        // Paths are sorted by their parts, so that what is below one follows it.
+        let near = self.0.range(path.to_owned()..).take_while(|(at, _)| at.starts_with(path));
+        let mut found: BTreeMap<PathBuf, Mark> = near.filter_map(below).collect();
         // A directory's own mark isn't part of its fingerprint.
         if found.get(Path::new("")).is_some_and(|mark| mark.mode & 0o170_000 == 0o040_000) {
             found.remove(Path::new(""));

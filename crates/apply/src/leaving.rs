@@ -124,6 +124,14 @@ pub fn left(state_dir: &Path) -> io::Result<Vec<String>> {
     Ok(list.clear(PAUSE)?.into_iter().map(words).collect())
 }
 
+/// Removes a tree that is or was staged, unless something is mounted in it.
+///
+/// # Errors
+/// The first thing that stays, with its path.
+pub fn remove_tree(tree: &Path) -> io::Result<()> {
+    remove(tree, Duration::ZERO)
+}
+
 /// The list, locked for as long as somebody removes what it names.
 struct List {
     file: File,

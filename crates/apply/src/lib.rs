@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 
 pub use classes::Class;
 pub use fingerprint::{Drift, DriftKind, Fingerprint, Seen};
-pub use leaving::left;
+pub use leaving::{left, remove_tree};
 pub use nginx::Nginx;
 pub use parts::{Change, Part};
 pub use proof::{Before, NotProven, Proven, look, reload, reload_and_prove};

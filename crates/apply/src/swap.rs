@@ -7,7 +7,6 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::io::Errno;
 use standin_linux::private::mount_id;
@@ -548,7 +547,7 @@ pub fn retire(state_dir: &Path, hook: Hook<'_>) -> io::Result<Vec<Drift>> {
     let drift = safe.finish()?;
     hook(Step::DriftKept);
     // What can't be removed goes out of the way, and is told by [`leaving::left`].
-    let stays = |tree: &&Path| gone(leaving::remove(tree, Duration::ZERO)).is_err();
+    let stays = |tree: &&Path| gone(leaving::remove_tree(tree)).is_err();
     large.extend(small.into_iter().filter(stays));
     let leaving = leaving::set_aside(state_dir, &large, hook)?;
     discard(&journal);
