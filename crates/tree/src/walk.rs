@@ -403,7 +403,17 @@ impl<'a> Walk<'a> {
     /// the bound.
     fn bytes_of(&mut self, file: &mut File, size: u64) -> io::Result<Option<(u64, Hash)>> {
         self.buffer.clear();
-        file.take(SMALL + 1).read_to_end(&mut self.buffer)?;
+        let mut rest = SMALL + 1;
+        if size <= SMALL {
+            // A read that ends before the byte that shouldn't be there has met the end: the usual case.
+            self.buffer.resize(usize::try_from(size + 1).unwrap_or(0), 0);
+            let length = retried(|| file.read(&mut self.buffer))?;
+            self.buffer.truncate(length);
+            rest = if length as u64 == size { 0 } else { rest - length as u64 };
+        }
+        if rest > 0 {
+            file.take(rest).read_to_end(&mut self.buffer)?;
+        }
         if self.buffer.len() as u64 <= SMALL {
             let hash = match self.store {
                 Some(store) => store.put(&self.buffer)?,
@@ -435,6 +445,16 @@ impl<'a> Walk<'a> {
             _ => hasher.finish(),
         };
         Ok(Some((total, hash)))
+    }
+}
+
+/// As [`io::Read::read_to_end`] does it: a signal that came meanwhile is no error.
+fn retried(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match read() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
     }
 }
 
