@@ -146,7 +146,9 @@ fn with_standin(runs: usize) -> Result<Vec<Run>> {
             sleep(STEADY);
             cluster.wait_ready();
         }
-        all.push(summed(loads));
+        let run = summed(loads);
+        tell("standin", all.len() + 1, runs, &run);
+        all.push(run);
         cluster.wait_states(&before);
     }
     Ok(all)
@@ -203,9 +205,23 @@ fn with_keepalived(runs: usize) -> Result<Vec<Run>> {
         }
         n1.wait_has(VIP, true, SOON);
         sleep(STEADY);
-        all.push(summed(loads));
+        let seen = summed(loads);
+        tell("keepalived", run + 1, runs, &seen);
+        all.push(seen);
     }
     Ok(all)
+}
+
+/// Twenty runs take minutes.
+fn tell(whose: &str, number: usize, of: usize, run: &Run) {
+    let ms = |gap: Duration| gap.as_secs_f64() * 1000.0;
+    eprintln!(
+        "  {whose}, run {number} of {of}: longest gap {:.1} ms ({:.1} with nothing moving), {} failed, {} cut",
+        ms(run.gap),
+        ms(run.steady_gap),
+        run.until_drained.failures.len(),
+        run.until_drained.closed
+    );
 }
 
 fn keepalived_text(name: &str, priority: u8) -> String {

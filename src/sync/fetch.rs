@@ -168,7 +168,7 @@ impl Fetch {
             }
             let frame = self.frame().await?;
             let store = Arc::clone(&self.store);
-            let mut waited = asked.clone();
+            let mut waited = std::mem::take(&mut asked);
             let mut begun = long.take();
             let done = blocking(move || {
                 let done = keep(&store, &frame, &mut waited, &mut begun)?;

@@ -285,11 +285,11 @@ impl Ground {
     }
 
     /// What this host made of a staged generation.
-    fn translation(&self, id: Id, stage: &mut Stage) -> Option<Translation> {
+    fn translation(&self, id: Id, stage: &Stage, written: Written) -> Option<Translation> {
         let exclude = self.spec.exclude().clone();
         let staged: Vec<PathBuf> = stage.built.iter().map(|(_, at)| at.clone()).collect();
         let spec = Spec::new(staged, exclude).ok()?;
-        let mut reader = Reader::knowing(std::mem::take(&mut stage.written));
+        let mut reader = Reader::knowing(written);
         let mut manifest = reader.glance(&spec, None, &mut |_| {}).ok()?.manifest;
         for (root, at) in &stage.built {
             manifest = manifest.moved(at, &root.path).ok()?;
@@ -350,8 +350,10 @@ impl Ground {
         let wanted = self.wanted(id)?;
         let mut tried = |live: &Live, few| {
             let mut stage = self.stage((id, &wanted), Some(live), few, &mut applied.drift)?;
-            let translation = self.translation(id, &mut stage);
-            let exchanged = self.exchange(&stage, &mut applied.drift);
+            let written = std::mem::take(&mut stage.written);
+            let mut translation = None;
+            let read = || translation = self.translation(id, &stage, written);
+            let exchanged = self.exchange(&stage, read, &mut applied.drift);
             let own = translation.map(|it| it.own);
             let exchanged = self.undisturbed(exchanged, &stage, own, live.hash);
             if let Ok(Outcome::Done | Outcome::Unproven(_)) = exchanged {
@@ -378,8 +380,15 @@ impl Ground {
         exchanged.map_err(|refused| refused.failure)
     }
 
-    fn exchange(&self, stage: &Stage, drift: &mut Vec<String>) -> Result<Outcome, Refused> {
+    /// Reads what is staged while nginx tests it.
+    fn exchange(
+        &self,
+        stage: &Stage,
+        read: impl FnOnce() + Send,
+        drift: &mut Vec<String>,
+    ) -> Result<Outcome, Refused> {
         if self.nginx.master.is_none() {
+            read();
             return self.exchange_without_nginx(stage, drift);
         }
         let means = Means {
@@ -388,7 +397,7 @@ impl Ground {
             patience: PATIENCE,
             may_restart: self.may_restart,
         };
-        match standin_apply::apply(&stage.staged, &self.nginx, &means, &mut |_| {}) {
+        match standin_apply::apply(&stage.staged, &self.nginx, &means, read, &mut |_| {}) {
             standin_apply::Outcome::Proven { earlier, .. } => {
                 drift.extend(earlier.iter().map(shown));
                 Ok(Outcome::Done)

@@ -11,12 +11,12 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use standin_linux::inotify::{Hint, Inotify};
 
 use crate::cluster::{Cluster, Node, SOON, conf};
-use crate::hosts::{skipped, wait_until};
+use crate::hosts::skipped;
 
 /// Where the steps of an apply leave marks.
 const PLACES: [&str; 4] = [
@@ -132,15 +132,25 @@ fn killed_at_each_step_of_an_apply_a_node_has_one_whole_generation_and_proves_th
         std::fs::rename(at("b.new"), at("conf/nginx.conf")).unwrap();
         let dead = |node: &mut Node| !node.daemon.as_mut().unwrap().runs();
         let mut killed = [false; 2];
-        wait_until("the apply to be through, or killed", SOON, || {
-            (0..2).all(|it| {
-                let node = &mut cluster.nodes[it + 1];
-                killed[it] = dead(node);
-                killed[it]
-                    || node.own()["proven"]["number"] == node.own()["desired"]["number"]
-                        && node.answer() == version
-            })
-        });
+        let began = Instant::now();
+        while !(0..2).all(|it| {
+            let node = &mut cluster.nodes[it + 1];
+            killed[it] = dead(node);
+            killed[it]
+                || node.own()["proven"]["number"] == node.own()["desired"]["number"]
+                    && node.answer() == version
+        }) {
+            let tell = |node: &Node| {
+                let log = node.host.read("/run/logs/standin");
+                let log: Vec<_> = log.lines().rev().take(15).collect();
+                format!("{}, answers {}\n{}\n{log:#?}", node.host.name, node.answer(), node.page())
+            };
+            let late = began.elapsed() > SOON;
+            assert!(!late, "step {step}: neither through nor killed: {killed:?}\n{}", {
+                cluster.nodes.iter().map(tell).collect::<Vec<_>>().join("\n")
+            });
+            std::thread::sleep(Duration::from_millis(5));
+        }
         // Marks of what follows a proof count, too.
         std::thread::sleep(Duration::from_millis(300));
         for (it, killer) in killers.into_iter().enumerate() {

@@ -62,7 +62,8 @@ fn main() -> ExitCode {
                 patience: PATIENCE,
                 may_restart: *may_restart == "yes",
             };
-            let outcome = standin_apply::apply(&staged, &nginx, &means, &mut killer(kill_at));
+            let outcome =
+                standin_apply::apply(&staged, &nginx, &means, || {}, &mut killer(kill_at));
             tell(&outcome);
             matches!(outcome, Outcome::Proven { .. })
         }

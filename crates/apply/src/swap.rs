@@ -97,15 +97,15 @@ pub fn swap(
     state_dir: &Path,
     hook: Hook<'_>,
 ) -> Result<Swapped, NotSwapped> {
-    swap_synced(staged, nginx, state_dir, false, hook)
+    swap_synced(staged, nginx, state_dir, None, hook)
 }
 
-/// As [`swap`]; `synced` says that the staged trees are on the disk already ([`sync`]).
+/// As [`swap`]; with what the staged trees look like ([`fresh`]) they are on the disk already ([`sync`]).
 pub(crate) fn swap_synced(
     staged: &Staged,
     nginx: &Nginx,
     state_dir: &Path,
-    synced: bool,
+    synced: Option<Vec<Fingerprint>>,
     hook: Hook<'_>,
 ) -> Result<Swapped, NotSwapped> {
     let not = |why: String, left, drift| NotSwapped { why, left, drift };
@@ -118,7 +118,9 @@ pub(crate) fn swap_synced(
         Some(_) => retire(state_dir, hook).map_err(|error| before(error.to_string()))?,
         None => Vec::new(),
     };
-    if !synced && let Err(error) = parts::remember(staged) {
+    if synced.is_none()
+        && let Err(error) = parts::remember(staged)
+    {
         return Err(not(error.to_string(), Left::AsItWas, drift));
     }
     let mut journal = Journal { generation: staged.generation.clone(), ..Journal::default() };
@@ -146,12 +148,15 @@ fn plan(
     staged: &Staged,
     nginx: &Nginx,
     state_dir: &Path,
-    synced: bool,
+    synced: Option<Vec<Fingerprint>>,
     journal: &mut Journal,
     hook: Hook<'_>,
 ) -> Result<(), String> {
+    let known = synced.is_some();
+    let mut fresh = synced.unwrap_or_default().into_iter();
     for root in &staged.roots {
         let at = |error: io::Error| format!("{}: {error}", root.path.display());
+        let looked = fresh.next();
         let before = match &root.before {
             Some(before) => before.clone(),
             None => Fingerprint::of(&root.path).map_err(at)?,
@@ -166,7 +171,7 @@ fn plan(
             journal.plans.push(Plan { path, staged, way, before, fresh });
             continue;
         }
-        let fresh = Fingerprint::of(&root.staged).map_err(at)?;
+        let fresh = looked.map_or_else(|| Fingerprint::of(&root.staged), Ok).map_err(at)?;
         let whole = whole(root, nginx).map_err(at)?;
         let way = whole.clone().unwrap_or(Way::NONE);
         let (path, staged) = (root.path.clone(), root.staged.clone());
@@ -177,7 +182,7 @@ fn plan(
     }
     hook(Step::Prepared);
     let as_staged = |plan: &Plan| matches!(plan.way, Way::Whole { .. }) || plan.is_in_parts();
-    let todo = |plan: &&Plan| !(synced && as_staged(plan));
+    let todo = |plan: &&Plan| !(known && as_staged(plan));
     for plan in journal.plans.iter().filter(todo) {
         sync_plan(plan).map_err(|error| format!("{}: {error}", plan.staged.display()))?;
     }
@@ -228,6 +233,18 @@ fn prepare(journal: &mut Journal, number: usize, state_dir: &Path) -> io::Result
         plan.way = Way::Pieces { folders, pieces };
     }
     Ok(())
+}
+
+/// What the staged trees look like, root by root; of those in parts nothing.
+///
+/// # Errors
+/// As [`Fingerprint::of`].
+pub(crate) fn fresh(staged: &Staged) -> io::Result<Vec<Fingerprint>> {
+    let look = |root: &Root| match root.parts {
+        Some(_) => Ok(Fingerprint::default()),
+        None => Fingerprint::of(&root.staged),
+    };
+    staged.roots.iter().map(look).collect()
 }
 
 /// Puts the staged trees on the disk, with what is needed to go back from parts.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::classes::Class;
 use crate::nginx::Nginx;
 use crate::proof::{NotProven, Proven, look, reload, reload_and_prove};
-use crate::swap::{Kept, Left, NotKept, NotSwapped, Swapped, keep, swap_synced, sync, undo};
+use crate::swap::{Kept, Left, NotKept, NotSwapped, Swapped, fresh, keep, swap_synced, sync, undo};
 use crate::test::{Refusal, Tested, Tester, test};
 use crate::{Drift, Hook, Staged, remedy};
 
@@ -65,14 +65,23 @@ pub enum Back {
     Unknown(NotProven),
 }
 
-/// Does all of it.
-pub fn apply(staged: &Staged, nginx: &Nginx, means: &Means, hook: Hook<'_>) -> Outcome {
+/// Does all of it; `meanwhile` is done while nginx tests, and has ended before anything is swapped.
+pub fn apply(
+    staged: &Staged,
+    nginx: &Nginx,
+    means: &Means,
+    meanwhile: impl FnOnce() + Send,
+    hook: Hook<'_>,
+) -> Outcome {
     // nginx tests while the disk takes what will be live.
-    let (tested, synced) = std::thread::scope(|scope| {
+    let (tested, synced, fresh) = std::thread::scope(|scope| {
         let synced = scope.spawn(|| sync(staged));
+        let fresh = scope.spawn(|| fresh(staged));
+        scope.spawn(meanwhile);
         let tested = test(staged, nginx, &means.tester, means.patience);
-        let panicked = |_| Err(io::Error::other("a thread has panicked"));
-        (tested, synced.join().unwrap_or_else(panicked))
+        let panicked = || io::Error::other("a thread has panicked");
+        let synced = synced.join().unwrap_or_else(|_| Err(panicked()));
+        (tested, synced, fresh.join().unwrap_or_else(|_| Err(panicked())))
     });
     let tested = match tested {
         Ok(tested) => tested,
@@ -83,7 +92,14 @@ pub fn apply(staged: &Staged, nginx: &Nginx, means: &Means, hook: Hook<'_>) -> O
         let why = format!("the new files can't be put on the disk: {error}");
         return Outcome::NotSwapped(NotSwapped { why, left: Left::AsItWas, drift: Vec::new() });
     }
-    let mut swapped = match swap_synced(staged, nginx, &means.state_dir, true, hook) {
+    let fresh = match fresh {
+        Ok(fresh) => fresh,
+        Err(error) => {
+            let why = format!("the new files can't be looked at: {error}");
+            return Outcome::NotSwapped(NotSwapped { why, left: Left::AsItWas, drift: Vec::new() });
+        }
+    };
+    let mut swapped = match swap_synced(staged, nginx, &means.state_dir, Some(fresh), hook) {
         Ok(swapped) => swapped,
         Err(why) => return Outcome::NotSwapped(why),
     };

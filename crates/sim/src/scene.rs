@@ -362,10 +362,14 @@ impl Scene {
 
     fn wake(&mut self, machine: u8, token: u32) {
         let host = &mut self.machines[usize::from(machine)];
-        if host.token != token || !host.running() {
+        if host.token != token {
             return;
         }
         host.armed = Nanos::MAX;
+        // It is armed anew when it goes on.
+        if !host.running() {
+            return;
+        }
         self.tick(machine);
         self.arm(machine);
     }

@@ -18,13 +18,14 @@ use rustix::fs::{
     symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
 
 use crate::attributes;
 use crate::hash::Hash;
 use crate::manifest::{Attribute, Entry, Kind, Root, Time, shown};
 use crate::owners::Owners;
 use crate::read::{Inodes, Known};
-use crate::stamp::{Seen, about, open_directory, open_file};
+use crate::stamp::{Seen, Stamp, about, open_directory, open_file};
 use crate::store::Store;
 
 /// Larger files are shared with the store where the file system can do that.
@@ -230,13 +231,23 @@ impl<'a> Builder<'a> {
                     | OFlags::EXCL
                     | OFlags::NOFOLLOW
                     | OFlags::CLOEXEC;
-                let fd = openat(directory, name, flags, Mode::RUSR | Mode::WUSR)?;
+                let plain = self.is_plain(entry);
+                let mode = if plain {
+                    Mode::from_raw_mode(entry.mode.into())
+                } else {
+                    Mode::RUSR | Mode::WUSR
+                };
+                let fd = openat(directory, name, flags, mode)?;
                 let mut file = File::from(fd);
                 self.fill(&mut file, *size, hash)?;
+                if let Some(stamp) = plain.then(|| dressed(file.as_fd(), entry)).flatten() {
+                    self.know(stamp, entry, *hash);
+                    return Ok(());
+                }
                 let refused = self.refused.len();
                 self.dress(file.as_fd(), name, entry)?;
                 if self.refused.len() == refused {
-                    self.know(&file, entry, *hash)?;
+                    self.know(Seen::open(&file)?.stamp, entry, *hash);
                 }
                 Ok(())
             }
@@ -255,13 +266,18 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn know(&mut self, file: &File, entry: &Entry, hash: Hash) -> io::Result<()> {
-        let stamp = Seen::open(file)?.stamp;
+    /// Whether a file that is created with its mode has its owner and all else already, most likely: each
+    /// change of an inode costs the file system microseconds.
+    fn is_plain(&mut self, entry: &Entry) -> bool {
+        let own = (geteuid(), getegid());
+        entry.attributes.is_empty() && entry.mode & !0o777 == 0 && self.ids(entry) == own
+    }
+
+    fn know(&mut self, stamp: Stamp, entry: &Entry, hash: Hash) {
         let attributes = entry.attributes.clone();
         let size = stamp.size;
         let known = Known { stamp, size, hash, attributes, complete: true, sure: true };
         self.written.insert(stamp.key(), known);
-        Ok(())
     }
 
     fn fill(&self, file: &mut File, size: u64, hash: &Hash) -> io::Result<()> {
@@ -318,6 +334,16 @@ impl<'a> Builder<'a> {
         let what = format!("the attribute {} was refused: {why}", shown(attribute));
         self.refused.push(Refused { path, what });
     }
+}
+
+/// Gives a file that was created with owner and mode the rest; `None` where the umask, the directory or the
+/// file system has given it something else.
+fn dressed(fd: BorrowedFd<'_>, entry: &Entry) -> Option<Stamp> {
+    attributes::write_open(fd, &entry.attributes).ok()?;
+    futimens(fd, &times(entry.modified)).ok()?;
+    let stamp = Seen::open(fd).ok()?.stamp;
+    let own = (stamp.uid, stamp.gid) == (geteuid().as_raw(), getegid().as_raw());
+    (own && stamp.mode & 0o7777 == entry.mode).then_some(stamp)
 }
 
 fn is_access_list(attributes: &[Attribute]) -> bool {

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::hash::Hash;
 
@@ -211,10 +211,20 @@ impl Root {
 }
 
 /// A whole tree. What is in one has been looked at: see [`Manifest::new`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Manifest {
     roots: Vec<Root>,
+    /// Its name, once somebody has asked for it: of ten thousand files it takes milliseconds.
+    hash: OnceLock<Hash>,
 }
+
+impl PartialEq for Manifest {
+    fn eq(&self, other: &Self) -> bool {
+        self.roots == other.roots
+    }
+}
+
+impl Eq for Manifest {}
 
 impl Manifest {
     /// Takes roots in any order, and entries sorted.
@@ -245,7 +255,11 @@ impl Manifest {
             }
             check_root(root, &mut total)?;
         }
-        Ok(Self { roots })
+        Ok(Self::of(roots))
+    }
+
+    const fn of(roots: Vec<Root>) -> Self {
+        Self { roots, hash: OnceLock::new() }
     }
 
     /// Sorted by path.
@@ -278,7 +292,7 @@ impl Manifest {
     /// the numbers of owners whose names are known, are left out.
     #[must_use]
     pub fn hash(&self) -> Hash {
-        crate::code::canonical_hash(self)
+        *self.hash.get_or_init(|| crate::code::canonical_hash(self))
     }
 
     /// The same tree with the root `from` at the path `to`: a staged tree as if it were in place.
@@ -297,7 +311,7 @@ impl Manifest {
     #[must_use]
     pub fn only(&self, paths: &[PathBuf]) -> Self {
         let wanted = |root: &&Root| paths.contains(&root.path);
-        Self { roots: self.roots.iter().filter(wanted).cloned().collect() }
+        Self::of(self.roots.iter().filter(wanted).cloned().collect())
     }
 
     /// Replaces every owner.
@@ -307,12 +321,12 @@ impl Manifest {
         mut user: impl FnMut(&Who) -> Who,
         mut group: impl FnMut(&Who) -> Who,
     ) -> Self {
-        let mut mapped = self.clone();
-        for entry in mapped.roots.iter_mut().flat_map(|root| &mut root.entries) {
+        let mut roots = self.roots.clone();
+        for entry in roots.iter_mut().flat_map(|root| &mut root.entries) {
             entry.user = user(&entry.user);
             entry.group = group(&entry.group);
         }
-        mapped
+        Self::of(roots)
     }
 }
 

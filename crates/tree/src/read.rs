@@ -12,7 +12,7 @@ use crate::hash::Hash;
 use crate::manifest::{Attribute, Fault, Manifest, Time, is_clean_root};
 use crate::stamp::Stamp;
 use crate::store::Store;
-use crate::walk::{Depth, Walk};
+use crate::walk::{Depth, Together, Walk, help};
 use std::os::unix::ffi::OsStrExt;
 
 /// The pause before a tree that moved is read again.
@@ -219,8 +219,15 @@ impl Reader {
         store: Option<&Store>,
         before_listing: BeforeListing<'_>,
     ) -> io::Result<Scan> {
-        let mut walk = Walk::new(spec, Depth::Read, store, &self.known, before_listing);
-        walk.all()?;
+        let (together, known) = (Together::default(), &self.known);
+        let mut walk = Walk::new(spec, Depth::Read, store, known, before_listing).with(&together);
+        thread::scope(|scope| {
+            let _end = together.ends();
+            // Where no thread can be had it takes longer.
+            let _other =
+                thread::Builder::new().spawn_scoped(scope, || help(spec, store, known, &together));
+            walk.all()
+        })?;
         let moved = walk.moved;
         let (mut scan, known, stamps) = walk.finish()?;
         self.known = known;

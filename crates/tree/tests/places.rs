@@ -14,7 +14,7 @@ use common::{Room, patience, picture};
 use standin_linux::spawn;
 use standin_tree::build::Builder;
 use standin_tree::globs::Globs;
-use standin_tree::manifest::Manifest;
+use standin_tree::manifest::{Kind, Manifest};
 use standin_tree::read::{LeftOut, Place, Reader, Spec, Why};
 
 fn spec(roots: &[&Path], exclude: &[&str]) -> Spec {
@@ -170,6 +170,30 @@ fn a_quiet_tree_is_not_read_twice() {
     room.write("7", "y");
     assert_eq!(read().files_read, 1);
     assert_eq!(read().files_read, 1, "it is too young to be known by its times");
+}
+
+#[test]
+fn a_large_tree_is_read_from_both_ends_and_each_file_once() {
+    let room = Room::new();
+    let content = |n: usize| format!("file {n}");
+    for n in 0..3000 {
+        room.write(&format!("{}/{n}", n % 30), &content(n));
+    }
+    fs::hard_link(room.live().join("0/0"), room.live().join("29/link")).unwrap();
+    for _ in 0..5 {
+        let mut reader = Reader::new();
+        let scan = reader.read(&room.spec(), Some(&*room.store), &mut |_| {}).unwrap();
+        assert!(scan.settled);
+        assert_eq!(scan.files_read, 3000);
+        let root = &scan.manifest.roots()[0];
+        assert_eq!(root.entries.len(), 1 + 30 + 3001);
+        for n in 0..3000 {
+            let entry = root.entry(format!("{}/{n}", n % 30).as_bytes()).unwrap();
+            let Kind::File { hash, .. } = entry.kind else { panic!("{entry:?}") };
+            assert_eq!(hash, standin_tree::hash::Hash::of(content(n).as_bytes()));
+            assert!(room.store.has(&hash));
+        }
+    }
 }
 
 /// Mounts need a namespace of their own: the test runs itself again in one.

@@ -47,6 +47,9 @@ impl Read for Object {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let most = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let buffer = buffer.get_mut(..most).unwrap_or_default();
+        if buffer.is_empty() {
+            return Ok(0);
+        }
         let length = self.file.read_at(buffer, self.at)?;
         self.at += length as u64;
         self.left -= length as u64;
