@@ -115,7 +115,9 @@ fn crowd(cluster: &Cluster) -> Result<Vec<(Habit, Load)>> {
 fn summed(loads: Vec<(Habit, Load)>) -> Run {
     let mut run = Run::default();
     for (habit, load) in loads {
-        for (phase, seen) in load.end_by_phase().into_iter().enumerate() {
+        for (phase, mut seen) in load.end_by_phase().into_iter().enumerate() {
+            let whose = |what: &String| format!("{habit:?}, phase {phase}: {what}");
+            seen.failures = seen.failures.iter().map(whose).collect();
             if habit == Habit::KeepAlive {
                 let gap = if phase == 0 { &mut run.steady_gap } else { &mut run.gap };
                 if phase % 2 == 1 || phase == 0 {
@@ -212,6 +214,9 @@ fn with_keepalived(runs: usize) -> Result<Vec<Run>> {
     Ok(all)
 }
 
+/// Failures of a run that are shown one by one.
+const SHOWN: usize = 3;
+
 /// Twenty runs take minutes.
 fn tell(whose: &str, number: usize, of: usize, run: &Run) {
     let ms = |gap: Duration| gap.as_secs_f64() * 1000.0;
@@ -222,6 +227,9 @@ fn tell(whose: &str, number: usize, of: usize, run: &Run) {
         run.until_drained.failures.len(),
         run.until_drained.closed
     );
+    for failure in run.after.failures.iter().chain(&run.until_drained.failures).take(SHOWN) {
+        eprintln!("    {failure}");
+    }
 }
 
 fn keepalived_text(name: &str, priority: u8) -> String {

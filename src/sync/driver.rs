@@ -1,7 +1,7 @@
 //! Feeds the replica with what happens, and does what it asks for.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use standin_apply::Nginx;
@@ -289,6 +289,7 @@ impl Driver {
         let (dir, options) = (self.around.state_dir.join("sync"), settings.options());
         let (journals, found) = (self.journals(), self.found.clone());
         let (keys, master) = (Keys::of(&self.around.state_dir), self.sight.nginx.master);
+        let turn = Arc::clone(&self.turn);
         tokio::task::spawn_blocking(move || {
             // What can't be seen is told by the first look at them, too.
             if matches!(keys.exist(), Ok(true)) {
@@ -296,6 +297,8 @@ impl Driver {
                 let _ = Place::of_this_host().prepare(master);
             }
             let reports = found.clone();
+            // A job of before this may still be at it, with a tree that no journal knows yet.
+            let held = turn.lock().unwrap_or_else(PoisonError::into_inner);
             let ready =
                 opening::open(&dir, &journals).and_then(|(store, saved, had, recovered)| {
                     let leftover = leftover::sweep(spec.roots(), &journals);
@@ -304,6 +307,7 @@ impl Driver {
                         .map_err(|error| format!("the files can't be watched: {error}"))?;
                     Ok(Ready { store, saved, had, watch, recovered, leftover })
                 });
+            drop(held);
             // The driver may have ended; the same below.
             let _ = found.send(Found::Ready(ready));
             // Large old trees that an earlier daemon had no time to remove. Nobody waits for it.

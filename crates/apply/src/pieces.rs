@@ -157,7 +157,12 @@ impl Piece {
                 if !is_aside && there == Some(*new) {
                     return Ok(());
                 }
-                let target = Spot::of(root, target)?;
+                let target = match gone(Spot::of(root, target))? {
+                    Some(target) => target,
+                    // It was new, and has gone with its directory.
+                    None if !is_aside && there.is_none() => return Ok(()),
+                    None => return Err(io::ErrorKind::NotFound.into()),
+                };
                 let target = target.path();
                 let ours = inode(target)? == Some(*new);
                 if is_aside {

@@ -363,6 +363,24 @@ fn what_was_replaced_just_before_its_removal_has_all_undone() {
 }
 
 #[test]
+fn a_new_file_that_goes_with_its_folder_keeps_nothing_else_from_being_put_back() {
+    let stage = Stage::new();
+    let (state, live, staged) = (stage.at("state"), stage.at("many"), stage.at(".standin-some"));
+    write(&live.join("lone/here.conf"), "here", 0o644);
+    write(&staged.join("0"), "new!", 0o644);
+    write(&staged.join("1"), "new", 0o644);
+    let paths = ["nginx.conf", "lone/new.conf"];
+    let parts = paths.map(|path| Part { path: path.into(), change: Change::Put });
+    let root = Root { path: live.clone(), staged, before: None, parts: Some(parts.to_vec()) };
+    let some = Staged { generation: "17".into(), roots: vec![root] };
+    let swapped = swap(&some, &Nginx::default(), &state, &mut |_| ()).unwrap();
+    assert_eq!(fs::read_to_string(live.join("lone/new.conf")).unwrap(), "new");
+    fs::remove_dir_all(live.join("lone")).unwrap();
+    undo(swapped, &mut |_| ()).unwrap();
+    assert_eq!(fs::read_to_string(live.join("nginx.conf")).unwrap(), "old");
+}
+
+#[test]
 fn a_large_old_tree_leaves_beside_everything_and_no_kill_leaves_any_of_it() {
     if !root() {
         return;

@@ -67,6 +67,8 @@ pub struct Builder<'a> {
     owners: Owners,
     refused: Vec<Refused>,
     written: Inodes,
+    /// Only root can look into the directory in which things are made.
+    secluded: bool,
 }
 
 /// What a crash left, or what was replaced; the name is standin's own, so that nobody reads it.
@@ -129,7 +131,8 @@ fn is_content(folder: &OwnedFd, name: &[u8], entry: &Entry) -> io::Result<bool> 
 impl<'a> Builder<'a> {
     #[must_use]
     pub fn new(store: &'a Store) -> Self {
-        Self { store, owners: Owners::new(), refused: Vec::new(), written: Inodes::new() }
+        let (refused, written) = (Vec::new(), Inodes::new());
+        Self { store, owners: Owners::new(), refused, written, secluded: false }
     }
 
     /// What it knows of the files that it has made, for a reader of them: nobody else has had them yet,
@@ -171,7 +174,10 @@ impl<'a> Builder<'a> {
         let fd = open_directory(&parent, name.as_bytes()).map_err(|e| fail(e.into()))?;
         let mut site = Site { at, root, present, folders: Folders::new(fd), made: 0 };
         site.clear()?;
-        site.fill(self)?;
+        self.secluded = present.is_none();
+        let filled = site.fill(self);
+        self.secluded = false;
+        filled?;
         site.finish(self)?;
         Ok(Built { made: site.made, refused: self.take_refused(None) })
     }
@@ -267,10 +273,12 @@ impl<'a> Builder<'a> {
     }
 
     /// Whether a file that is created with its mode has its owner and all else already, most likely: each
-    /// change of an inode costs the file system microseconds.
+    /// change of an inode costs the file system microseconds. Where others may look it is nobody's but root's
+    /// until all is as it should be: the directory may give it another group, or an access list.
     fn is_plain(&mut self, entry: &Entry) -> bool {
         let own = (geteuid(), getegid());
-        entry.attributes.is_empty() && entry.mode & !0o777 == 0 && self.ids(entry) == own
+        let bare = entry.attributes.is_empty() && entry.mode & !0o777 == 0;
+        self.secluded && bare && self.ids(entry) == own
     }
 
     fn know(&mut self, stamp: Stamp, entry: &Entry, hash: Hash) {
@@ -336,14 +344,19 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// Gives a file that was created with owner and mode the rest; `None` where the umask, the directory or the
-/// file system has given it something else.
+/// Gives a file that was created with owner and mode the rest, and what the umask took; `None` where the
+/// directory or the file system has given it something else.
 fn dressed(fd: BorrowedFd<'_>, entry: &Entry) -> Option<Stamp> {
     attributes::write_open(fd, &entry.attributes).ok()?;
+    let own = (geteuid().as_raw(), getegid().as_raw());
+    let looked = || Seen::open(fd).ok().map(|seen| seen.stamp).filter(|it| (it.uid, it.gid) == own);
     futimens(fd, &times(entry.modified)).ok()?;
-    let stamp = Seen::open(fd).ok()?.stamp;
-    let own = (stamp.uid, stamp.gid) == (geteuid().as_raw(), getegid().as_raw());
-    (own && stamp.mode & 0o7777 == entry.mode).then_some(stamp)
+    let stamp = looked()?;
+    if stamp.mode & 0o7777 == entry.mode {
+        return Some(stamp);
+    }
+    fchmod(fd, Mode::from_raw_mode(entry.mode.into())).ok()?;
+    looked().filter(|stamp| stamp.mode & 0o7777 == entry.mode)
 }
 
 fn is_access_list(attributes: &[Attribute]) -> bool {
@@ -440,7 +453,7 @@ impl Site<'_> {
         let store = builder.store;
         let make = |entries: &[Entry], top: OwnedFd| {
             let mut folders = Folders::new(top);
-            let mut own = Builder::new(store);
+            let mut own = Builder { secluded: true, ..Builder::new(store) };
             for entry in entries.iter().filter(|entry| is_alone(entry)) {
                 let path = self.at.join(entry.path());
                 let fail = |error| about(path.as_os_str().as_bytes(), error);

@@ -143,6 +143,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) moved: bool,
     buffer: Vec<u8>,
     beside: Option<(&'a Together, Side)>,
+    /// The second walk was told to begin.
+    called: bool,
     /// The second walk has come to where the first is.
     met: bool,
 }
@@ -171,6 +173,7 @@ impl<'a> Walk<'a> {
             moved: false,
             buffer: Vec::new(),
             beside: None,
+            called: false,
             met: false,
         }
     }
@@ -436,10 +439,7 @@ impl<'a> Walk<'a> {
             Some(known) => (*seen, known),
             None if self.met => return Ok(false),
             None => match self.contents(directory, name)? {
-                Some(read) => {
-                    self.share(&read.1);
-                    read
-                }
+                Some(read) => read,
                 None => return Ok(false),
             },
         };
@@ -473,10 +473,12 @@ impl<'a> Walk<'a> {
         Some(known)
     }
 
-    fn share(&self, known: &Known) {
+    /// Only of a file that stood still while it was read: that it moved the other walk wouldn't learn.
+    fn share(&mut self, known: &Known) {
         let Some((together, side)) = self.beside else { return };
         together.known().insert(known.stamp.key(), known.clone());
-        if side == Side::First && self.scan.files_read == MANY {
+        if side == Side::First && !self.called && self.scan.files_read >= MANY {
+            self.called = true;
             together.reach(Stage::Many);
         }
     }
@@ -522,6 +524,7 @@ impl<'a> Walk<'a> {
                 sure: still && after.stamp.is_old_at(begin),
             };
             if still {
+                self.share(&known);
                 return Ok(Some((after, known)));
             }
             last = Some((after, known));
