@@ -83,7 +83,9 @@ impl Driver {
     ) -> SystemTime {
         let Some(running) = &self.running else { return read };
         let before = running.disk.as_ref();
-        if let Some(disk) = before.filter(|disk| disk.tree == tree) {
+        // Another tree may have lain there in between, and nginx have loaded that.
+        let placed_since = |read| running.placed.is_some_and(|placed| placed >= read);
+        if let Some(disk) = before.filter(|disk| disk.tree == tree && !placed_since(disk.read)) {
             return disk.since;
         }
         let since = running.placed.map_or(newest, |placed| newest.max(placed));

@@ -25,6 +25,13 @@ fn fixed_seeds_break_no_promise() {
     hold_to_their_promises(1, 12);
 }
 
+/// A rollback was taken back by an edit before anybody had read what it had put there.
+#[test]
+fn what_nginx_has_loaded_isn_t_taken_for_the_tree_that_lay_there_before() {
+    let ended = run(9_546_833_296_082_153_647, 3157, Sabotage::None, true);
+    assert!(ended.is_ok(), "{:?}", ended.err().map(|failure| failure.what));
+}
+
 #[test]
 fn a_fresh_seed_breaks_no_promise_and_meets_most_of_what_can_happen() {
     let mut bytes = [0; 8];

@@ -234,7 +234,9 @@ impl World {
             Some((known, read)) if known == Some(tree) => read,
             _ => 0,
         });
-        let since = it.disk.filter(|disk| disk.tree == tree).map_or(since, |disk| disk.since);
+        // Another tree may have lain there in between, and nginx have loaded that.
+        let same = it.disk.filter(|disk| disk.tree == tree && disk.read > it.placed);
+        let since = same.map_or(since, |disk| disk.since);
         let lost = tip.is_some_and(|tip| self.trees.lost(tip.tree, tree));
         let loss = (lost && self.sabotage != Sabotage::HidesLosses)
             .then(|| "too many files are gone".to_owned());
