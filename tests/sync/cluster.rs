@@ -9,7 +9,7 @@ use crate::hosts::{Daemon, Host, Lan, STANDIN, skipped, wait_or_tell};
 const FILE: &str = "/etc/standin/standin.toml";
 
 /// Generous: two loaded cores, and a link that may be dialled anew.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(90);
 
 pub(crate) struct Node {
     pub(crate) host: Host,
