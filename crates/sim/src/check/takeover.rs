@@ -113,6 +113,7 @@ fn unwell(scene: &Scene, vip: u8, quiet: Quiet) -> Option<String> {
             let hears =
                 !scene.network.whole() || holder == machine || scene.hears(machine, holder, vip);
             holds(holder, true) && hears
+                || holds(holder, false) && follows_unheard(scene, machine, holder, vip)
         });
         if !served {
             return Some(format!("{host} is healthy, but no eligible node holds {name}"));
@@ -128,6 +129,14 @@ fn unwell(scene: &Scene, vip: u8, quiet: Quiet) -> Option<String> {
         let host = &scene.machines[usize::from(last_resort)].name;
         format!("nobody is eligible and nobody keeps {name}, not even {host}")
     })
+}
+
+/// Whether `machine` follows the holder by its answers alone: that it is no better than a last resort only
+/// its adverts would say, or a link.
+fn follows_unheard(scene: &Scene, machine: u8, holder: u8, vip: u8) -> bool {
+    scene.link.is_none()
+        && scene.machines[usize::from(machine)].shadows[usize::from(vip)]
+        && scene.network.is_mute(holder.into(), machine.into())
 }
 
 /// Whether nothing keeps `machine` from claiming, by the simulator's own knowledge.
