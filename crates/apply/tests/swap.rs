@@ -634,10 +634,12 @@ fn edits_in_an_old_tree_are_told_also_where_the_next_swap_fails() {
     let mut hook = |step| {
         if step == (Step::Placed { root: 0, piece: 1 }) {
             fs::write(live.join("nginx.conf"), "edited as well").unwrap();
-            fs::remove_file(live.join("gone.conf")).unwrap();
-            write(&live.join("gone.conf"), "another", 0o644);
+            // Made before the old ones go: else they may get their inodes.
+            write(&live.join("gone~"), "another", 0o644);
+            fs::create_dir(live.join("leaving~")).unwrap();
             fs::remove_dir_all(live.join("leaving")).unwrap();
-            fs::create_dir(live.join("leaving")).unwrap();
+            fs::rename(live.join("gone~"), live.join("gone.conf")).unwrap();
+            fs::rename(live.join("leaving~"), live.join("leaving")).unwrap();
         }
     };
     let not = swap(&few(&stage, None), &Nginx::default(), &state, &mut hook).unwrap_err();
