@@ -87,17 +87,17 @@ pub fn apply(
         Ok(tested) => tested,
         Err(refusal) => return Outcome::Refused(refusal),
     };
+    let not_swapped = |what: &str, error: io::Error| {
+        let why = format!("the new files can't be {what}: {error}");
+        Outcome::NotSwapped(NotSwapped { why, left: Left::AsItWas, drift: Vec::new() })
+    };
     // The kernel tells a failed write once: another sync would go well, over bytes that are lost.
     if let Err(error) = synced {
-        let why = format!("the new files can't be put on the disk: {error}");
-        return Outcome::NotSwapped(NotSwapped { why, left: Left::AsItWas, drift: Vec::new() });
+        return not_swapped("put on the disk", error);
     }
     let fresh = match fresh {
         Ok(fresh) => fresh,
-        Err(error) => {
-            let why = format!("the new files can't be looked at: {error}");
-            return Outcome::NotSwapped(NotSwapped { why, left: Left::AsItWas, drift: Vec::new() });
-        }
+        Err(error) => return not_swapped("looked at", error),
     };
     let mut swapped = match swap_synced(staged, nginx, &means.state_dir, Some(fresh), hook) {
         Ok(swapped) => swapped,

@@ -67,6 +67,8 @@ pub struct Builder<'a> {
     owners: Owners,
     refused: Vec<Refused>,
     written: Inodes,
+    /// Whose files are that this process makes.
+    own: (Uid, Gid),
     /// Only root can look into the directory in which things are made.
     secluded: bool,
 }
@@ -132,7 +134,8 @@ impl<'a> Builder<'a> {
     #[must_use]
     pub fn new(store: &'a Store) -> Self {
         let (refused, written) = (Vec::new(), Inodes::new());
-        Self { store, owners: Owners::new(), refused, written, secluded: false }
+        let own = (geteuid(), getegid());
+        Self { store, owners: Owners::new(), refused, written, own, secluded: false }
     }
 
     /// What it knows of the files that it has made, for a reader of them: nobody else has had them yet,
@@ -246,7 +249,7 @@ impl<'a> Builder<'a> {
                 let fd = openat(directory, name, flags, mode)?;
                 let mut file = File::from(fd);
                 self.fill(&mut file, *size, hash)?;
-                if let Some(stamp) = plain.then(|| dressed(file.as_fd(), entry)).flatten() {
+                if let Some(stamp) = plain.then(|| self.dressed(file.as_fd(), entry)).flatten() {
                     self.know(stamp, entry, *hash);
                     return Ok(());
                 }
@@ -276,9 +279,24 @@ impl<'a> Builder<'a> {
     /// change of an inode costs the file system microseconds. Where others may look it is nobody's but root's
     /// until all is as it should be: the directory may give it another group, or an access list.
     fn is_plain(&mut self, entry: &Entry) -> bool {
-        let own = (geteuid(), getegid());
         let bare = entry.attributes.is_empty() && entry.mode & !0o777 == 0;
-        self.secluded && bare && self.ids(entry) == own
+        self.secluded && bare && self.ids(entry) == self.own
+    }
+
+    /// Gives a file that was created with owner and mode the rest, and what the umask took; `None` where the
+    /// directory or the file system has given it something else.
+    fn dressed(&self, fd: BorrowedFd<'_>, entry: &Entry) -> Option<Stamp> {
+        attributes::write_open(fd, &entry.attributes).ok()?;
+        let own = (self.own.0.as_raw(), self.own.1.as_raw());
+        let looked = || Some(Seen::open(fd).ok()?.stamp).filter(|it| (it.uid, it.gid) == own);
+        let as_wanted = |stamp: &Stamp| stamp.mode & 0o7777 == entry.mode;
+        futimens(fd, &times(entry.modified)).ok()?;
+        let stamp = looked()?;
+        if as_wanted(&stamp) {
+            return Some(stamp);
+        }
+        fchmod(fd, Mode::from_raw_mode(entry.mode.into())).ok()?;
+        looked().filter(as_wanted)
     }
 
     fn know(&mut self, stamp: Stamp, entry: &Entry, hash: Hash) {
@@ -342,21 +360,6 @@ impl<'a> Builder<'a> {
         let what = format!("the attribute {} was refused: {why}", shown(attribute));
         self.refused.push(Refused { path, what });
     }
-}
-
-/// Gives a file that was created with owner and mode the rest, and what the umask took; `None` where the
-/// directory or the file system has given it something else.
-fn dressed(fd: BorrowedFd<'_>, entry: &Entry) -> Option<Stamp> {
-    attributes::write_open(fd, &entry.attributes).ok()?;
-    let own = (geteuid().as_raw(), getegid().as_raw());
-    let looked = || Seen::open(fd).ok().map(|seen| seen.stamp).filter(|it| (it.uid, it.gid) == own);
-    futimens(fd, &times(entry.modified)).ok()?;
-    let stamp = looked()?;
-    if stamp.mode & 0o7777 == entry.mode {
-        return Some(stamp);
-    }
-    fchmod(fd, Mode::from_raw_mode(entry.mode.into())).ok()?;
-    looked().filter(|stamp| stamp.mode & 0o7777 == entry.mode)
 }
 
 fn is_access_list(attributes: &[Attribute]) -> bool {

@@ -220,16 +220,18 @@ impl Reader {
         before_listing: BeforeListing<'_>,
     ) -> io::Result<Scan> {
         let (together, known) = (Together::default(), &self.known);
-        let mut walk = Walk::new(spec, Depth::Read, store, known, before_listing).with(&together);
-        thread::scope(|scope| {
+        let (moved, (mut scan, known, stamps)) = thread::scope(|scope| {
             let _end = together.ends();
-            // Where no thread can be had it takes longer.
-            let _other =
-                thread::Builder::new().spawn_scoped(scope, || help(spec, store, known, &together));
-            walk.all()
+            let call = || {
+                // Where no thread can be had it takes longer.
+                let _other = thread::Builder::new()
+                    .spawn_scoped(scope, || help(spec, store, known, &together));
+            };
+            let walk = Walk::new(spec, Depth::Read, store, known, before_listing);
+            let mut walk = walk.with(&together, &call);
+            walk.all()?;
+            io::Result::Ok((walk.moved, walk.finish()?))
         })?;
-        let moved = walk.moved;
-        let (mut scan, known, stamps) = walk.finish()?;
         self.known = known;
         scan.settled = !moved;
         scan.as_before = !moved && stamps == self.stamps;

@@ -7,7 +7,8 @@ use std::mem;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{CWD, Dir, FileType, readlinkat};
 
@@ -48,17 +49,8 @@ const MANY: usize = 500;
 #[derive(Debug, Default)]
 pub(crate) struct Together {
     known: Mutex<Inodes>,
-    /// The first has read [`MANY`] files.
-    worthwhile: Condvar,
-    state: Mutex<Stage>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Stage {
-    #[default]
-    Few,
-    Many,
-    Over,
+    /// The first walk has ended, well or not.
+    over: AtomicBool,
 }
 
 impl Together {
@@ -67,29 +59,9 @@ impl Together {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn state(&self) -> MutexGuard<'_, Stage> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn reach(&self, stage: Stage) {
-        *self.state() = stage;
-        self.worthwhile.notify_all();
-    }
-
-    /// Tells the second walk, when it is dropped, that the first has ended, well or not.
+    /// Tells the second walk, when it is dropped, that the first has ended.
     pub(crate) const fn ends(&self) -> Ends<'_> {
         Ends(self)
-    }
-
-    /// Waits until there is much to read; false when there isn't.
-    fn is_worthwhile(&self) -> bool {
-        let few = |stage: &mut Stage| *stage == Stage::Few;
-        let stage = self.worthwhile.wait_while(self.state(), few);
-        *stage.unwrap_or_else(PoisonError::into_inner) == Stage::Many
-    }
-
-    fn is_over(&self) -> bool {
-        *self.state() == Stage::Over
     }
 }
 
@@ -97,16 +69,13 @@ pub(crate) struct Ends<'a>(&'a Together);
 
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
-        self.0.reach(Stage::Over);
+        self.0.over.store(true, Ordering::Relaxed);
     }
 }
 
 /// Reads from the other end, beside a first walk, until both have met. What goes wrong the first walk finds
 /// for itself.
 pub(crate) fn help(spec: &Spec, store: Option<&Store>, known: &Inodes, together: &Together) {
-    if !together.is_worthwhile() {
-        return;
-    }
     let mut nothing = |_: Directory<'_>| {};
     let mut walk = Walk::new(spec, Depth::Read, store, known, &mut nothing);
     walk.beside = Some((together, Side::Second));
@@ -143,8 +112,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) moved: bool,
     buffer: Vec<u8>,
     beside: Option<(&'a Together, Side)>,
-    /// The second walk was told to begin.
-    called: bool,
+    /// Calls the second walk, once there is much to read.
+    call: Option<&'a dyn Fn()>,
     /// The second walk has come to where the first is.
     met: bool,
 }
@@ -173,14 +142,14 @@ impl<'a> Walk<'a> {
             moved: false,
             buffer: Vec::new(),
             beside: None,
-            called: false,
+            call: None,
             met: false,
         }
     }
 
-    /// With another that [helps](help).
-    pub(crate) fn with(self, together: &'a Together) -> Self {
-        Self { beside: Some((together, Side::First)), ..self }
+    /// With another that [helps](help) once it is called.
+    pub(crate) fn with(self, together: &'a Together, call: &'a dyn Fn()) -> Self {
+        Self { beside: Some((together, Side::First)), call: Some(call), ..self }
     }
 
     const fn is_second(&self) -> bool {
@@ -464,7 +433,8 @@ impl<'a> Walk<'a> {
         let known = together.known().get(&seen.stamp.key()).cloned();
         let known = known.filter(|known| known.stamp == seen.stamp);
         if side == Side::Second {
-            self.met = known.is_some() && seen.links == 1 || together.is_over();
+            let over = together.over.load(Ordering::Relaxed);
+            self.met = known.is_some() && seen.links == 1 || over;
             return known;
         }
         let known = known?;
@@ -475,11 +445,12 @@ impl<'a> Walk<'a> {
 
     /// Only of a file that stood still while it was read: that it moved the other walk wouldn't learn.
     fn share(&mut self, known: &Known) {
-        let Some((together, side)) = self.beside else { return };
+        let Some((together, _)) = self.beside else { return };
         together.known().insert(known.stamp.key(), known.clone());
-        if side == Side::First && !self.called && self.scan.files_read >= MANY {
-            self.called = true;
-            together.reach(Stage::Many);
+        if self.scan.files_read >= MANY
+            && let Some(call) = self.call.take()
+        {
+            call();
         }
     }
 
