@@ -341,8 +341,13 @@ impl Scene {
         self.misses(machine);
     }
 
+    /// The thread does one thing after the other: while it is at a step, what is missing waits for its end.
     pub(crate) fn put_back_all(&mut self, machine: u8) {
+        let life = self.machines[usize::from(machine)].life;
         let Some(host) = self.host(machine) else { return };
+        if host.step.is_some() {
+            return self.later(machine, PUT_BACK, Happening::PutBack { life });
+        }
         let Some(holding) = &host.holding else { return };
         let mut back = Vec::new();
         for change in holding.renewals() {
