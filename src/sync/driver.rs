@@ -1,7 +1,7 @@
 //! Feeds the replica with what happens, and does what it asks for.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use standin_apply::Nginx;
@@ -17,30 +17,28 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::fetch::Came;
-use super::ground::{self, Applied, Translation};
+use super::ground::{Applied, Translation};
 use super::loaded::is_another;
-use super::made::{self, Lens};
+use super::made::Lens;
+use super::opening::Ready;
 use super::outside::{LookedOutside, OutsideFiles};
 use super::peers::Sessions;
 use super::push::{Accepted, Goal, Pusher};
-use super::reading;
 use super::serve::Asked;
 use super::tickets::{Looked, Tickets};
 use super::wire::Said;
-use super::{Around, Settings, ToDriver, leftover, memory, opening};
+use super::{Around, Settings, ToDriver, memory, workers};
 use crate::api::types::sync as said;
-use crate::authority::Keys;
 use crate::control;
 use crate::control::log::Severity;
 use crate::link::Told;
 use crate::link::outlet::{FromPeer, FromPeers};
-use crate::tickets::Place;
 
 /// How often the state of VIPs and nginx is looked at, if nothing has happened.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Old trees stay for so long: a shell or an editor may be in one.
-const RETIRE: Duration = Duration::from_secs(60);
+pub(super) const RETIRE: Duration = Duration::from_secs(60);
 
 /// Where trees are that are sent by rsync.
 const RSYNC: &str = "rsync";
@@ -66,21 +64,10 @@ pub(super) enum Found {
 /// What is known of the VIP and of nginx.
 #[derive(Default)]
 pub(super) struct Sight {
-    holder: Option<String>,
+    pub(super) holder: Option<String>,
     pub(super) nginx: Nginx,
     pub(super) conf: Option<PathBuf>,
     pub(super) prefix: Option<PathBuf>,
-}
-
-/// The store and what was saved, once they are open.
-pub(super) struct Ready {
-    store: Arc<Store>,
-    saved: Saved,
-    had: Option<Had>,
-    watch: Watch,
-    recovered: Option<String>,
-    /// What couldn't be removed.
-    leftover: Vec<String>,
 }
 
 /// A tree, and when it was known to lie here; none: one that isn't known.
@@ -142,14 +129,14 @@ pub(super) struct Driver {
     /// The cluster file was read again while a job went by the old one.
     /// Or nginx has another master since it began.
     anew: bool,
-    starting: bool,
+    pub(super) starting: bool,
     pub(super) problem: Option<String>,
     pub(super) sessions: Sessions,
     pub(super) sight: Sight,
     looking: bool,
     pub(super) job: u64,
     pub(super) fetching: Option<Fetching>,
-    retire_at: Option<tokio::time::Instant>,
+    pub(super) retire_at: Option<tokio::time::Instant>,
     /// What couldn't be removed when it was tried last.
     told_left: Vec<String>,
     pub(super) tickets: Tickets,
@@ -272,118 +259,8 @@ impl Driver {
         }
     }
 
-    /// Opens the store and starts the watch, as soon as it is known which files are shared.
-    fn begin(&mut self) {
-        let Some(settings) = &self.settings else { return };
-        if self.running.is_some() || self.starting {
-            return;
-        }
-        let spec = match settings.spec(self.sight.conf.as_ref()) {
-            Ok(spec) => spec,
-            Err(why) => {
-                self.problem = Some(why);
-                return;
-            }
-        };
-        self.starting = true;
-        let (dir, options) = (self.around.state_dir.join("sync"), settings.options());
-        let (journals, found) = (self.journals(), self.found.clone());
-        let (keys, master) = (Keys::of(&self.around.state_dir), self.sight.nginx.master);
-        let turn = Arc::clone(&self.turn);
-        tokio::task::spawn_blocking(move || {
-            // What can't be seen is told by the first look at them, too.
-            if matches!(keys.exist(), Ok(true)) {
-                // The first generation may name them; what fails is told by the first look at them.
-                let _ = Place::of_this_host().prepare(master);
-            }
-            let reports = found.clone();
-            // A job of before this may still be at it, with a tree that no journal knows yet.
-            let held = turn.lock().unwrap_or_else(PoisonError::into_inner);
-            let ready =
-                opening::open(&dir, &journals).and_then(|(store, saved, had, recovered)| {
-                    let leftover = leftover::sweep(spec.roots(), &journals);
-                    let tell = move |report| drop(reports.send(Found::Report(report)));
-                    let watch = Watch::start(spec, options, Arc::clone(&store), tell)
-                        .map_err(|error| format!("the files can't be watched: {error}"))?;
-                    Ok(Ready { store, saved, had, watch, recovered, leftover })
-                });
-            drop(held);
-            // The driver may have ended; the same below.
-            let _ = found.send(Found::Ready(ready));
-            // Large old trees that an earlier daemon had no time to remove. Nobody waits for it.
-            if let Ok(left) = standin_apply::left(&journals) {
-                let _ = found.send(Found::Retired(Vec::new(), left));
-            }
-        });
-    }
-
     pub(super) fn journals(&self) -> PathBuf {
         standin_apply::folder(&self.around.state_dir)
-    }
-
-    async fn ready(&mut self, ready: Result<Ready, String>) {
-        self.starting = false;
-        let Ready { store, saved, had, watch, recovered, leftover } = match ready {
-            Ok(ready) => ready,
-            Err(why) => {
-                if self.problem.as_ref() != Some(&why) {
-                    self.tell(
-                        Severity::Error,
-                        "sync_failed",
-                        None,
-                        format!("files aren't shared: {why}"),
-                    );
-                }
-                self.problem = Some(why);
-                return;
-            }
-        };
-        let Some(settings) = &self.settings else { return };
-        let Ok(spec) = settings.spec(self.sight.conf.as_ref()) else { return };
-        self.problem = None;
-        let dir = self.around.state_dir.join("sync");
-        let translation = memory::translation(&dir);
-        let made = Arc::new(made::memory(&dir));
-        let values = Arc::clone(&settings.values);
-        let lens = Lens { values, made, exclude: spec.exclude().clone() };
-        self.running = Some(Running {
-            replica: Replica::new(settings.config.clone(), saved),
-            store,
-            spec,
-            disk: None,
-            translation,
-            lens,
-            watch,
-            reader: Arc::default(),
-            fault: None,
-            making: None,
-            unsure: None,
-            had,
-            placed: recovered.is_some().then(SystemTime::now),
-            undone: recovered.is_some(),
-            records: 0,
-            look_at: None,
-            patience: reading::AGAIN,
-            limit: None,
-            unreadable: None,
-        });
-        if let Some(text) = recovered {
-            self.tell(Severity::Warning, "sync_recovered", None, text);
-        }
-        self.leftover(leftover);
-        // What a swap of the daemon before has left; without any this does nothing.
-        self.retire_at.get_or_insert_with(|| tokio::time::Instant::now() + RETIRE);
-        if let Some(running) = &self.running {
-            running.watch.look();
-        }
-        for (peer, said) in self.sessions.said() {
-            self.feed(Input::Link { peer: peer.clone(), up: true }).await;
-            for message in said {
-                self.feed(Input::Heard { from: peer.clone(), message }).await;
-            }
-        }
-        let holder = self.sight.holder.clone();
-        self.feed(Input::Holder(holder)).await;
     }
 
     /// What is seen comes back as [`Found::Sight`], and what follows from it then.
@@ -434,7 +311,7 @@ impl Driver {
     async fn saw(&mut self, mut sight: Sight) {
         self.looking = false;
         // While another cluster file is taken up nginx is looked for anew, and runs all the same.
-        if sight.nginx.master.is_none() && self.sight.nginx.master.is_some_and(ground::is_master) {
+        if sight.nginx.master.is_none() && self.sight.nginx.master.is_some_and(workers::is_master) {
             sight.nginx = self.sight.nginx.clone();
         }
         let another = is_another(self.sight.nginx.master, sight.nginx.master);
@@ -587,7 +464,7 @@ impl Driver {
     }
 
     /// Trees that can't be removed; what has been told is told once.
-    fn leftover(&mut self, left: Vec<String>) {
+    pub(super) fn leftover(&mut self, left: Vec<String>) {
         for text in left.iter().filter(|text| !self.told_left.contains(text)) {
             self.tell(Severity::Warning, "sync_leftover", None, text.clone());
         }

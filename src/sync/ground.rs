@@ -1,23 +1,21 @@
 //! What is done to this node's files and to its nginx. Everything here blocks.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use standin_apply::{
-    Back, Fingerprint, Means, Nginx, NotProven, Refusal, Staged, Tester, keep, retire, swap, test,
+    Back, Fingerprint, Means, Nginx, NotProven, Staged, Tester, keep, retire, swap, test,
 };
-use standin_config::nginx::title::Title;
 use standin_core::sync::{Id, Outcome, TreeHash, Trouble};
-use standin_linux::process;
-use standin_tree::build::{Builder, Written};
+use standin_tree::build::Written;
 use standin_tree::manifest::{Manifest, Root};
 use standin_tree::read::{Reader, Scan, Spec};
 use standin_tree::store::{Generation, Origin, Store};
 
 use super::few::Few;
 use super::made::{Lens, Standing, Wrong};
+use super::stage::{Failure, Refused, Stage, passing, real, refusal};
 
 /// For the test and again for the reload: 2,000 virtual hosts with TLS take 2 s and 5 s, a name that
 /// DNS doesn't answer 10 s.
@@ -25,9 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How often a live tree that is being written to is read before it is left for later.
 const QUIET_WITHIN: Duration = Duration::from_millis(200);
-
-/// Clock ticks of `/proc`, since Linux 2.6 the same on all of its architectures.
-const TICKS_PER_S: u64 = 100;
 
 /// Where the work is done.
 #[derive(Clone)]
@@ -73,26 +68,8 @@ pub(crate) struct Applied {
     pub(crate) drift: Vec<String>,
 }
 
-pub(super) type Failure = (Trouble, String);
-
-pub(super) fn passing(what: impl std::fmt::Display) -> Failure {
-    (Trouble::Passing, what.to_string())
-}
-
 fn failed((trouble, why): Failure) -> Outcome {
     Outcome::Failed { trouble, why }
-}
-
-fn refusal(refusal: &Refusal) -> Failure {
-    let trouble = match refusal {
-        Refusal::BadFile { .. } => Trouble::Refused,
-        // Another host's DNS, another process's port: they pass without anybody telling.
-        Refusal::NameNotFound { .. }
-        | Refusal::Address { .. }
-        | Refusal::Late { .. }
-        | Refusal::Unable { .. } => Trouble::Passing,
-    };
-    (trouble, refusal.to_string())
 }
 
 impl Ground {
@@ -134,97 +111,6 @@ impl Ground {
         })
     }
 
-    /// Builds the trees beside the live ones, whole, with what `exclude` leaves alone here; or, of a
-    /// large one that lies there, only what differs, if it is `few`.
-    fn stage(
-        &self,
-        (id, wanted): (Id, &Manifest),
-        live: Option<&Live>,
-        few: bool,
-        drift: &mut Vec<String>,
-    ) -> Result<Stage, Failure> {
-        let mut stage = Stage::default();
-        let filled = self.fill(&mut stage, (id, wanted), live, few, drift);
-        if filled.is_err() {
-            stage.clear();
-        }
-        filled.map(|()| stage)
-    }
-
-    fn fill(
-        &self,
-        stage: &mut Stage,
-        (id, wanted): (Id, &Manifest),
-        live: Option<&Live>,
-        few: bool,
-        drift: &mut Vec<String>,
-    ) -> Result<(), Failure> {
-        let mut builder = Builder::new(&self.store);
-        for root in wanted.roots().iter().filter(|root| !root.entries.is_empty()) {
-            let real = real(&root.path);
-            let at =
-                beside(&real, id).ok_or_else(|| passing("the root directory can't be shared"))?;
-            let exclude = self.spec.exclude();
-            let found;
-            let differs = match live.filter(|_| few) {
-                Some(live) => match live.few.iter().find(|few| few.is_of(&root.path)) {
-                    Some(known) => Some(known),
-                    None => {
-                        found = Few::of(&live.scan, root, exclude);
-                        found.as_ref()
-                    }
-                },
-                None => None,
-            };
-            if let Some(none) = differs.filter(|it| it.is_nothing()) {
-                stage.few.extend(none.outcome(None));
-                continue;
-            }
-            if at.symlink_metadata().is_ok() {
-                // What an attempt before this one left, unless an old tree was swapped to there.
-                standin_apply::recover(&self.journals, &mut |_| {}).map_err(passing)?;
-                let edited = retire(&self.journals, &mut |_| {}).map_err(passing)?;
-                drift.extend(edited.iter().map(shown));
-                remove(&at).map_err(passing)?;
-            }
-            stage.paths.push(at.clone());
-            let known = live.and_then(|it| it.before.iter().find(|(path, _)| *path == real));
-            let before = known.map(|(_, marks)| marks.clone());
-            if let Some(few) = differs {
-                let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-                let before = before.or_else(|| Some(few.before(&reader, &self.spec)));
-                drop(reader);
-                few.build(&mut builder, root, &at).map_err(passing)?;
-                let outcome = few.outcome(Some(&at));
-                stage.few.push(outcome.ok_or_else(|| passing("what was built can't be read"))?);
-                let parts = Some(few.parts());
-                stage.staged.roots.push(standin_apply::Root {
-                    path: real,
-                    staged: at,
-                    before,
-                    parts,
-                });
-                continue;
-            }
-            builder.build(root, &at, None).map_err(passing)?;
-            if let Some(live) = live {
-                let left_out: Vec<_> =
-                    live.scan.left_out.iter().filter(|it| it.root == root.path).cloned().collect();
-                let refused = builder.carry(&left_out, &real, &at).map_err(passing)?;
-                if let Some(first) = refused.first() {
-                    let (path, what) = (first.path.display(), &first.what);
-                    return Err(passing(format!("{path} can't be brought along: {what}")));
-                }
-            }
-            stage.built.push((root.clone(), at.clone()));
-            let parts = None;
-            stage.staged.roots.push(standin_apply::Root { path: real, staged: at, before, parts });
-        }
-        stage.written = builder.written();
-        stage.staged.generation = format!("{}-{}", id.number, id.tree);
-        Ok(())
-    }
-
     /// Reads the live trees as they are now.
     fn live(&self) -> Result<Live, Failure> {
         let mut before = Vec::new();
@@ -251,8 +137,17 @@ impl Ground {
         self.spec.roots().iter().any(|root| is_large(wanted, root))
     }
 
-    /// Reads the live trees once, without looking at all of them before and afterwards, where a large one
-    /// is as it is expected; `None` where that isn't enough.
+    /// Reads the live trees once, whether or not somebody writes to them just then, and names what it saw.
+    pub(super) fn glance(&self) -> Result<(Scan, TreeHash), Failure> {
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let scan = reader.glance(&self.spec, Some(&self.store), &mut |_| {}).map_err(passing)?;
+        drop(reader);
+        let name = self.lens.look(&self.store, &scan.manifest).name();
+        Ok((scan, TreeHash(*name.as_bytes())))
+    }
+
+    /// Reads the live trees without looking at all of them before and afterwards, where a large one is as
+    /// it is expected; `None` where that isn't enough.
     fn expected(
         &self,
         over: TreeHash,
@@ -269,11 +164,7 @@ impl Ground {
             (real, marks)
         });
         let before = before.collect();
-        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        let scan = reader.glance(&self.spec, Some(&self.store), &mut |_| {}).map_err(passing)?;
-        drop(reader);
-        let name = self.lens.look(&self.store, &scan.manifest).name();
-        let hash = TreeHash(*name.as_bytes());
+        let (scan, hash) = self.glance()?;
         // A tree of this name was known as a whole: what moved meanwhile isn't in it.
         if Translation::of(known, hash) != over || !scan.settled {
             return Ok(None);
@@ -549,149 +440,19 @@ pub(super) fn shown(drift: &standin_apply::Drift) -> String {
     }
 }
 
-/// The live trees at one time.
-struct Live {
-    hash: TreeHash,
-    scan: Scan,
-    before: Vec<(PathBuf, Fingerprint)>,
-    /// What is known already to differ from the generation that is wanted.
-    few: Vec<Few>,
-}
-
-/// Trees that were built beside the live ones; who doesn't swap them in clears them away.
-#[derive(Default)]
-pub(super) struct Stage {
-    staged: Staged,
-    built: Vec<(Root, PathBuf)>,
-    /// What those will be of which only what differs was built.
-    few: Vec<Root>,
-    paths: Vec<PathBuf>,
-    written: Written,
-}
-
-/// Why nothing was exchanged.
-pub(super) struct Refused {
-    pub(super) failure: Failure,
-    /// It may be for the way in which it was tried, not for the files.
-    pub(super) way: bool,
-    /// It is for the files that nginx has read.
-    pub(super) files: bool,
-}
-
-impl From<Failure> for Refused {
-    fn from(failure: Failure) -> Self {
-        Self { failure, way: false, files: false }
-    }
-}
-
-impl Refused {
-    fn by_test(why: &Refusal) -> Self {
-        let failure = refusal(why);
-        let files = failure.0 == Trouble::Refused;
-        Self { failure, way: !why.is_of_the_files(), files }
-    }
-
-    /// There is another way only where it was tried in parts.
-    fn of(self, stage: &Stage) -> Self {
-        Self { way: self.way && stage.is_in_parts(), ..self }
-    }
-}
-
-impl Stage {
-    pub(super) fn is_in_parts(&self) -> bool {
-        self.staged.roots.iter().any(|root| root.parts.is_some())
-    }
-
-    /// Only while the new trees lie there, not the old ones.
-    pub(super) fn clear(&self) {
-        for path in &self.paths {
-            // What is left is removed by the next attempt at the same generation, or the next start.
-            let _ = remove(path);
-        }
-    }
-}
-
-/// With every symbolic link on the way resolved, also where the last name isn't there.
-pub(super) fn real(path: &Path) -> PathBuf {
-    std::fs::canonicalize(path).unwrap_or_else(|_| {
-        let parent = path.parent().and_then(|parent| std::fs::canonicalize(parent).ok());
-        match (parent, path.file_name()) {
-            (Some(parent), Some(name)) => parent.join(name),
-            _ => path.to_owned(),
-        }
-    })
-}
-
-/// A place for a staged tree, in the same directory.
-pub(super) fn beside(path: &Path, id: Id) -> Option<PathBuf> {
-    let mut name = std::ffi::OsString::from(format!("{}-", standin_apply::HIDDEN));
-    name.push(path.file_name()?);
-    name.push(format!("-{}-{}", id.number, id.tree));
-    Some(path.with_file_name(name))
-}
-
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    let removed = match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => standin_apply::remove_tree(path),
-        Ok(_) => std::fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    removed.or_else(|error| match error.kind() {
-        io::ErrorKind::NotFound => Ok(()),
-        _ => Err(io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
-    })
-}
-
-/// Whether an nginx still has this process for its master.
-pub(crate) fn is_master(pid: u32) -> bool {
-    let title = process::title(pid).and_then(|title| Title::parse(&title));
-    matches!(title, Some(Title::Master(_)))
-}
-
-/// The workers of a master that aren't leaving.
-fn workers(master: u32) -> Vec<u32> {
-    let serves = |pid: &u32| {
-        let title = process::title(*pid);
-        title.and_then(|title| Title::parse(&title)) == Some(Title::Worker { leaving: false })
-    };
-    process::children(master).into_iter().filter(serves).collect()
-}
-
-/// Whether all workers began after `since`: then they run with what lay there at that time.
-pub(crate) fn runs_since(master: u32, since: SystemTime) -> bool {
-    let Ok(age) = since.elapsed() else { return false };
-    let now = standin_linux::clock::now().as_nanos();
-    let at = now.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
-    began_after(master, at)
-}
-
-/// Whether any worker began after `since`: nginx has read its files again.
-pub(crate) fn any_since(master: u32, since: SystemTime) -> bool {
-    let Some(at_ticks) = ticks_at(since) else { return true };
-    let after = |pid: &u32| process::start_time_ticks(*pid).is_none_or(|ticks| ticks >= at_ticks);
-    workers(master).iter().any(after)
-}
-
-/// The kernel's count at a time of the clock; `None` for a time to come.
-fn ticks_at(time: SystemTime) -> Option<u64> {
-    let age = time.elapsed().ok()?;
-    let now = standin_linux::clock::now().as_nanos();
-    let at = now.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
-    Some(at / (1_000_000_000 / TICKS_PER_S))
-}
-
-/// The same for nanoseconds since the boot, which no step of the clock moves.
-pub(crate) fn began_after(master: u32, at_ns: u64) -> bool {
-    let workers = workers(master);
-    let at_ticks = at_ns / (1_000_000_000 / TICKS_PER_S);
-    let after = |pid: &u32| process::start_time_ticks(*pid).is_some_and(|ticks| ticks > at_ticks);
-    !workers.is_empty() && workers.iter().all(after)
-}
-
 /// The newest time of anything in a tree: it can't have been changed to what it is before that.
 pub(crate) fn newest(manifest: &Manifest) -> SystemTime {
     let times = manifest.entries().map(|(_, entry)| entry.modified).max();
     let time = times.unwrap_or_default();
     let s = u64::try_from(time.s).unwrap_or(0);
     SystemTime::UNIX_EPOCH + Duration::new(s, time.ns)
+}
+
+/// The live trees at one time.
+pub(super) struct Live {
+    pub(super) hash: TreeHash,
+    pub(super) scan: Scan,
+    pub(super) before: Vec<(PathBuf, Fingerprint)>,
+    /// What is known already to differ from the generation that is wanted.
+    pub(super) few: Vec<Few>,
 }

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::ground::{real, remove};
+use super::stage::{real, remove};
 
 /// Removes them beside the roots, but for those that a journal names; what couldn't be removed, in words.
 /// Only while nothing is being staged.
@@ -50,7 +50,7 @@ pub(super) fn sweep(roots: &[PathBuf], journals: &Path) -> Vec<String> {
     failed
 }
 
-/// Whether a name is one that a generation of the root `of` is staged under: see `ground::beside`.
+/// Whether a name is one that a generation of the root `of` is staged under: see `stage::beside`.
 fn is_staged(name: &OsStr, of: &OsStr) -> bool {
     let [name, of] = [name, of].map(OsStr::as_encoded_bytes);
     let rest = name
@@ -69,7 +69,7 @@ fn is_staged(name: &OsStr, of: &OsStr) -> bool {
 mod tests {
     use standin_core::sync::{Id, TreeHash};
 
-    use super::super::ground::beside;
+    use super::super::stage::beside;
     use super::*;
 
     #[test]

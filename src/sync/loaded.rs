@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use standin_core::sync::{Input, Outcome};
 
 use super::driver::{Driver, Found, Running};
-use super::ground;
+use super::workers;
 use crate::control::log::Severity;
 
 impl Running {
@@ -24,7 +24,7 @@ impl Driver {
         let (Some(disk), Some(master)) = (&mut running.disk, self.sight.nginx.master) else {
             return;
         };
-        if ground::any_since(master, known_until) {
+        if workers::any_since(master, known_until) {
             disk.since = SystemTime::now();
             self.feed(Input::Made).await;
         }
@@ -41,7 +41,7 @@ impl Driver {
         }
         let state = running.replica.view().state;
         // Another generation that is put in place, or a reload of somebody's, does the same.
-        let loaded = ground::runs_since(master, placed)
+        let loaded = workers::runs_since(master, placed)
             || state.proven.is_some() && state.proven == state.applied;
         let lies = running.disk.as_ref().map(|disk| disk.tree);
         let (known, busy) = (running.translation, running.replica.view().busy.is_some());
@@ -101,10 +101,10 @@ impl Driver {
             return;
         }
         let (tree, since) = (disk.tree, disk.since);
-        if ground::runs_since(master, running.known_until()) {
+        if workers::runs_since(master, running.known_until()) {
             // It may have loaded what was changed since the last reading.
             running.watch.look();
-        } else if view.writing && view.state.proven != tip && ground::runs_since(master, since) {
+        } else if view.writing && view.state.proven != tip && workers::runs_since(master, since) {
             self.feed(Input::Loaded(tree)).await;
         }
     }

@@ -1,11 +1,10 @@
 //! An exchange that didn't go as it was meant: something was in its way, or somebody wrote meanwhile.
 
-use std::sync::PoisonError;
-
 use standin_apply::{Left, NotSwapped, Recovered, recover};
 use standin_core::sync::{Outcome, TreeHash};
 
-use super::ground::{Ground, Refused, Stage, passing, shown};
+use super::ground::{Ground, shown};
+use super::stage::{Refused, Stage, passing};
 
 impl Ground {
     /// What is exchanged in parts leaves alone what somebody else writes beside them. nginx may have read that
@@ -17,16 +16,8 @@ impl Ground {
         own: Option<TreeHash>,
         before: TreeHash,
     ) -> Result<Outcome, Refused> {
-        let another = |than: TreeHash| {
-            let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-            let scan = reader.glance(&self.spec, Some(&self.store), &mut |_| {});
-            drop(reader);
-            // What can't be read is told by the next look at it.
-            scan.is_ok_and(|scan| {
-                let name = self.lens.look(&self.store, &scan.manifest).name();
-                *name.as_bytes() != than.0
-            })
-        };
+        // What can't be read is told by the next look at it.
+        let another = |than: TreeHash| self.glance().is_ok_and(|(_, hash)| hash != than);
         match exchanged {
             Ok(Outcome::Done) if stage.is_in_parts() && own.is_some_and(another) => {
                 let why = "somebody wrote to the files here while they were put in place, and nginx may \

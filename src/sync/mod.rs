@@ -34,8 +34,10 @@ mod report;
 mod rsync;
 mod serve;
 mod settings;
+mod stage;
 mod tickets;
 pub(crate) mod wire;
+mod workers;
 
 use std::path::PathBuf;
 

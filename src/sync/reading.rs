@@ -15,9 +15,9 @@ use standin_tree::watch::{Cause, Report};
 use tokio::time::Instant;
 
 use super::driver::{Disk, Driver, own};
-use super::ground::{self, Translation};
+use super::ground::{Translation, newest};
 use super::made::{self, Made, Seen, Stale, Standing};
-use super::{fetch, report};
+use super::{fetch, report, stage};
 use crate::control::log::Severity;
 
 /// After a disk that was full, or has failed, the files are looked at again, ever more rarely.
@@ -51,7 +51,7 @@ impl Driver {
         }
         running.unreadable = None;
         let sure = running.unsure.is_none_or(|until| began > until);
-        let newest = ground::newest(&scan.manifest);
+        let newest = newest(&scan.manifest);
         let Some((read, unready)) = self.see(&mut scan, sure).await else {
             self.publish();
             return;
@@ -228,7 +228,7 @@ impl Driver {
             let mut all = true;
             for make in &stale.make {
                 let over = make.over.as_ref();
-                all &= builder.replace(&ground::real(&make.root), &make.entry, over)?;
+                all &= builder.replace(&stage::real(&make.root), &make.entry, over)?;
             }
             Ok::<_, std::io::Error>((stale, all))
         });

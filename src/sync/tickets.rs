@@ -10,8 +10,8 @@ use standin_linux::clock;
 use tokio::time::Instant;
 
 use super::driver::{Driver, Found};
-use super::ground;
 use super::wire::Said;
+use super::workers;
 use crate::api::types::sync as said;
 use crate::authority::Keys;
 use crate::control::log::Severity;
@@ -374,9 +374,9 @@ fn look(
             // An earlier daemon wrote them. Their time is the clock's, which may be put back or forth:
             // it is asked once, and in doubt nginx reloads once.
             let since_ns = since_ns.get_or_insert_with(|| {
-                if ground::runs_since(master, written) { 0 } else { clock::now().as_nanos() }
+                if workers::runs_since(master, written) { 0 } else { clock::now().as_nanos() }
             });
-            ground::began_after(master, *since_ns)
+            workers::began_after(master, *since_ns)
         }
     };
     Looked { changes: 0, ring: seen.map(Some), used, loaded, since_ns, memory: place.is_memory() }
