@@ -34,7 +34,7 @@ const FUZZ_IN_TEST_S: u32 = 15;
 const FUZZ_S: u32 = 300;
 
 /// How long the writers write by default.
-const SOAK_S: &str = "60";
+const SOAK_S: u32 = 60;
 
 /// Simulated hours within `test`, for fixed and fresh seeds each.
 const SIM_IN_TEST_HOURS: &str = "20";
@@ -46,6 +46,12 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let command = arguments.next().unwrap_or_default();
     let rest: Vec<_> = arguments.collect();
+    // The others pass it on to a program that has a help of its own.
+    let own = ["test", "container", "fuzz", "soak"].contains(&command.as_str());
+    if is_help(&command) || own && rest.iter().any(|argument| is_help(argument)) {
+        print!("{HELP}");
+        return ExitCode::SUCCESS;
+    }
     let done = match command.as_str() {
         "demo" => demo(&rest),
         "test" => test(),
@@ -53,13 +59,13 @@ fn main() -> ExitCode {
         // What it runs beside its machines.
         "container-client" => container::client::run(),
         "sim" => sim(&rest),
-        "fuzz" => rest
-            .first()
-            .map_or(Ok(FUZZ_S), |seconds| seconds.parse().context("seconds"))
-            .and_then(fuzz_all),
-        "soak" => soak(rest.first().map_or(SOAK_S, String::as_str)),
+        "fuzz" => seconds(&rest, FUZZ_S).and_then(fuzz_all),
+        "soak" => seconds(&rest, SOAK_S).and_then(soak),
         "bench" => bench(&rest),
         _ => {
+            if !command.is_empty() {
+                eprintln!("error: no chore is called `{command}`\n");
+            }
             eprint!("{HELP}");
             return ExitCode::from(2);
         }
@@ -71,6 +77,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_help(argument: &str) -> bool {
+    ["help", "-h", "--help"].contains(&argument)
+}
+
+fn seconds(arguments: &[String], otherwise: u32) -> Result<u32> {
+    let Some(given) = arguments.first() else { return Ok(otherwise) };
+    given.parse().with_context(|| format!("`{given}` is no number of seconds"))
 }
 
 fn demo(arguments: &[String]) -> Result<()> {
@@ -138,19 +153,17 @@ fn fuzz_all(seconds: u32) -> Result<()> {
 }
 
 /// The suite has a short one.
-fn soak(seconds: &str) -> Result<()> {
-    seconds.parse::<u32>().context("seconds")?;
+fn soak(seconds: u32) -> Result<()> {
     packages::install()?;
     let mut test = cargo(&["test", "--quiet", "--test", "sync", "--", "--exact"]);
     test.args(["storm::after_a_storm_with_dying_nodes_and_cut_cables_all_trees_are_equal"]);
-    run(test.env("STANDIN_STORM_S", seconds))
+    run(test.env("STANDIN_STORM_S", seconds.to_string()))
 }
 
 fn bench(arguments: &[String]) -> Result<()> {
     packages::install()?;
     build_release()?;
-    let bench = cargo(&["bench", "--quiet", "--bench", "side_by_side", "--"]);
-    let mut bench = bench;
+    let mut bench = cargo(&["bench", "--quiet", "--bench", "side_by_side", "--"]);
     run(bench.args(arguments))
 }
 
