@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use http_body_util::{BodyExt, Full};
@@ -9,12 +10,16 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use standin_linux::process;
 use tokio::net::UnixStream;
 
 use crate::exit::Exit;
 
 /// No answer of the daemon is longer, apart from a stream of events.
 const ANSWER_BYTES: usize = 16 * 1024 * 1024;
+
+/// A daemon that lives answers a small question within this, whatever else it does; asked twice.
+const ALIVE_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why a request came to nothing, and what the command exits with.
 #[derive(Debug)]
@@ -62,6 +67,43 @@ fn unreachable(socket: &Path, error: &std::io::Error) -> Unanswered {
     }
 }
 
+/// It is there, and says nothing.
+async fn stuck(socket: &Path) -> Unanswered {
+    let connected = tokio::time::timeout(ALIVE_WITHIN, UnixStream::connect(socket)).await;
+    let credentials = connected.ok().and_then(Result::ok).and_then(|it| it.peer_cred().ok());
+    // 0 is what a process of another namespace is called.
+    let pid = credentials.and_then(|it| u32::try_from(it.pid()?).ok()).filter(|pid| *pid > 0);
+    let words = match pid {
+        Some(pid) if process::is_stopped(pid) => format!(
+            "the daemon (pid {pid}) is stopped, by SIGSTOP or a debugger; to let it go on: kill -CONT {pid}"
+        ),
+        _ => {
+            let name = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+            let s = 2 * ALIVE_WITHIN.as_secs();
+            format!(
+                "the daemon{name} has answered nothing for {s} s: it hangs, or this machine does. \
+                 `standin events` and `journalctl -u standin` have what it said; if it goes on: \
+                 systemctl restart standin"
+            )
+        }
+    };
+    Unanswered { exit: Exit::NoDaemon, words }
+}
+
+/// Waits for an answer, which may take its time, for as long as the daemon answers at all.
+async fn attended<T>(socket: &Path, answer: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut answer = std::pin::pin!(answer);
+    loop {
+        if let Ok(answer) = tokio::time::timeout(ALIVE_WITHIN, &mut answer).await {
+            return answer;
+        }
+        let asked = exchange(socket, Method::GET, "/v1/status", None);
+        if tokio::time::timeout(ALIVE_WITHIN, asked).await.is_err() {
+            return Err(stuck(socket).await.into());
+        }
+    }
+}
+
 /// Runs a future of a command to its end.
 pub(crate) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
@@ -69,6 +111,15 @@ pub(crate) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> 
 
 /// Sends one request; the answer's body is still to be read.
 pub(crate) async fn send(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    body: Option<&serde_json::Value>,
+) -> Result<Response<Incoming>> {
+    attended(socket, exchange(socket, method, path, body)).await
+}
+
+async fn exchange(
     socket: &Path,
     method: Method,
     path: &str,
@@ -131,7 +182,7 @@ pub(crate) async fn call(
 ) -> Result<Bytes> {
     let response = send(socket, method, path, body).await?;
     if response.status().is_success() {
-        whole(response).await
+        attended(socket, whole(response)).await
     } else {
         Err(refusal(response).await)
     }

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 /// Events kept in memory; a node in trouble makes a few dozen a minute.
 const KEPT: usize = 1000;
 
+/// Within the state directory.
+const FILE: &str = "events.jsonl";
+
 /// The file is turned over at this size; one earlier file is kept.
 const FILE_BYTES: u64 = 1024 * 1024;
 
@@ -63,20 +66,7 @@ impl History {
     /// # Errors
     /// The file can't be opened for writing.
     pub(crate) fn open(path: &Path) -> io::Result<(Self, HistoryFile)> {
-        let mut records = VecDeque::new();
-        for old in [turned_over(path), path.to_owned()] {
-            let Ok(file) = File::open(old) else { continue };
-            // Twice what it is turned over at: what is longer isn't ours.
-            let mut bytes = Vec::new();
-            let _ = file.take(2 * FILE_BYTES).read_to_end(&mut bytes);
-            for line in bytes.split(|byte| *byte == b'\n') {
-                let Ok(record) = serde_json::from_slice::<Record>(line) else { continue };
-                if records.len() == KEPT {
-                    records.pop_front();
-                }
-                records.push_back(record);
-            }
-        }
+        let records = kept(path);
         let next_seq = records.back().map_or(1, |last| last.seq.saturating_add(1));
         let file = append_to(path)?;
         let bytes = file.metadata()?.len();
@@ -114,6 +104,30 @@ impl HistoryFile {
         self.bytes += line.len() as u64;
         self.file.write_all(&line)
     }
+}
+
+/// Where the file is.
+pub(crate) fn file_in(state_dir: &Path) -> PathBuf {
+    state_dir.join(FILE)
+}
+
+/// What earlier daemons wrote to `path`, the last of it; files and lines that can't be read are passed over.
+pub(crate) fn kept(path: &Path) -> VecDeque<Record> {
+    let mut records = VecDeque::new();
+    for old in [turned_over(path), path.to_owned()] {
+        let Ok(file) = File::open(old) else { continue };
+        // Twice what it is turned over at: what is longer isn't ours.
+        let mut bytes = Vec::new();
+        let _ = file.take(2 * FILE_BYTES).read_to_end(&mut bytes);
+        for line in bytes.split(|byte| *byte == b'\n') {
+            let Ok(record) = serde_json::from_slice::<Record>(line) else { continue };
+            if records.len() == KEPT {
+                records.pop_front();
+            }
+            records.push_back(record);
+        }
+    }
+    records
 }
 
 fn turned_over(path: &Path) -> PathBuf {

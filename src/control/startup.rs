@@ -15,7 +15,7 @@ use standin_linux::netlink::Rtnl;
 use standin_linux::process;
 
 use super::Paths;
-use super::history::{History, HistoryFile};
+use super::history::{self, History, HistoryFile};
 use super::log::{Log, Severity};
 use crate::cli::SOCKET;
 use crate::exit::Exit;
@@ -112,7 +112,7 @@ pub(super) fn prepare(paths: &Paths, log: &Log) -> Result<Ready, Refusal> {
     if let Some(warnings) = &chosen.warnings {
         warnings.lines().for_each(|line| log.line(Severity::Warning, None, line));
     }
-    let events = paths.state_dir.join("events.jsonl");
+    let events = history::file_in(&paths.state_dir);
     let opened = fs::create_dir_all(&paths.state_dir).and_then(|()| History::open(&events));
     let history = match opened {
         Ok((history, file)) => (history, Some(file)),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use crate::host::{Host, field, pair, rack, until};
@@ -63,6 +63,25 @@ fn each_way_to_fail_has_its_exit_code() {
         ));
         assert!(bare.contains("code 4"), "{bare}");
     });
+}
+
+#[test]
+fn a_daemon_that_is_stuck_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let _silent = UnixListener::bind(dir.path().join("standin.sock")).unwrap();
+    let began = Instant::now();
+    let ask = |words: &[&str]| {
+        let mut command = std::process::Command::new(crate::host::STANDIN);
+        command.args(words).arg("--run-dir").arg(dir.path()).output().unwrap()
+    };
+    let of = format!("the daemon (pid {}) has answered nothing for 4 s", std::process::id());
+    for words in [&["status"][..], &["switchover", "web"], &["maintenance", "on"]] {
+        let said = ask(words);
+        assert_eq!(said.status.code(), Some(5), "{words:?}: {said:?}");
+        let said = String::from_utf8(said.stderr).unwrap();
+        assert!(said.contains(&of), "{words:?}: {said}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
 }
 
 /// At night nobody wants to add eight hours.
@@ -152,6 +171,13 @@ fn status_and_events_tell_people_and_programs_the_same() {
         assert!(host.read("/run/follow").ends_with("error: the daemon has gone\n"));
 
         // The history outlives the daemon, and the numbers go on.
+        let kept = host.standin("events");
+        assert_eq!(kept.code, 0, "{kept:?}");
+        assert!(kept.out.contains("/run/up"), "{kept:?}");
+        assert!(kept.err.contains("/var/lib/standin/events.jsonl: no standin answers"), "{kept:?}");
+        assert_eq!(host.standin("events -n 1 --json").out.lines().count(), 1);
+        let follow = host.standin("events --follow");
+        assert!(follow.code == 5 && follow.out == kept.out, "{follow:?}");
         let _again = host.daemon("");
         let numbers: Vec<_> =
             host.events().iter().map(|event| event["seq"].as_u64().unwrap()).collect();
