@@ -127,6 +127,7 @@ impl Driver {
         let before = running.replica.view().line.tip();
         // What nginx has run with here brings nothing new.
         let had = running.replica.had(id);
+        let lies = running.disk.as_ref().map(|disk| disk.scan.manifest.clone());
         let (dir, lens) = (self.around.state_dir.join("sync"), running.lens.clone());
         let order = fetch::Order {
             id,
@@ -143,7 +144,10 @@ impl Driver {
                 if let Err(Wrong::Disk(why)) = lens.resolved(store, manifest) {
                     return Err((Trouble::Passing, why));
                 }
-                let new = report::unapproved(store, &lens, manifest, before, &dir);
+                let new = report::unapproved(store, &lens, manifest, before, lies.as_ref(), &dir);
+                if lies.is_none() && !new.is_empty() {
+                    return Err((Trouble::Passing, "this node's own files aren't read yet".into()));
+                }
                 report::ask_for(&new)
             }),
         };

@@ -221,13 +221,14 @@ pub(super) fn limit(limit: &Limit) -> String {
     }
 }
 
-/// What a generation could do beyond serving that neither the one before could nor an operator of
-/// this node has approved.
+/// What a generation could do beyond serving that neither the one before could nor what `lies` on this
+/// node's disk, nor an operator of this node has approved.
 pub(super) fn unapproved(
     store: &Store,
     lens: &Lens,
     manifest: &Manifest,
     before: Option<Id>,
+    lies: Option<&Manifest>,
     dir: &Path,
 ) -> BTreeSet<String> {
     // Of the files as nginx would read them; those that can't be filled in are never live.
@@ -244,8 +245,11 @@ pub(super) fn unapproved(
     }
     let mut new = powers::of(store, &manifest, &known);
     if !new.is_empty() {
-        let known = powers::of(store, &before, &HashSet::new());
-        new.retain(|one| !known.contains(one));
+        // Who has put it here has said yes; else a node that joins would be asked for what it runs with.
+        for there in [Some(&before), lies].into_iter().flatten() {
+            let known = powers::of(store, there, &HashSet::new());
+            new.retain(|one| !known.contains(one));
+        }
         let approved = powers::approved(dir);
         new.retain(|one| !approved.contains(one));
     }

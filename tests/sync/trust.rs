@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cluster::{Cluster, Node, SOON, agreed, conf};
-use crate::hosts::{STANDIN, skipped, wait_until};
+use crate::hosts::{Host, STANDIN, skipped, wait_until};
 
 const FILE: &str = "/etc/standin/standin.toml";
 
@@ -121,6 +121,21 @@ fn a_secret_file_arrives_with_its_owner_and_shows_nowhere_else() {
         let said = told(node);
         assert!(said.contains("generation") && !said.contains(SECRET.as_str()), "{name}: {said}");
     }
+}
+
+#[test]
+fn what_a_node_runs_with_already_needs_no_yes_when_it_joins() {
+    if skipped() {
+        return;
+    }
+    let open = "server { listen 81; auth_basic a; auth_basic_user_file /etc/passwd; }\n";
+    let furnish = |host: &Host| {
+        host.run("mkdir -p /etc/nginx/conf/conf.d");
+        host.write("/etc/nginx/conf/conf.d/open.conf", open);
+    };
+    let cluster = Cluster::on(2, "/etc/nginx/conf", "", furnish);
+    cluster.wait_answer("v1");
+    cluster.wait_current();
 }
 
 #[test]
