@@ -231,8 +231,23 @@ fn prepare(journal: &mut Journal, number: usize, state_dir: &Path) -> io::Result
     let Preparation { folders, pieces, .. } = Preparation::of(&path, &staged, &mut announce)?;
     if let Some(plan) = journal.plans.get_mut(number) {
         plan.way = Way::Pieces { folders, pieces };
+        plan.fresh = laid(plan)?;
     }
     Ok(())
+}
+
+/// What lies ready for the places of a root that is exchanged file by file: a copy of what was staged
+/// is another file.
+fn laid(plan: &Plan) -> io::Result<Fingerprint> {
+    let mut laid = Fingerprint::default();
+    if let Way::Pieces { pieces, .. } = &plan.way {
+        for piece in pieces {
+            if let Piece::Put { spare, .. } = piece {
+                laid.lay(below(piece, plan), Fingerprint::of(spare)?);
+            }
+        }
+    }
+    Ok(laid)
 }
 
 /// What the staged trees look like, root by root; of those in parts nothing.
@@ -469,7 +484,7 @@ fn take_back(journal: &Journal, state_dir: &Path, hook: Hook<'_>) -> io::Result<
                         let now = Fingerprint::of(&foreign)?;
                         let none = Fingerprint::default();
                         safe.keep(number, plan, below, &foreign, &none, &now)?;
-                    } else if let Some(new) = one.taken_out()?.filter(|_| plan.is_in_parts()) {
+                    } else if let Some(new) = one.taken_out()? {
                         let (fresh, now) = (plan.fresh.below(below), Fingerprint::of(&new)?);
                         safe.keep(number, plan, below, &new, &fresh, &now)?;
                     }

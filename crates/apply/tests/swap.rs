@@ -481,6 +481,34 @@ fn edits_in_a_new_tree_that_is_put_back_are_kept_with_their_bytes() {
 }
 
 #[test]
+fn edits_in_new_files_that_are_put_back_one_by_one_are_kept_with_their_bytes() {
+    if !root() {
+        return;
+    }
+    let old = tree(&Stage::new().at("mounted"));
+    // Written anew by an editor, in place, and made again where the file was: the same inode, mostly.
+    let edits = [
+        "mv m/new~ m/nginx.conf",
+        "cat m/new~ >m/nginx.conf",
+        "rm m/nginx.conf; cat m/new~ >m/nginx.conf",
+    ];
+    for edit in edits {
+        let stage = Stage::new();
+        let said = stage.run(&format!(
+            "set -e; cd {at}; ln -s mounted m; R='{at}mounted {at}.standin-mounted'; \
+             N=$($T swap $S undo 0 $R 2>&1 | sed -n 's/^\\([0-9]*\\) Swapped .*/\\1/p'); \
+             $T swap $S undo $N $R || true; echo mine >m/new~; {edit}; echo more >m/sites/added/d.conf; \
+             $T recover $S 0; rm -f m/new~; cat $S/drift/*/0/nginx.conf $S/drift/*/0/sites/added/d.conf",
+            at = stage.at("").display()
+        ));
+        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.status.success() && text.ends_with("mine\nmore\n"), "{edit}: {said:?}");
+        assert!(!text.contains("same.conf") && !text.contains("a.conf"), "{edit}: {text}");
+        assert_eq!(tree(&stage.at("mounted")), old, "{edit}");
+    }
+}
+
+#[test]
 fn a_socket_in_a_tree_that_goes_keeps_nothing_from_being_put_back() {
     // As nginx makes one of a new `listen unix:` when it is reloaded.
     let stage = Stage::new();
