@@ -641,13 +641,45 @@ fn what_can_t_be_called_proven_on_the_disk_is_undone_and_stands_in_nobody_s_way(
     let (state, live) = (stage.at("state"), stage.at("plain"));
     let old = tree(&live);
     let swapped = swap(&one_root(&stage, None), &Nginx::default(), &state, &mut |_| ()).unwrap();
-    // As a disk that is full.
-    fs::create_dir(state.join("journal.new")).unwrap();
+    // As a disk that fails.
+    fs::remove_file(state.join("journal.proven")).unwrap();
     let not = keep(swapped, &mut |_| ()).unwrap_err();
     assert!(undo(not.swapped, &mut |_| ()).unwrap().drift.is_empty());
     assert_eq!(tree(&live), old);
-    fs::remove_dir(state.join("journal.new")).unwrap();
     swap(&one_root(&stage, None), &Nginx::default(), &state, &mut |_| ()).unwrap();
+}
+
+#[test]
+fn on_a_disk_without_room_nothing_is_swapped_that_can_t_be_called_proven() {
+    if !root() {
+        return;
+    }
+    let stage = || {
+        let stage = Stage::new();
+        for file in 0..300 {
+            write(&stage.at("plain").join(format!("sites/{file}.conf")), "old", 0o644);
+        }
+        stage
+    };
+    let one = stage();
+    swap(&one_root(&one, None), &Nginx::default(), &one.at("state"), &mut |_| ()).unwrap();
+    let journal = fs::metadata(one.at("state/journal")).unwrap().len();
+    let (mut refused, mut kept) = (0, 0);
+    for room in (1..).map(|pages| pages * 4096).take_while(|room| *room < 4 * journal) {
+        let stage = stage();
+        let old = tree(&stage.at("plain"));
+        let said = stage.run(&format!(
+            "mkdir $S; mount -t tmpfs -o size={room} tmpfs $S; \
+             $T swap $S keep 0 {at}plain {at}.standin-plain",
+            at = stage.at("").display()
+        ));
+        let steps = String::from_utf8_lossy(&said.stderr).into_owned();
+        let swapped = steps.contains("Exchanged");
+        assert_eq!(swapped, steps.contains(" Kept "), "{room} of {journal}: {said:?}");
+        assert_eq!(swapped, tree(&stage.at("plain")) != old, "{room} of {journal}: {said:?}");
+        if swapped { kept += 1 } else { refused += 1 }
+    }
+    assert!(refused > 0 && kept > 0, "{refused} without room, {kept} with it");
 }
 
 #[test]
