@@ -363,6 +363,56 @@ fn what_was_replaced_just_before_its_removal_has_all_undone() {
 }
 
 #[test]
+fn nothing_is_lost_of_what_was_made_anew_with_the_old_inode_just_before_it_is_exchanged() {
+    // Most file systems give the inode of a file that went to the next one: only its number is the same.
+    let anew = |path: &Path| {
+        let inode = fs::symlink_metadata(path).unwrap().ino();
+        for _ in 0..64 {
+            fs::remove_file(path).unwrap();
+            fs::write(path, "somebody's").unwrap();
+            if fs::symlink_metadata(path).unwrap().ino() == inode {
+                return;
+            }
+        }
+    };
+    for undone in [false, true] {
+        let stage = Stage::new();
+        let (state, live) = (stage.at("state"), stage.at("many"));
+        let names = ["nginx.conf", "gone.conf", "leaving/deep/b.conf"];
+        let mut hook = |step| {
+            if step == Step::Journalled {
+                names.iter().for_each(|name| anew(&live.join(name)));
+            }
+        };
+        let (staged, nginx) = (few(&stage, None), Nginx::default());
+        let swapped = match swap(&staged, &nginx, &state, &mut hook) {
+            Ok(swapped) if undone => {
+                undo(swapped, &mut |_| ()).unwrap();
+                None
+            }
+            Ok(swapped) => Some(swapped),
+            // With another inode what was to be removed is left alone, and all else put back.
+            Err(not) => {
+                assert_eq!(not.left, Left::AsItWas);
+                None
+            }
+        };
+        let Some(swapped) = swapped else {
+            let there = names.map(|name| fs::read_to_string(live.join(name)).unwrap());
+            assert_eq!(there, ["somebody's"; 3]);
+            continue;
+        };
+        keep(swapped, &mut |_| ()).unwrap();
+        let drift = retire(&state, &mut |_| ()).unwrap();
+        for name in names {
+            let kept = drift.iter().find(|one| one.path == Path::new(name));
+            let kept = kept.and_then(|one| one.kept.clone()).unwrap_or_default();
+            assert_eq!(fs::read_to_string(kept).ok().as_deref(), Some("somebody's"), "{drift:?}");
+        }
+    }
+}
+
+#[test]
 fn a_new_file_that_goes_with_its_folder_keeps_nothing_else_from_being_put_back() {
     let stage = Stage::new();
     let (state, live, staged) = (stage.at("state"), stage.at("many"), stage.at(".standin-some"));
