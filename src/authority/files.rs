@@ -49,6 +49,18 @@ pub(crate) fn write_atomically_as(
     written
 }
 
+/// The bytes of a file; `None` where there is none.
+///
+/// # Errors
+/// It can't be read.
+pub(crate) fn read_if_any(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes a folder of mode 0700, and those above it where they are missing.
 ///
 /// # Errors

@@ -179,7 +179,8 @@ fn begin(check: Check, desk: Desk) -> JoinHandle<()> {
         }
         CheckKind::Process(by) => tokio::spawn(vital(process::watch(by, interval, desk))),
         CheckKind::Script { command, user } => {
-            let script = Arc::new(script::Script { command, user, timeout });
+            let starts = script::Starts::default();
+            let script = Arc::new(script::Script { command, user, timeout, starts });
             scheduled(interval, desk, move || {
                 let script = Arc::clone(&script);
                 async move { script.run().await }

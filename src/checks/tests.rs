@@ -39,6 +39,40 @@ fn a_script_that_hangs_is_killed_with_its_children() {
 }
 
 #[test]
+fn a_script_on_a_disk_that_hangs_fails_and_keeps_no_other_check() {
+    let name = "checks::tests::a_script_on_a_disk_that_hangs_fails_and_keeps_no_other_check";
+    on_a_host(name, || async {
+        let path = script("hung", "#!/bin/sh\ntouch /run/ran\n");
+        // Whoever opens it waits for a word of this one, which never comes (fanotify(7)).
+        let holds = "import ctypes,os,sys,time; c=ctypes.CDLL(None); f=c.fanotify_init(4,os.O_RDONLY); \
+                     c.fanotify_mark(f,1,ctypes.c_uint64(0x50000),-100,sys.argv[1].encode()); \
+                     open('/run/held','w').close(); time.sleep(5)";
+        let mut holder = std::process::Command::new("python3");
+        let mut holder = holder.args(["-c", holds, &path]).spawn().unwrap();
+        while !std::path::Path::new("/run/held").exists() {
+            wait_ms(5).await;
+        }
+        let watching = checks(&format!(
+            "[check.s]\ntype = \"script\"\ncommand = [\"{path}\"]\ninterval = \"200ms\"\ntimeout = \"150ms\"\n\
+             [check.f]\ntype = \"file\"\npath = \"/run/held\"\ninterval = \"50ms\"\ntimeout = \"50ms\""
+        ));
+        let start = Instant::now();
+        let (_, report) = watching.next(Verdict::Fail).await;
+        let words = "/usr/local/hung: not started within 150 ms; does its file system hang?";
+        assert_eq!(report.detail, format!("not run: {words}"));
+        wait_ms(1_500).await;
+        let says = &watching.running.live()[0].detail;
+        assert!(says.contains("earlier starts have not come back"), "{says}");
+        let looked = watching.since(0).into_iter().filter(|(_, it)| it.check.0 == 1).count();
+        assert!(start.elapsed() < Duration::from_secs(4) && looked > 15, "{looked} looks");
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        // What comes back late was given up, and another one runs.
+        watching.until(watching.count(), |it| it.check.0 == 0 && it.verdict == Verdict::Pass).await;
+    });
+}
+
+#[test]
 fn a_script_tells_by_its_exit_status_and_what_it_said_is_kept() {
     on_a_host(
         "checks::tests::a_script_tells_by_its_exit_status_and_what_it_said_is_kept",

@@ -1,8 +1,10 @@
 //! The control plane's side of the peer link: starts it, tells it of each file, logs what it tells.
 
+use anyhow::Result;
+
 use super::log::Severity;
 use super::{Control, Duration, Record, SystemTime, time};
-use crate::authority::Keys;
+use crate::authority::Identity;
 use crate::engine::messages::{Handover, StillSeen};
 use crate::link::file::apply::{Order, Step, Steps};
 use crate::link::{Around, Directory, Link, Told};
@@ -12,11 +14,12 @@ use crate::sync::{self, Ask, Settings, Sync};
 const TELLING: Duration = standin_core::election::handover::VOID_AFTER;
 
 impl Control {
-    /// Makes the link fit the file that is in force; without keys there is none.
-    pub(super) fn arrange_link(&mut self) {
+    /// Makes the link fit the file that is in force; without keys, which were read from a disk that may
+    /// hang, there is none.
+    pub(super) fn arrange_link(&mut self, keys: Result<Option<Identity>>) {
         let directory = Directory::of(&self.cluster, &self.node, &self.file_sha256);
         if let Some(link) = &self.link {
-            match Keys::of(&self.paths.state_dir).identity_if_any() {
+            match &keys {
                 // With another authority everybody proves himself anew.
                 Ok(Some(keys)) if !link.is_of(keys.authority_fingerprint) => self.link = None,
                 Ok(_) => {}
@@ -40,7 +43,8 @@ impl Control {
             sync: self.to_sync.clone(),
             engine: self.engine.clone(),
         };
-        match Link::start(directory, around) {
+        let start = |identity| Link::start(directory, identity, around);
+        match keys.and_then(|keys| keys.map(start).transpose()) {
             Ok(link) => self.link = link,
             Err(error) => {
                 self.link_failed(format!("there is no peer link, VRRP decides alone: {error:#}"));

@@ -39,6 +39,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::authority::Keys;
 use crate::checks;
 use crate::engine::messages::{Beat, FromEngine, Handover, Happened, Post, Posts, ToEngine};
 use crate::exit::Exit;
@@ -332,7 +333,7 @@ async fn serve(
         paths,
     };
     this.start_checks();
-    this.arrange_link();
+    this.arrange_link(Keys::of(&this.paths.state_dir).identity_if_any());
     crate::api::serve(socket, requests_sender);
     this.listen_tcp().await;
     let events = (Events::new(control.1)?, Events::new(handovers.1)?);

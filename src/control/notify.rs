@@ -14,7 +14,7 @@ use standin_core::event::{Role, Standing};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::checks::script::Script;
+use crate::checks::script::{Script, Starts};
 
 /// Changes that may wait behind a slow script; of more than these the oldest matter least.
 const WAITING: usize = 64;
@@ -192,12 +192,14 @@ fn scripts(section: &Notify, state: State) -> impl Iterator<Item = &PathBuf> {
 }
 
 async fn run(queue: Arc<Queue>, ran: mpsc::UnboundedSender<Ran>) {
+    let starts = Starts::default();
     while let Some((call, section)) = queue.next().await {
         for path in scripts(&section, call.state) {
             let script = Script {
                 command: arguments(path, &call),
                 user: section.user.clone(),
                 timeout: section.timeout,
+                starts: starts.clone(),
             };
             let outcome = script.run_with(&environment(&call)).await;
             let ok = outcome.verdict == standin_core::Verdict::Pass;

@@ -5,16 +5,24 @@ use std::time::Duration;
 
 use super::log::{Log, Severity};
 use super::{Control, Refusal, startup};
+use crate::authority::{Identity, Keys};
 use crate::engine::messages::ToEngine;
 use crate::exit::Exit;
 
 /// A disk that takes longer to give the cluster file out hangs; the file in force stays.
 const FILE_READ_WITHIN: Duration = Duration::from_secs(3);
 
+/// What a reload has read: the file and its log, without which it isn't taken, and this node's keys.
+struct Again {
+    chosen: startup::Chosen,
+    log: Log,
+    keys: anyhow::Result<Option<Identity>>,
+}
+
 impl Control {
     /// Reads the file again: all of it is taken, or nothing changes.
     pub(super) async fn reload(&mut self, by: &str) -> Result<String, String> {
-        let (chosen, log) = match self.read_again().await {
+        let Again { chosen, log, keys } = match self.read_again().await {
             Ok(taken) => taken,
             Err(refusal) => {
                 let head = format!(
@@ -42,7 +50,7 @@ impl Control {
             return Err("the engine is stuck and didn't take the file".to_owned());
         }
         self.start_checks();
-        self.arrange_link();
+        self.arrange_link(keys);
         let file = self.paths.file.display();
         let text = format!("{file} was read again and taken (asked by {by})");
         self.log.line(Severity::Notice, None, &text);
@@ -50,23 +58,25 @@ impl Control {
         Ok(format!("{warnings}{text}"))
     }
 
-    /// The file and its log, without which it isn't taken; not on this thread, for disks hang.
-    async fn read_again(&self) -> Result<(startup::Chosen, Log), Refusal> {
+    /// Not on this thread, for disks hang.
+    async fn read_again(&self) -> Result<Again, Refusal> {
         let (paths, node, lost) = (self.paths.clone(), self.node.clone(), self.log.losses());
         let reading = tokio::task::spawn_blocking(move || {
             let chosen = startup::choose(&paths, Some(&node))?;
             let log = Log::open(&chosen.cluster.log, &lost)
                 .map_err(|error| Refusal::because(Exit::BadFile, &error.to_string()))?;
-            Ok((chosen, log))
+            let keys = Keys::of(&paths.state_dir).identity_if_any();
+            Ok(Again { chosen, log, keys })
         });
         match tokio::time::timeout(FILE_READ_WITHIN, reading).await {
             Ok(Ok(taken)) => taken,
             Ok(Err(bug)) => Err(Refusal::because(Exit::Failed, &format!("reading failed: {bug}"))),
             Err(_) => {
                 let text = format!(
-                    "the disk hasn't given out {}, or opened its log file, within {} s; look at \
-                     dmesg and mounts, then reload again",
+                    "the disk hasn't given out {} and the keys in {}, or opened the log file, within \
+                     {} s; look at dmesg and mounts, then reload again",
                     self.paths.file.display(),
+                    self.paths.state_dir.display(),
                     FILE_READ_WITHIN.as_secs()
                 );
                 Err(Refusal::because(Exit::Failed, &text))

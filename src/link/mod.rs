@@ -197,13 +197,11 @@ pub(crate) fn telling() -> (mpsc::Sender<Told>, mpsc::Receiver<Told>) {
 }
 
 impl Link {
-    /// `None` when this node has no keys: there is no link then, and nothing of it is started.
+    /// With the keys of this node, without which there is no link.
     ///
     /// # Errors
-    /// The keys are there but can't be used.
-    pub(crate) fn start(directory: Directory, around: Around) -> Result<Option<Self>> {
-        let keys = Keys::of(&around.state_dir);
-        let Some(identity) = keys.identity_if_any()? else { return Ok(None) };
+    /// They can't be used.
+    pub(crate) fn start(directory: Directory, identity: Identity, around: Around) -> Result<Self> {
         let identity = Arc::new(identity);
         let server = Arc::new(tls::server(&identity).context("this node's keys")?);
         let (sender, receiver) = watch::channel(Arc::new(directory));
@@ -222,7 +220,7 @@ impl Link {
                 file::shelf::Shelf::of(&around.state_dir, &around.file),
                 file::power::Approved::of(&around.state_dir),
                 around.file.clone(),
-                keys.clone(),
+                Keys::of(&around.state_dir),
                 around.requests.clone(),
             )),
             places: admit::Places { file: around.file, state_dir: around.state_dir },
@@ -241,7 +239,7 @@ impl Link {
             saying: Vec::new(),
         };
         this.arrange();
-        Ok(Some(this))
+        Ok(this)
     }
 
     /// Another cluster file is in force.

@@ -8,7 +8,7 @@ use standin_linux::service;
 
 use super::discover::{self, Survey};
 use crate::checks::Outcome;
-use crate::checks::script::Script;
+use crate::checks::script::{Script, Starts};
 
 /// Clients wait this long at most before another node answers; a small nginx starts in 30 ms.
 const START_WITHIN: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ pub(super) async fn restart(survey: &Survey, orphans: &[u32]) -> Outcome {
         Err(why) => return Outcome::fail(format!("not started again: {why}")),
     };
     dismiss(orphans).await;
-    let script = Script { command, user: None, timeout: START_WITHIN };
+    let script = Script { command, user: None, timeout: START_WITHIN, starts: Starts::default() };
     script.run_with(&[]).await
 }
 

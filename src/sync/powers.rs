@@ -239,16 +239,20 @@ fn climbs(path: &Path) -> bool {
     path.components().any(|part| part == std::path::Component::ParentDir)
 }
 
-/// What an operator of this node has said yes to.
+/// What an operator of this node has said yes to; a list that can't be read approves nothing.
 pub(super) fn approved(dir: &Path) -> BTreeSet<String> {
-    let text = std::fs::read_to_string(dir.join(APPROVED)).unwrap_or_default();
-    text.lines().map(str::to_owned).collect()
+    list(dir).unwrap_or_default()
+}
+
+fn list(dir: &Path) -> io::Result<BTreeSet<String>> {
+    let bytes = files::read_if_any(&dir.join(APPROVED))?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
 }
 
 /// # Errors
-/// As write(2); nothing more is approved then.
+/// As read(2) and write(2); nothing more is approved then, and nothing less.
 pub(super) fn approve(dir: &Path, more: &BTreeSet<String>) -> io::Result<()> {
-    let mut all = approved(dir);
+    let mut all = list(dir)?;
     all.extend(more.iter().cloned());
     let text: String = all.iter().map(|one| format!("{one}\n")).collect();
     files::write_atomically(&dir.join(APPROVED), text.as_bytes(), 0o600)
@@ -361,6 +365,11 @@ mod tests {
     fn what_was_approved_stays_so() {
         let dir = tempfile::tempdir().unwrap();
         assert!(approved(dir.path()).is_empty());
+        // A disk that can't be read is no empty list, which would take the place of what is there.
+        let place = dir.path().join(APPROVED);
+        std::os::unix::fs::symlink(APPROVED, &place).unwrap();
+        approve(dir.path(), &BTreeSet::new()).unwrap_err();
+        std::fs::remove_file(place).unwrap();
         approve(dir.path(), &BTreeSet::from(["js_import".to_owned()])).unwrap();
         approve(dir.path(), &BTreeSet::from(["perl".to_owned()])).unwrap();
         assert_eq!(approved(dir.path()).len(), 2);

@@ -117,6 +117,28 @@ fn wait_connected(pair: &Pair) {
     );
 }
 
+/// Whoever opens it waits for a word of this one, which doesn't come (fanotify(7)).
+const HOLDS: &str = "import ctypes,os,sys,time; c=ctypes.CDLL(None); f=c.fanotify_init(4,os.O_RDONLY); \
+                     c.fanotify_mark(f,1,ctypes.c_uint64(0x10000),-100,sys.argv[1].encode()); \
+                     open('/run/held','w').close(); time.sleep(20)";
+
+#[test]
+fn a_reload_while_the_keys_disk_hangs_is_refused_and_holds_nobody() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let _daemons = pair.running();
+    wait_connected(&pair);
+    pair.n1.write("/run/holds.py", HOLDS);
+    let _holder = pair.n1.launch("holder", "python3 /run/holds.py /var/lib/standin/keys/node.pem");
+    wait_until("the disk hangs", SOON, || pair.n1.try_run("test -e /run/held").status.success());
+    let said = pair.n1.try_run(&format!("{STANDIN} reload"));
+    let why = String::from_utf8_lossy(&said.stderr);
+    assert!(!said.status.success() && why.contains("the keys in /var/lib/standin"), "{said:?}");
+    assert!(connected(&pair.n1, "n2"), "status answers, and the link goes on");
+}
+
 #[test]
 fn a_pair_is_made_without_daemons_and_each_node_shows_both() {
     if skipped() {

@@ -15,6 +15,10 @@ const FORM: &str = "standin apply 1";
 
 const NAME: &str = "journal";
 
+/// What takes the journal's place once the swap is proven. It is on the disk before anything is changed:
+/// a disk may be full afterwards, and a name needs no room.
+const PROVEN: &str = "journal.proven";
+
 /// A swap under way, or one that is proven and whose old trees are still there.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Journal {
@@ -135,17 +139,33 @@ impl Journal {
     pub(crate) fn write(&self, folder: &Path) -> io::Result<()> {
         make_folder(folder)?;
         let next = folder.join("journal.new");
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
-        file.write_all(&self.bytes())?;
-        file.sync_all()?;
+        lay(&next, &self.bytes(self.proven))?;
         fs::rename(&next, folder.join(NAME))?;
         File::open(folder)?.sync_all()
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    /// As [`Self::write`], with all that [`Self::prove`] needs.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn write_ready(&self, folder: &Path) -> io::Result<()> {
+        make_folder(folder)?;
+        lay(&folder.join(PROVEN), &self.bytes(true))?;
+        self.write(folder)
+    }
+
+    /// Says on the disk that the swap of the journal there is proven.
+    ///
+    /// # Errors
+    /// What rename(2) and fsync(2) say.
+    pub(crate) fn prove(folder: &Path) -> io::Result<()> {
+        fs::rename(folder.join(PROVEN), folder.join(NAME))?;
+        File::open(folder)?.sync_all()
+    }
+
+    fn bytes(&self, proven: bool) -> Vec<u8> {
         let mut writer = Writer::default();
-        let state = if self.proven { &b"proven"[..] } else { b"swapping" };
+        let state = if proven { &b"proven"[..] } else { b"swapping" };
         writer.record(&[FORM.as_bytes(), self.generation.as_bytes(), state]);
         for (number, plan) in self.plans.iter().enumerate() {
             let (path, staged) = (of_path(&plan.path), of_path(&plan.staged));
@@ -166,7 +186,10 @@ impl Journal {
                 }
             }
             plan.before.write(&mut writer, b"before", number);
-            plan.fresh.write(&mut writer, b"fresh", number);
+            // Only who goes back asks what the new tree looked like.
+            if !proven {
+                plan.fresh.write(&mut writer, b"fresh", number);
+            }
         }
         writer.bytes()
     }
@@ -177,8 +200,17 @@ impl Journal {
     /// What unlink(2) and fsync(2) say.
     pub(crate) fn remove(folder: &Path) -> io::Result<()> {
         gone(fs::remove_file(folder.join(NAME)))?;
+        gone(fs::remove_file(folder.join(PROVEN)))?;
         gone(File::open(folder))?.map_or(Ok(()), |folder| folder.sync_all())
     }
+}
+
+/// Writes a file that isn't the journal yet.
+fn lay(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 /// For root's eyes only: journals name files, and drift holds their bytes.

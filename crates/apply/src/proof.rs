@@ -335,12 +335,12 @@ impl Watchers {
     }
 
     /// The next new line that says `[emerg]`, whoever wrote it.
-    pub(crate) fn emergency(&mut self) -> Option<String> {
+    fn emergency(&mut self) -> Option<String> {
         self.0.iter_mut().find_map(Log::emergency)
     }
 
-    /// The next one of a master and its workers.
-    fn emergency_of(&mut self, speakers: &mut Speakers) -> Option<String> {
+    /// The next one of a master and its children.
+    pub(crate) fn emergency_of(&mut self, speakers: &mut Speakers) -> Option<String> {
         // Once is enough for all lines that are there: they may be many.
         let mut looked = false;
         while let Some(line) = self.emergency() {
@@ -354,7 +354,7 @@ impl Watchers {
 
 /// Whose words in an error log count: many an nginx logs to the same file, and so does an `nginx -t`.
 #[derive(Debug)]
-struct Speakers {
+pub(crate) struct Speakers {
     master: u32,
     /// The processes that are known, by our numbers.
     met: BTreeSet<u32>,
@@ -365,13 +365,13 @@ struct Speakers {
 }
 
 impl Speakers {
-    fn of(master: u32) -> Self {
+    pub(crate) fn of(master: u32) -> Self {
         let mut this = Self { master, met: BTreeSet::new(), numbers: BTreeSet::new(), other: None };
         this.meet(&[master]);
         this
     }
 
-    fn meet(&mut self, pids: &[u32]) {
+    pub(crate) fn meet(&mut self, pids: &[u32]) {
         for pid in pids {
             if self.met.insert(*pid) {
                 self.numbers.extend(own_number(*pid));
@@ -393,8 +393,8 @@ impl Speakers {
         ours
     }
 
-    /// For a reload that doesn't come through: a worker that ended at once isn't known by its number.
-    fn others(&self) -> String {
+    /// For what doesn't come through: a process that ended at once isn't known by its number.
+    pub(crate) fn others(&self) -> String {
         let of = |line: &String| format!("; meanwhile another process logged: {line}");
         self.other.as_ref().map_or_else(String::new, of)
     }

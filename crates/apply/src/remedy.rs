@@ -11,7 +11,7 @@ use standin_linux::process as system;
 use standin_linux::service;
 
 use crate::nginx::{Master, Nginx};
-use crate::proof::{Proven, Watchers, standing};
+use crate::proof::{Proven, Speakers, Watchers, standing};
 use crate::swap::Swapped;
 use crate::test::Tested;
 
@@ -21,6 +21,10 @@ const TERM: i32 = 15;
 
 /// Between two looks at what nginx has become.
 const STEP: Duration = Duration::from_millis(5);
+
+/// A new master shows some milliseconds after it was asked for. Where none does for so long, it has ended,
+/// and what was logged meanwhile is taken for its reason.
+const HEIR_SHOWS: Duration = Duration::from_millis(500);
 
 /// Gives nginx a new master that reads the swapped files afresh: its binary is upgraded in place
 /// (USR2, then QUIT to the old master), which loses no connection; where that can't be, or fails,
@@ -68,19 +72,30 @@ fn upgrade(old: &Master, tested: &Tested, patience: Duration) -> Result<Master, 
     }
     let told = Instant::now();
     let mut logs = Watchers::of(old, tested);
+    let mut speakers = Speakers::of(old.pid);
+    let mut seen = told;
     let gone = |error: &dyn Display| format!("master {}: {error}", old.pid);
     old.fd.signal(USR2).map_err(|error| gone(&error))?;
     let heir = loop {
         let heirs = old.family().heirs;
-        let ready = heirs.iter().filter_map(|heir| Master::hold(*heir));
-        if let Some(heir) = ready.into_iter().find(|heir| !heir.family().workers.is_empty()) {
+        speakers.meet(&heirs);
+        if !heirs.is_empty() {
+            seen = Instant::now();
+        }
+        let mut ready = heirs.iter().filter_map(|heir| Master::hold(*heir));
+        if let Some(heir) = ready.find(|heir| !heir.family().workers.is_empty()) {
             break heir;
         }
-        if let Some(said) = logs.emergency() {
+        if let Some(said) = logs.emergency_of(&mut speakers) {
             return Err(format!("the new master said: {}", said.trim()));
         }
+        let others = speakers.others();
+        if seen.elapsed() >= HEIR_SHOWS && !others.is_empty() {
+            return Err(format!("the new master is gone{others}"));
+        }
         if told.elapsed() >= patience {
-            return Err(format!("no new master with workers after {} ms", patience.as_millis()));
+            let took = patience.as_millis();
+            return Err(format!("no new master with workers after {took} ms{others}"));
         }
         std::thread::sleep(STEP);
     };

@@ -188,7 +188,7 @@ fn plan(
     }
     hook(Step::Synced);
     journal
-        .write(state_dir)
+        .write_ready(state_dir)
         .map_err(|error| format!("the journal in {}: {error}", state_dir.display()))?;
     hook(Step::Journalled);
     Ok(())
@@ -231,8 +231,23 @@ fn prepare(journal: &mut Journal, number: usize, state_dir: &Path) -> io::Result
     let Preparation { folders, pieces, .. } = Preparation::of(&path, &staged, &mut announce)?;
     if let Some(plan) = journal.plans.get_mut(number) {
         plan.way = Way::Pieces { folders, pieces };
+        plan.fresh = laid(plan)?;
     }
     Ok(())
+}
+
+/// What lies ready for the places of a root that is exchanged file by file: a copy of what was staged
+/// is another file.
+fn laid(plan: &Plan) -> io::Result<Fingerprint> {
+    let mut laid = Fingerprint::default();
+    if let Way::Pieces { pieces, .. } = &plan.way {
+        for piece in pieces {
+            if let Piece::Put { spare, .. } = piece {
+                laid.lay(below(piece, plan), Fingerprint::of(spare)?);
+            }
+        }
+    }
+    Ok(laid)
 }
 
 /// What the staged trees look like, root by root; of those in parts nothing.
@@ -330,7 +345,7 @@ fn carry_out(swapped: &mut Swapped, hook: Hook<'_>) -> Result<(), String> {
             }
             prepare(&mut swapped.journal, number, &swapped.state_dir).map_err(at)?;
             swapped.journal.plans.get(number).map_or(Ok(()), sync_plan).map_err(at)?;
-            swapped.journal.write(&swapped.state_dir).map_err(at)?;
+            swapped.journal.write_ready(&swapped.state_dir).map_err(at)?;
         }
         let Some(plan) = swapped.journal.plans.get(number) else { break };
         if let Way::Pieces { pieces, .. } = &plan.way {
@@ -378,20 +393,12 @@ fn sync_folders(plan: &Plan) -> io::Result<()> {
 ///
 /// # Errors
 /// What the file system says; the new trees are live all the same, until [`undo`] or [`recover`].
-pub fn keep(mut swapped: Swapped, hook: Hook<'_>) -> Result<Kept, Box<NotKept>> {
-    let plans = &mut swapped.journal.plans;
-    let synced = plans.iter().try_for_each(sync_folders);
-    // Only who goes back asks what the new tree looked like.
-    let fresh: Vec<_> = plans.iter_mut().map(|plan| std::mem::take(&mut plan.fresh)).collect();
-    swapped.journal.proven = true;
-    if let Err(error) = synced.and_then(|()| swapped.journal.write(&swapped.state_dir)) {
+pub fn keep(swapped: Swapped, hook: Hook<'_>) -> Result<Kept, Box<NotKept>> {
+    let synced = swapped.journal.plans.iter().try_for_each(sync_folders);
+    if let Err(error) = synced.and_then(|()| Journal::prove(&swapped.state_dir)) {
         // It may be there all the same: then nobody undoes it.
         let there = Journal::read(&swapped.state_dir);
         if !there.is_ok_and(|there| there.is_some_and(|journal| journal.proven)) {
-            swapped.journal.proven = false;
-            for (plan, fresh) in swapped.journal.plans.iter_mut().zip(fresh) {
-                plan.fresh = fresh;
-            }
             return Err(Box::new(NotKept { error, swapped }));
         }
     }
@@ -469,7 +476,7 @@ fn take_back(journal: &Journal, state_dir: &Path, hook: Hook<'_>) -> io::Result<
                         let now = Fingerprint::of(&foreign)?;
                         let none = Fingerprint::default();
                         safe.keep(number, plan, below, &foreign, &none, &now)?;
-                    } else if let Some(new) = one.taken_out()?.filter(|_| plan.is_in_parts()) {
+                    } else if let Some(new) = one.taken_out()? {
                         let (fresh, now) = (plan.fresh.below(below), Fingerprint::of(&new)?);
                         safe.keep(number, plan, below, &new, &fresh, &now)?;
                     }

@@ -5,7 +5,6 @@
 //! `standin approve` on this node.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -63,10 +62,15 @@ impl Approved {
         Self { dir: state_dir.join("cluster") }
     }
 
+    /// One that can't be read approves nothing.
     fn list(&self, name: &str) -> Vec<String> {
-        let bytes = fs::read(self.dir.join(name)).unwrap_or_default();
-        // A damaged list approves nothing.
-        serde_json::from_slice(&bytes).unwrap_or_default()
+        self.read(name).unwrap_or_default()
+    }
+
+    fn read(&self, name: &str) -> io::Result<Vec<String>> {
+        let bytes = files::read_if_any(&self.dir.join(name))?.unwrap_or_default();
+        // Nor does a damaged one.
+        Ok(serde_json::from_slice(&bytes).unwrap_or_default())
     }
 
     fn write(&self, name: &str, list: &[String]) -> io::Result<()> {
@@ -97,9 +101,9 @@ impl Approved {
     }
 
     /// # Errors
-    /// It can't be written.
+    /// The list can't be read or written; it stays as it is.
     pub(crate) fn approve(&self, id: &str) -> io::Result<()> {
-        let mut agreed = self.list("approved.json");
+        let mut agreed = self.read("approved.json")?;
         if !agreed.iter().any(|it| it == id) {
             agreed.push(id.to_owned());
         }
@@ -140,6 +144,12 @@ mod tests {
             approved.approve(&id).unwrap();
         }
         assert!(approved.waiting().is_empty());
+        // A disk that can't be read is no empty list, which would take the place of what is there.
+        let unreadable = tempfile::tempdir().unwrap();
+        let place = unreadable.path().join("cluster/approved.json");
+        std::fs::create_dir(unreadable.path().join("cluster")).unwrap();
+        std::os::unix::fs::symlink("approved.json", &place).unwrap();
+        Approved::of(unreadable.path()).approve("1234").unwrap_err();
         assert!(approved.missing(all, &BTreeSet::new()).is_empty());
         let as_root = of("[notify]\nactive = [\"/etc/standin/a.sh\"]\nuser = \"root\"\n");
         assert!(approved.missing(as_root, &BTreeSet::new()).len() <= 1);

@@ -19,7 +19,7 @@ impl Node {
             node: name(self.plan.me),
             stopping: self.stopping != Stopping::No,
             maintenance: self.maintenance.map(|until| Maintenance { remaining: remaining(until) }),
-            vips: self.routers().map(|(_, router)| self.view_vip(now, router)).collect(),
+            vips: self.routers().filter_map(|(_, router)| self.shown(now, router)).collect(),
             checks: (0..)
                 .map(CheckId)
                 .zip(&self.plan.checks)
@@ -46,6 +46,12 @@ impl Node {
                 })
                 .collect(),
         }
+    }
+
+    /// Nothing of a VIP that left the file and has given everything up: its place waits for the next step.
+    fn shown(&self, now: Instant, router: &VirtualRouter) -> Option<VipView> {
+        let left = router.is_over() && !self.is_planned(router);
+        (!left).then(|| self.view_vip(now, router))
     }
 
     fn view_vip(&self, now: Instant, router: &VirtualRouter) -> VipView {

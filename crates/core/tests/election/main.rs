@@ -314,6 +314,17 @@ fn a_vip_that_leaves_the_file_is_released_with_a_goodbye() {
 }
 
 #[test]
+fn a_vip_with_another_router_id_is_shown_once() {
+    let mut rig = Rig::following();
+    let mut other = plan();
+    other.vips[0].vrid = Vrid::new(51).unwrap();
+    rig.step(Input::Plan(Box::new(other)));
+    let shown = rig.node.view(rig.now).vips;
+    let ids: Vec<_> = shown.iter().map(|vip| vip.vrid.get()).collect();
+    assert_eq!(ids, [51], "{shown:?}");
+}
+
+#[test]
 fn after_a_stall_it_listens_before_it_asserts() {
     let mut rig = Rig::holding();
     rig.now = rig.now + Duration::from_secs(5);

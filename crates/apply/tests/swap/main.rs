@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
 
+mod drift;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -290,79 +292,6 @@ fn where_only_what_differs_is_staged_the_rest_stays_untouched() {
 }
 
 #[test]
-fn edits_are_kept_where_only_what_differs_was_staged() {
-    let stage = Stage::new();
-    let (state, live) = (stage.at("state"), stage.at("many"));
-    let before = Fingerprint::of(&live).unwrap();
-    // One after the reading, one after the swap through a file that was open, one beside it all.
-    fs::write(live.join("gone.conf"), "raced").unwrap();
-    let mut open = fs::OpenOptions::new().append(true).open(live.join("nginx.conf")).unwrap();
-    let swapped = swap(&few(&stage, Some(before)), &Nginx::default(), &state, &mut |_| ()).unwrap();
-    keep(swapped, &mut |_| ()).unwrap();
-    std::io::Write::write_all(&mut open, b" and edited").unwrap();
-    fs::write(live.join("same.conf"), "mine").unwrap();
-    let drift = retire(&state, &mut |_| ()).unwrap();
-    let kept = |one: &standin_apply::Drift| {
-        let bytes = one.kept.as_ref().map(|path| fs::read_to_string(path).unwrap());
-        format!("{} {}", one.path.display(), bytes.unwrap_or_default())
-    };
-    let found: Vec<String> = drift.iter().map(kept).collect();
-    assert_eq!(found, ["nginx.conf old and edited", "gone.conf raced"]);
-    assert_eq!(fs::read_to_string(live.join("same.conf")).unwrap(), "mine");
-    assert_eq!(fs::read_to_string(live.join("nginx.conf")).unwrap(), "new!");
-
-    let stage = Stage::new();
-    let (state, live) = (stage.at("state"), stage.at("many"));
-    let old = tree(&live);
-    let swapped = swap(&few(&stage, None), &Nginx::default(), &state, &mut |_| ()).unwrap();
-    fs::write(live.join("nginx.conf"), "edited meanwhile").unwrap();
-    fs::write(live.join("sites/added/more.conf"), "more").unwrap();
-    let drift = undo(swapped, &mut |_| ()).unwrap().drift;
-    assert_eq!(tree(&live), old);
-    let found: Vec<String> = drift.iter().map(kept).collect();
-    assert_eq!(found, ["sites/added/more.conf more", "nginx.conf edited meanwhile"]);
-}
-
-#[test]
-fn what_appears_at_the_place_of_a_new_file_just_before_it_is_kept() {
-    for (parts, root) in [(true, "many"), (false, "plain")] {
-        let stage = Stage::new();
-        let (state, live) = (stage.at("state"), stage.at(root));
-        let before = Fingerprint::of(&live).unwrap();
-        let staged = if parts { few(&stage, Some(before)) } else { one_root(&stage, Some(before)) };
-        let added = live.join("sites/added");
-        let mut hook = |step| {
-            if step == Step::Journalled {
-                write(&added.join("c.conf"), "this node's own", 0o644);
-            }
-        };
-        let swapped = swap(&staged, &Nginx::default(), &state, &mut hook).unwrap();
-        keep(swapped, &mut |_| ()).unwrap();
-        assert_eq!(fs::read_to_string(added.join("c.conf")).unwrap(), "c");
-        let drift = retire(&state, &mut |_| ()).unwrap();
-        let kept = drift.iter().find(|one| one.path == Path::new("sites/added/c.conf"));
-        let kept = kept.and_then(|one| one.kept.clone()).unwrap_or_default();
-        assert_eq!(fs::read_to_string(kept).ok().as_deref(), Some("this node's own"), "{root}");
-    }
-}
-
-#[test]
-fn what_was_replaced_just_before_its_removal_has_all_undone() {
-    let stage = Stage::new();
-    let (state, live) = (stage.at("state"), stage.at("many"));
-    let mut hook = |step| {
-        if step == Step::Journalled {
-            write(&live.join("new~"), "somebody's", 0o644);
-            fs::rename(live.join("new~"), live.join("gone.conf")).unwrap();
-        }
-    };
-    let not = swap(&few(&stage, None), &Nginx::default(), &state, &mut hook).unwrap_err();
-    assert!(not.left == Left::AsItWas && not.why.contains("gone.conf"), "{not:?}");
-    assert_eq!(fs::read_to_string(live.join("gone.conf")).unwrap(), "somebody's");
-    assert_eq!(fs::read_to_string(live.join("nginx.conf")).unwrap(), "old");
-}
-
-#[test]
 fn a_new_file_that_goes_with_its_folder_keeps_nothing_else_from_being_put_back() {
     let stage = Stage::new();
     let (state, live, staged) = (stage.at("state"), stage.at("many"), stage.at(".standin-some"));
@@ -432,52 +361,6 @@ fn a_large_old_tree_leaves_beside_everything_and_no_kill_leaves_any_of_it() {
         }
     }
     panic!("more than {STEPS} steps");
-}
-
-#[test]
-fn edits_in_the_old_tree_are_kept_with_their_bytes() {
-    let stage = Stage::new();
-    let state = stage.at("state");
-    let before = Fingerprint::of(&stage.at("plain")).unwrap();
-    // Between the reading of the live tree and the swap.
-    fs::write(stage.at("plain/raced.conf"), "raced").unwrap();
-    let staged = one_root(&stage, Some(before));
-    let swapped = swap(&staged, &Nginx::default(), &state, &mut |_| ()).unwrap();
-    let old = swapped.old(0).unwrap().to_owned();
-    let kept = keep(swapped, &mut |_| ()).unwrap();
-    assert_eq!(kept.old, [old.as_path()]);
-    // A shell that stood in the directory goes on writing there.
-    fs::write(old.join("nginx.conf"), "edited afterwards").unwrap();
-    fs::remove_file(old.join("gone.conf")).unwrap();
-    let drift = retire(&state, &mut |_| ()).unwrap();
-    let found: Vec<String> = drift
-        .iter()
-        .map(|one| {
-            let bytes = one.kept.as_ref().map(|path| fs::read_to_string(path).unwrap());
-            format!("{:?} {} {}", one.kind, one.path.display(), bytes.unwrap_or_default())
-        })
-        .collect();
-    assert_eq!(
-        found,
-        ["Changed nginx.conf edited afterwards", "Added raced.conf raced", "Removed gone.conf "]
-    );
-    assert!(!old.exists());
-    assert_eq!(fs::read_to_string(stage.at("plain/nginx.conf")).unwrap(), "new!");
-    assert!(retire(&state, &mut |_| ()).unwrap().is_empty());
-}
-
-#[test]
-fn edits_in_a_new_tree_that_is_put_back_are_kept_with_their_bytes() {
-    let stage = Stage::new();
-    let (state, old) = (stage.at("state"), tree(&stage.at("plain")));
-    let staged = one_root(&stage, None);
-    let swapped = swap(&staged, &Nginx::default(), &state, &mut |_| ()).unwrap();
-    fs::write(stage.at("plain/nginx.conf"), "edited meanwhile").unwrap();
-    let undone = undo(swapped, &mut |_| ()).unwrap();
-    assert_eq!(tree(&stage.at("plain")), old);
-    let kept = undone.drift[0].kept.clone().unwrap();
-    assert_eq!(fs::read_to_string(kept).unwrap(), "edited meanwhile");
-    assert!(matches!(recover(&state, &mut |_| ()).unwrap(), Recovered::Clean));
 }
 
 #[test]
@@ -613,38 +496,43 @@ fn what_can_t_be_called_proven_on_the_disk_is_undone_and_stands_in_nobody_s_way(
     let (state, live) = (stage.at("state"), stage.at("plain"));
     let old = tree(&live);
     let swapped = swap(&one_root(&stage, None), &Nginx::default(), &state, &mut |_| ()).unwrap();
-    // As a disk that is full.
-    fs::create_dir(state.join("journal.new")).unwrap();
+    // As a disk that fails.
+    fs::remove_file(state.join("journal.proven")).unwrap();
     let not = keep(swapped, &mut |_| ()).unwrap_err();
     assert!(undo(not.swapped, &mut |_| ()).unwrap().drift.is_empty());
     assert_eq!(tree(&live), old);
-    fs::remove_dir(state.join("journal.new")).unwrap();
     swap(&one_root(&stage, None), &Nginx::default(), &state, &mut |_| ()).unwrap();
 }
 
 #[test]
-fn edits_in_an_old_tree_are_told_also_where_the_next_swap_fails() {
-    let stage = Stage::new();
-    let state = stage.at("state");
-    let swapped = swap(&one_root(&stage, None), &Nginx::default(), &state, &mut |_| ()).unwrap();
-    keep(swapped, &mut |_| ()).unwrap();
-    fs::write(stage.at(".standin-plain/nginx.conf"), "edited").unwrap();
-    // It fails after one file has been edited in its new place.
-    let live = stage.at("many");
-    let mut hook = |step| {
-        if step == (Step::Placed { root: 0, piece: 1 }) {
-            fs::write(live.join("nginx.conf"), "edited as well").unwrap();
-            // Made before the old ones go: else they may get their inodes.
-            write(&live.join("gone~"), "another", 0o644);
-            fs::create_dir(live.join("leaving~")).unwrap();
-            fs::remove_dir_all(live.join("leaving")).unwrap();
-            fs::rename(live.join("gone~"), live.join("gone.conf")).unwrap();
-            fs::rename(live.join("leaving~"), live.join("leaving")).unwrap();
+fn on_a_disk_without_room_nothing_is_swapped_that_can_t_be_called_proven() {
+    if !root() {
+        return;
+    }
+    let stage = || {
+        let stage = Stage::new();
+        for file in 0..300 {
+            write(&stage.at("plain").join(format!("sites/{file}.conf")), "old", 0o644);
         }
+        stage
     };
-    let not = swap(&few(&stage, None), &Nginx::default(), &state, &mut hook).unwrap_err();
-    let shown =
-        |one: &standin_apply::Drift| fs::read_to_string(one.kept.as_ref().unwrap()).unwrap();
-    let found: Vec<_> = not.drift.iter().map(shown).collect();
-    assert!(not.left == Left::AsItWas && found == ["edited", "edited as well"], "{not:?}");
+    let one = stage();
+    swap(&one_root(&one, None), &Nginx::default(), &one.at("state"), &mut |_| ()).unwrap();
+    let journal = fs::metadata(one.at("state/journal")).unwrap().len();
+    let (mut refused, mut kept) = (0, 0);
+    for room in (1..).map(|pages| pages * 4096).take_while(|room| *room < 4 * journal) {
+        let stage = stage();
+        let old = tree(&stage.at("plain"));
+        let said = stage.run(&format!(
+            "mkdir $S; mount -t tmpfs -o size={room} tmpfs $S; \
+             $T swap $S keep 0 {at}plain {at}.standin-plain",
+            at = stage.at("").display()
+        ));
+        let steps = String::from_utf8_lossy(&said.stderr).into_owned();
+        let swapped = steps.contains("Exchanged");
+        assert_eq!(swapped, steps.contains(" Kept "), "{room} of {journal}: {said:?}");
+        assert_eq!(swapped, tree(&stage.at("plain")) != old, "{room} of {journal}: {said:?}");
+        if swapped { kept += 1 } else { refused += 1 }
+    }
+    assert!(refused > 0 && kept > 0, "{refused} without room, {kept} with it");
 }
