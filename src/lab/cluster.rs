@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use standin_config::model::Cluster;
+use standin_core::types::Prefix;
 
 use super::holders::Holders;
 use super::hosts::Host;
@@ -358,19 +359,16 @@ impl Lab {
 
     /// Takes the VIPs off a node by hand, as somebody else's tool would.
     pub(super) fn delete_vips(&mut self, node: usize) -> Result<()> {
-        let default = self.layout.interfaces.first().cloned().unwrap_or_default();
-        let vips: Vec<(String, String)> = self
-            .cluster
-            .vips
-            .iter()
-            .flat_map(|vip| {
-                let device = vip.interface.clone().unwrap_or_else(|| default.clone());
-                vip.addresses.iter().map(move |address| (address.to_string(), device.clone()))
-            })
-            .collect();
+        let vips = self.cluster.vips.iter().flat_map(|vip| vip.addresses.clone());
+        let vips: Vec<Prefix> = vips.collect();
         let host = self.host(node)?;
-        for (address, device) in vips {
-            host.run(&["ip", "address", "del", &address, "dev", &device])?;
+        for prefix in vips {
+            let address = prefix.address().to_string();
+            // With a MAC of its own it is on a link of its own.
+            let shown = host.run(&["ip", "-o", "address", "show", "to", &address])?;
+            let device = shown.split_whitespace().nth(1);
+            let device = device.with_context(|| format!("{}: {prefix} isn't here", host.name))?;
+            host.run(&["ip", "address", "del", &prefix.to_string(), "dev", device])?;
         }
         Ok(())
     }

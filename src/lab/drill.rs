@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -451,7 +452,11 @@ impl Drill<'_> {
             None => {
                 let name = format!("standin-drill-{}", std::process::id());
                 let directory = std::env::temp_dir().join(name);
-                fs::create_dir_all(&directory)?;
+                // What is there already is somebody else's, and may lead elsewhere.
+                fs::DirBuilder::new()
+                    .mode(0o700)
+                    .create(&directory)
+                    .with_context(|| directory.display().to_string())?;
                 self.evidence = Some(directory.clone());
                 directory
             }

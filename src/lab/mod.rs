@@ -39,6 +39,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use standin_linux::spawn::{self, Birth};
+use tokio::signal::unix::{SignalKind, signal};
 
 use cluster::Victim;
 use control::{Reply, Request};
@@ -281,6 +282,10 @@ fn shell(name: &str, node: String, command: Vec<OsString>) -> Result<ExitCode> {
         bail!("the lab gave no process id");
     };
     spawn::enter_host(pid).context("cannot enter the host's namespaces")?;
+    // Ctrl-C is for what runs there. What is ignored would be inherited by it; what is handled isn't.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let _within = runtime.enter();
+    let _kept = [SignalKind::interrupt(), SignalKind::quit()].map(signal);
     let mut words = command.into_iter();
     let program = words.next().unwrap_or_else(|| "/bin/bash".into());
     let mut command = Command::new(&program);
