@@ -11,6 +11,8 @@ mod value;
 mod values;
 mod vip;
 
+pub(crate) use section::not_shared;
+
 use std::ops::Range;
 use std::sync::Arc;
 

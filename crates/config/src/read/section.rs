@@ -242,7 +242,7 @@ impl Walk {
 }
 
 /// Why a path can't be shared, and what to write instead.
-fn not_shared(path: &Path) -> Option<(String, &'static str)> {
+pub(crate) fn not_shared(path: &Path) -> Option<(String, &'static str)> {
     const HELP: &str = "name the directories that nginx's files lie in";
     if !path.is_absolute() {
         return None;
