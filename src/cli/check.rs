@@ -117,6 +117,10 @@ impl Report {
         self.sources.push(source);
         self.of_files.extend(diagnostics);
         if args.file_only {
+            // Who is named must be there; no name is asked for.
+            if let (Some(cluster), Some(node)) = (&model, &args.node) {
+                self.of_files.extend(cluster.find_self(Some(node), "", &[]).err());
+            }
             return Ok(());
         }
         let text = String::from_utf8_lossy(&bytes);

@@ -77,6 +77,23 @@ pub(crate) fn join(host: &Host, address: &str, at: &Host) {
 }
 
 #[test]
+fn apply_without_a_word_is_content_where_no_files_are_shared() {
+    if crate::skipped() {
+        return;
+    }
+    let lan = Lan::new();
+    let n1 = lan.host("n1", &[&format!("{N1}/24")]);
+    let first = format!("--cluster edge --node n1={N1} --vip web=192.168.1.41/24");
+    n1.run(&format!("{STANDIN} init --no-sync {first}"));
+    let _daemon = daemon(&n1);
+    wait_until("n1 to run", SOON, || n1.try_status().is_some());
+    let said = good(&n1.try_run(&format!("{STANDIN} apply")));
+    assert!(said.contains("no files are shared"), "{said}");
+    let said = good(&n1.try_run(&format!("{STANDIN} apply --json")));
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
 fn an_edit_on_any_node_reaches_all_or_none() {
     if crate::skipped() {
         return;
