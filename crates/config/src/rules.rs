@@ -125,6 +125,21 @@ fn node_addresses(cluster: &Cluster, found: &mut Vec<Diagnostic>) {
 }
 
 fn unused_checks(cluster: &Cluster, found: &mut Vec<Diagnostic>) {
+    let by_nginx = |vip: &Vip| vip.checks.iter().any(|name| name == NGINX_CHECK);
+    if let Some(nginx) = cluster.nginx.as_ref()
+        // An empty list says that this is meant.
+        && cluster.vips.iter().any(|vip| !vip.checks.is_empty())
+        && !cluster.vips.iter().any(by_nginx)
+    {
+        found.push(
+            Diagnostic::warning(
+                codes::UNUSED_CHECK,
+                "no VIP uses the check \"nginx\": each stays with a node whose nginx is dead",
+            )
+            .at(&cluster.file, nginx.span.clone(), "")
+            .help("name it in a VIP beside the others: checks = [\"nginx\", \"gw\"]"),
+        );
+    }
     for check in &cluster.checks {
         let used = cluster
             .vips
