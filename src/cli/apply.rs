@@ -185,6 +185,7 @@ fn words(step: &Step) -> String {
         "unfit" => "can't take it",
         "left out" => "isn't asked; it takes the file when it is back",
         "not joined" => "isn't asked: it has not joined",
+        "put out" => "is no member any more: the file has no fingerprint of it",
         "taken" => "has it",
         "missed" => "didn't answer; it takes the file when it is back",
         other => other,

@@ -261,6 +261,19 @@ fn an_expelled_node_learns_and_changes_nothing_and_the_authority_is_another() {
 }
 
 #[test]
+fn a_file_that_forgets_a_members_fingerprint_says_whom_it_puts_out() {
+    if crate::skipped() {
+        return;
+    }
+    let (three, _daemons) = Three::running();
+    let n1 = &three.hosts[0];
+    let line = format!("fingerprint = \"{}\"\n", fingerprint(&three, 2));
+    n1.write("/run/new.toml", &n1.read(FILE).replace(&line, ""));
+    let said = good(&n1.try_run(&format!("{STANDIN} apply cluster /run/new.toml")));
+    assert!(said.contains("n3  is no member any more") && said.contains("n2  has it"), "{said}");
+}
+
+#[test]
 fn a_node_that_missed_a_change_of_the_authority_gets_it() {
     if crate::skipped() {
         return;
