@@ -404,6 +404,16 @@ fn of_files() -> Vec<Bad> {
             },
         ),
         (
+            "scripts_in_nginxs_directory",
+            with(
+                "[sync]\n[notify]\nactive = [\"/etc/nginx/up.sh\"]\nany = [\"/etc/standin/any.sh\", \
+                 \"/etc/nginx/up.sh\"]",
+            ),
+            |facts| {
+                facts.nginx.as_mut().unwrap().conf = Some("/etc/nginx/nginx.conf".into());
+            },
+        ),
+        (
             "user_missing",
             with("[notify]\nany = [\"/etc/standin/any.sh\"]\nuser = \"standin\""),
             |facts| {
