@@ -11,6 +11,7 @@
 //! | `POST /v1/sync/hold`, `/v1/sync/apply`, `/v1/sync/approve` | what was begun, or 409 with why not |
 //! | `POST /v1/sync/resume` `{"accept_deletion": false}` | the same |
 //! | `POST /v1/sync/rollback` `{"generation": "7"}` | the same |
+//! | `POST /v1/sync/rotate` `{"all": false}` | the same |
 //! | `POST /v1/await-vacant` `{"vip": "web", "every_ms": 100}`, `null`: no longer | `{}` |
 //! | `POST /v1/switchover` `{"vip": "web", "to": "n2", "drain_s": 30}` | its story, one step a line, as JSON; 409 with what is in the way |
 //! | `POST /v1/switchover/abort` `{"vip": "web"}` | `{"text": …}`: who was told; 409 with why nobody was |
@@ -35,7 +36,8 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
@@ -96,7 +98,8 @@ pub(crate) fn serve(socket: StdUnixListener, desk: Desk) {
         .route("/v1/reload", post(reload))
         .route("/v1/apply/cluster", post(cluster::apply))
         .route("/v1/expel", post(cluster::expel));
-    let app = reading.merge(writing).merge(sync::writing()).with_state(desk);
+    let app = reading.merge(writing).merge(sync::writing());
+    let app = app.layer(map_response(in_json)).with_state(desk);
     tokio::spawn(async move {
         match UnixListener::from_std(socket) {
             Ok(listener) => {
@@ -115,7 +118,7 @@ pub(crate) fn serve(socket: StdUnixListener, desk: Desk) {
 /// The address can't be bound.
 pub(crate) async fn serve_tcp(listen: SocketAddr, desk: Desk) -> std::io::Result<JoinHandle<()>> {
     let listener = Places::of(TcpListener::bind(listen).await?);
-    let app = reading().with_state(desk);
+    let app = reading().layer(map_response(in_json)).with_state(desk);
     Ok(tokio::spawn(async move {
         // It ends only when it is aborted.
         let _ = axum::serve(listener, app).await;
@@ -142,6 +145,29 @@ async fn nothing_here() -> Response {
                                  POST /v1/maintenance, /v1/await-vacant, /v1/switchover[/abort], \
                                  /v1/reload, /v1/apply/cluster, /v1/expel, /v1/sync/…" });
     (StatusCode::NOT_FOUND, Json(body)).into_response()
+}
+
+/// What axum itself refuses (a body that is no JSON, a key of the wrong type, a method) is told as all
+/// other errors are: programs read one form.
+async fn in_json(response: Response) -> Response {
+    /// What it says is one line.
+    const LINE: usize = 4096;
+    let status = response.status();
+    let is_json = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/");
+    if !status.is_client_error()
+        || response.headers().get(header::CONTENT_TYPE).is_some_and(is_json)
+    {
+        return response;
+    }
+    let allowed = response.headers().get(header::ALLOW).cloned();
+    let bytes = axum::body::to_bytes(response.into_body(), LINE).await.unwrap_or_default();
+    let said = String::from_utf8_lossy(&bytes);
+    let said = if said.is_empty() { status.to_string() } else { said.into_owned() };
+    let mut response = (status, Json(json!({ "error": said }))).into_response();
+    if let Some(allowed) = allowed {
+        response.headers_mut().insert(header::ALLOW, allowed);
+    }
+    response
 }
 
 fn stuck() -> Response {

@@ -161,6 +161,19 @@ pub(crate) fn start(
         }
         desk.report(Outcome::fail("the cluster file has no such check"), Duration::ZERO);
     }
+    if nginx.is_none()
+        && let Some(section) = cluster.nginx.clone()
+    {
+        let view = Arc::new(Mutex::new(earlier.and_then(Running::nginx).unwrap_or_default()));
+        let places = nginx::Places::of(&cluster);
+        tasks.push(tokio::spawn(vital(nginx::watch(
+            section,
+            places,
+            Desk::of_nobody(),
+            Arc::clone(&view),
+        ))));
+        nginx = Some(view);
+    }
     Running { board, tasks, nginx }
 }
 
@@ -242,6 +255,13 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
+    /// For an nginx that no VIP of this node depends on: the shared files, a switchover and status need to
+    /// know it all the same, and it must be able to start.
+    fn of_nobody() -> Self {
+        let live = Arc::new(Mutex::new(Vec::new()));
+        Self { check: CheckId(0), board: Board { live, sink: Arc::new(|_| ()) } }
+    }
+
     pub(crate) fn report(&self, outcome: Outcome, took: Duration) {
         let Outcome { verdict, mut detail, output } = outcome;
         trim(&mut detail);

@@ -94,7 +94,7 @@ pub(crate) fn checks(sections: &str) -> Watching {
 pub(crate) fn checks_after(earlier: Option<&Watching>, sections: &str) -> Watching {
     let names = sections.lines().filter_map(|line| line.strip_prefix("[check.")?.strip_suffix(']'));
     let mut names: Vec<&str> = names.collect();
-    if sections.contains("[nginx]") {
+    if sections.contains("[nginx]") && !sections.contains("[nginx] # of no VIP") {
         names.push("nginx");
     }
     let text = format!(

@@ -1,9 +1,9 @@
 //! `standin apply`: a change goes to all nodes, or to none.
 
 use std::io::{ErrorKind, IsTerminal, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::json;
@@ -96,17 +96,34 @@ pub(super) fn main(args: &ApplyArgs) -> Result<()> {
         None => {
             let Both { json, places } = args.both.clone();
             let (file, without) = (PathBuf::from(FILE), Vec::new());
+            let shares = shares(&file);
             cluster(&ClusterArgs { file, without, json, places: places.clone() })?;
+            if !shares {
+                if !json {
+                    println!("no files are shared: the cluster file has no [sync]");
+                }
+                return Ok(());
+            }
             sync::apply(&sync::ApplyArgs { json, places })
         }
     }
+}
+
+/// Whether the file shares nginx's files; one that can't be read is told of by who applies it.
+fn shares(file: &Path) -> bool {
+    let Ok(bytes) = std::fs::read(file) else { return true };
+    let loaded = standin_config::load_bytes(&file.display().to_string(), &bytes);
+    loaded.model.is_none_or(|cluster| cluster.sync.is_some())
 }
 
 fn cluster(args: &ClusterArgs) -> Result<()> {
     let name = args.file.display().to_string();
     let text = match std::fs::read_to_string(&args.file) {
         Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::InvalidData => bail!("{name} is no UTF-8 text"),
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            let words = format!("{name} is no UTF-8 text; nothing was changed");
+            return Err(Unanswered { exit: Exit::BadFile, words }.into());
+        }
         Err(error) => {
             let words = format!("can't read the cluster file {name}: {error}; nothing was changed");
             return Err(Unanswered { exit: Exit::BadFile, words }.into());
@@ -168,6 +185,7 @@ fn words(step: &Step) -> String {
         "unfit" => "can't take it",
         "left out" => "isn't asked; it takes the file when it is back",
         "not joined" => "isn't asked: it has not joined",
+        "put out" => "is no member any more: the file has no fingerprint of it",
         "taken" => "has it",
         "missed" => "didn't answer; it takes the file when it is back",
         other => other,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use serde_json::{Value, json};
 
 use super::{Places, sync};
 use crate::link::file::power::Approved;
@@ -17,6 +18,9 @@ pub(crate) struct ApproveArgs {
     /// Show what cluster files want to do here
     #[arg(long, conflicts_with = "which")]
     list: bool,
+    /// With --list: for programs
+    #[arg(long, requires = "list")]
+    json: bool,
     /// The directory of what outlives the daemon: what was agreed to
     #[arg(long, value_name = "DIR", default_value = "/var/lib/standin")]
     state_dir: PathBuf,
@@ -27,6 +31,12 @@ pub(crate) struct ApproveArgs {
 pub(super) fn main(args: &ApproveArgs) -> Result<()> {
     let approved = Approved::of(&args.state_dir);
     let waiting = approved.waiting();
+    if args.list && args.json {
+        let all =
+            waiting.iter().map(|(id, power)| json!({ "digits": id, "what": power.to_string() }));
+        println!("{}", Value::Array(all.collect()));
+        return Ok(());
+    }
     if args.list {
         if waiting.is_empty() {
             println!("nothing waits to be approved on this node");

@@ -10,7 +10,7 @@ use clap::Args;
 use hyper::Method;
 use standin_config::{Cluster, Diagnostic, Loaded, Severity, Source};
 
-use super::{RUN_DIR, SOCKET, client};
+use super::{Places, client};
 use crate::api::types::sync::Sync;
 use crate::exit::Exit;
 use crate::preflight::{self, Listen, Subject};
@@ -46,6 +46,8 @@ pub(crate) struct CheckArgs {
     /// For programs: a list of findings
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    places: Places,
 }
 
 fn time(text: &str) -> Result<Duration, String> {
@@ -92,8 +94,8 @@ pub(super) fn main(args: &CheckArgs) -> Result<Exit> {
 }
 
 /// The files outside that a running daemon has found to differ between the nodes; none without one.
-async fn unequal() -> Vec<String> {
-    let socket = Path::new(RUN_DIR).join(SOCKET);
+async fn unequal(places: &Places) -> Vec<String> {
+    let socket = places.socket();
     let asked = client::call(&socket, Method::GET, "/v1/sync", None);
     let Ok(Ok(answer)) = tokio::time::timeout(DAEMON, asked).await else { return Vec::new() };
     let sync: Sync = serde_json::from_slice(&answer).unwrap_or_default();
@@ -117,6 +119,10 @@ impl Report {
         self.sources.push(source);
         self.of_files.extend(diagnostics);
         if args.file_only {
+            // Who is named must be there; no name is asked for.
+            if let (Some(cluster), Some(node)) = (&model, &args.node) {
+                self.of_files.extend(cluster.find_self(Some(node), "", &[]).err());
+            }
             return Ok(());
         }
         let text = String::from_utf8_lossy(&bytes);
@@ -150,7 +156,7 @@ impl Report {
         let facts = client::block_on(async {
             let mut facts = preflight::here(subject, listen).await;
             if let Some(nginx) = facts.nginx.as_mut().filter(|nginx| nginx.unshared.is_some()) {
-                nginx.unequal = unequal().await;
+                nginx.unequal = unequal(&args.places).await;
             }
             Ok(facts)
         })?;

@@ -8,9 +8,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use super::client::Unanswered;
 use super::{Places, token};
 use crate::authority::roster::{Newcomer, quoted_if_needed};
 use crate::authority::{Authority, Keys, NodeKey, files, fingerprint_of_key};
+use crate::exit::Exit;
 
 /// The first node's; a pair is usually 150 and 100.
 const FIRST_PRIORITY: u8 = 150;
@@ -143,7 +145,9 @@ fn asked(args: &InitArgs) -> Result<(String, Named<Vec<IpAddr>>, Named<String>)>
     .filter_map(|(what, is)| is.then_some(what))
     .collect();
     if !missing.is_empty() && !std::io::stdin().is_terminal() {
-        bail!("this is missing, and there is no terminal to ask at: {}", missing.join(", "));
+        let missing = missing.join(", ");
+        let words = format!("this is missing, and there is no terminal to ask at: {missing}");
+        return Err(Unanswered { exit: Exit::Usage, words }.into());
     }
     let cluster = match &args.cluster {
         Some(cluster) => cluster.clone(),

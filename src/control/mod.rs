@@ -502,7 +502,7 @@ impl Control {
             Request::Maintenance { lasting, by, reply } => {
                 let time = lasting.map(|time| format!(" for {}", crate::cli::ago(time)));
                 let words = format!("maintenance on{}, asked by {by}", time.unwrap_or_default());
-                self.log.line(Severity::Notice, None, &words);
+                self.note(Severity::Notice, "maintenance_order", None, &words);
                 self.maintain(lasting, &by, reply).await;
             }
             Request::Command { command, by, reply } => {
@@ -513,15 +513,18 @@ impl Control {
                     Command::Stop => "stop",
                     Command::AwaitVacancy { .. } => "await vacancy",
                 };
-                self.log.line(Severity::Notice, None, &format!("{words}, asked by {by}"));
+                let words = format!("{words}, asked by {by}");
+                self.note(Severity::Notice, "maintenance_order", None, &words);
                 let _ = reply.send(self.engine.offer(ToEngine::Command(command)));
             }
             Request::Sync(ask) => self.ask_sync(ask),
             Request::AwaitVacancy { vip, gap, by, reply } => {
                 let what = if gap.is_some() { "await" } else { "end awaiting" };
                 let text = format!("{what} vacancy, asked by {by}");
-                self.log.line(Severity::Notice, Some(&vip), &text);
                 let known = self.cluster.vip(&vip).is_some();
+                if known {
+                    self.note(Severity::Notice, "vacancy_order", Some(&vip), &text);
+                }
                 let _ = reply.send(known && self.engine.offer(ToEngine::AwaitVacancy { vip, gap }));
             }
             Request::Apply { order, steps } => self.apply(order, steps),

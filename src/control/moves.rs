@@ -332,7 +332,7 @@ impl Control {
     /// An operator wants a switchover undone: here, or where the VIP came from. Says who was told.
     pub(super) fn call_off(&mut self, vip: &str, by: &str) -> Result<String, String> {
         let text = format!("call off the switchover, asked by {by}");
-        self.log.line(Severity::Notice, Some(vip), &text);
+        self.note(Severity::Notice, "switchover", Some(vip), &text);
         if let Some(handle) = self.moves.giving.get(vip) {
             if self.moves.stop_by.is_some() {
                 return Err(format!("{} is stopping: {vip} can't stay", self.node));

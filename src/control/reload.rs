@@ -53,7 +53,7 @@ impl Control {
         self.arrange_link(keys);
         let file = self.paths.file.display();
         let text = format!("{file} was read again and taken (asked by {by})");
-        self.log.line(Severity::Notice, None, &text);
+        self.note(Severity::Notice, "reload_order", None, &text);
         let warnings = chosen.warnings.unwrap_or_default();
         Ok(format!("{warnings}{text}"))
     }

@@ -49,7 +49,7 @@ struct LiveArgs {
     #[arg(long, value_name = "TIME", value_parser = orders::duration)]
     drain: Option<Duration>,
     /// The port that is asked, over HTTP
-    #[arg(long, value_name = "PORT", default_value_t = 80)]
+    #[arg(long, value_name = "PORT", default_value_t = 80, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
     /// What is asked for; any answer but a 5xx is a good one
     #[arg(long, value_name = "PATH", default_value = "/", value_parser = path)]

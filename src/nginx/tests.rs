@@ -36,6 +36,25 @@ fn view(watching: &Watching) -> NginxView {
 }
 
 #[test]
+fn an_nginx_that_no_vip_depends_on_is_known_all_the_same() {
+    on_a_host("nginx::tests::an_nginx_that_no_vip_depends_on_is_known_all_the_same", || async {
+        debian(&["80"]);
+        let watching = checks("[nginx] # of no VIP");
+        for _ in 0..10_000 {
+            if view(&watching).master.is_some() {
+                break;
+            }
+            wait_ms(1).await;
+        }
+        assert_eq!(view(&watching).master, Some(master()));
+        assert_eq!(view(&watching).conf.as_deref(), Some("/etc/nginx/nginx.conf".as_ref()));
+        wait_ms(600).await;
+        assert_eq!(watching.count(), 0, "it is nobody's check");
+        assert!(watching.running.live().is_empty());
+    });
+}
+
+#[test]
 fn a_reload_of_the_cluster_file_forgets_no_nginx() {
     on_a_host("nginx::tests::a_reload_of_the_cluster_file_forgets_no_nginx", || async {
         debian(&["80"]);

@@ -50,6 +50,7 @@ codes! {
     NEVER_PASSES = "H0705", "A check can't pass on this host.";
     INOTIFY = "H0801", "The inotify limits are too low for the synchronised directories.";
     UNSHARED = "H0802", "nginx's configuration names files that aren't synchronised.";
+    COMMAND_SHARED = "H0803", "A program that standin runs lies in a tree that the nodes share.";
     NO_SECOND_CHANCE = "H0901", "The kernel can't hand a VIP's connections to another node.";
     COPIES_DROPPED = "H0902", "The firewall drops what is handed to another node in a switchover.";
 }

@@ -378,6 +378,19 @@ fn of_nginx() -> Vec<Bad> {
     ]
 }
 
+fn of_shared_files() -> Vec<Bad> {
+    vec![(
+        "scripts_in_nginxs_directory",
+        with(
+            "[sync]\n[notify]\nactive = [\"/etc/nginx/up.sh\"]\nany = [\"/etc/standin/any.sh\", \
+                 \"/etc/nginx/up.sh\"]",
+        ),
+        |facts| {
+            facts.nginx.as_mut().unwrap().conf = Some("/etc/nginx/nginx.conf".into());
+        },
+    )]
+}
+
 fn of_files() -> Vec<Bad> {
     vec![
         (
@@ -501,8 +514,15 @@ fn without_a_cluster_file_the_host_is_judged_all_the_same() {
 #[test]
 fn bad_hosts_are_told_what_is_wrong_and_how_to_mend_it() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/preflight");
-    let all =
-        [of_privileges(), of_the_network(), of_the_wire(), of_others(), of_nginx(), of_files()];
+    let all = [
+        of_privileges(),
+        of_the_network(),
+        of_the_wire(),
+        of_others(),
+        of_nginx(),
+        of_files(),
+        of_shared_files(),
+    ];
     let all: Vec<Bad> = all.into_iter().flatten().collect();
     assert!(all.len() >= 20, "{} bad hosts", all.len());
     let mut wrong = Vec::new();

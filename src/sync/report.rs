@@ -89,6 +89,16 @@ impl Driver {
     pub(super) fn diff(&self, node: Option<String>, reply: Reply<Diff>) {
         let Some(running) = &self.running else { return };
         let view = running.replica.view();
+        if let (Some(name), Some(settings)) = (&node, &self.settings) {
+            let nodes = &settings.values.nodes;
+            if !nodes.contains_key(name) {
+                let nodes: Vec<&str> = nodes.keys().map(String::as_str).collect();
+                let why = format!("no node is called {name}; there are: {}", nodes.join(", "));
+                // Who asked may have gone.
+                let _ = reply.send(Err(why));
+                return;
+            }
+        }
         let store = Arc::clone(&running.store);
         let applied = view.state.applied;
         let here = format!("generation {}", applied.map_or(0, |id| id.number));

@@ -68,6 +68,13 @@ impl Settings {
         if roots.is_empty() {
             let folder = conf.and_then(|conf| conf.parent());
             let folder = folder.ok_or("nginx's configuration hasn't been found yet")?;
+            if let Some(why) = standin_config::not_shared(folder) {
+                return Err(format!(
+                    "{}, where nginx's main configuration file lies, can't be shared: {why}; name what \
+                     is to be shared with paths in [sync]",
+                    folder.display()
+                ));
+            }
             roots.push(folder.to_owned());
         }
         roots.extend(self.also.iter().cloned());
@@ -92,4 +99,19 @@ fn values(cluster: &Cluster, own: &str) -> Values {
         (node.name.to_string(), values)
     });
     Values { own: own.to_owned(), nodes: nodes.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_of_a_main_file_beside_standins_own_is_not_shared() {
+        let text = "cluster = \"edge\"\n[node.n1]\naddress = \"192.0.2.1\"\n[nginx]\n[sync]\n";
+        let cluster = standin_config::load("standin.toml", text).model.unwrap();
+        let settings = Settings::of(&cluster, "n1").unwrap();
+        assert!(settings.spec(Some(&PathBuf::from("/etc/nginx/nginx.conf"))).is_ok());
+        let why = settings.spec(Some(&PathBuf::from("/etc/nginx.conf"))).unwrap_err();
+        assert!(why.contains("/etc/standin") && why.contains("paths in [sync]"), "{why}");
+    }
 }

@@ -60,7 +60,7 @@ fn a_live_machine_hands_over_to_a_new_pair_and_gets_everything_back() {
     let load = Load::begin(&client, "192.168.1.41", LOAD.as_secs());
 
     let line = n1.run(&format!(
-        "{STANDIN} init --cluster edge --node n1=192.168.1.189 --vip web=192.168.1.41/24"
+        "{STANDIN} init --no-sync --cluster edge --node n1=192.168.1.189 --vip web=192.168.1.41/24"
     ));
     let token = line.split_whitespace().nth(3).unwrap();
     let file =

@@ -77,6 +77,23 @@ pub(crate) fn join(host: &Host, address: &str, at: &Host) {
 }
 
 #[test]
+fn apply_without_a_word_is_content_where_no_files_are_shared() {
+    if crate::skipped() {
+        return;
+    }
+    let lan = Lan::new();
+    let n1 = lan.host("n1", &[&format!("{N1}/24")]);
+    let first = format!("--cluster edge --node n1={N1} --vip web=192.168.1.41/24");
+    n1.run(&format!("{STANDIN} init --no-sync {first}"));
+    let _daemon = daemon(&n1);
+    wait_until("n1 to run", SOON, || n1.try_status().is_some());
+    let said = good(&n1.try_run(&format!("{STANDIN} apply")));
+    assert!(said.contains("no files are shared"), "{said}");
+    let said = good(&n1.try_run(&format!("{STANDIN} apply --json")));
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
 fn an_edit_on_any_node_reaches_all_or_none() {
     if crate::skipped() {
         return;
@@ -241,6 +258,19 @@ fn an_expelled_node_learns_and_changes_nothing_and_the_authority_is_another() {
     wait_until("n4 to be a node", SOON, || connected(&n4, "n2"));
     assert_eq!(authority(&n4), authority(n2));
     second.stop();
+}
+
+#[test]
+fn a_file_that_forgets_a_members_fingerprint_says_whom_it_puts_out() {
+    if crate::skipped() {
+        return;
+    }
+    let (three, _daemons) = Three::running();
+    let n1 = &three.hosts[0];
+    let line = format!("fingerprint = \"{}\"\n", fingerprint(&three, 2));
+    n1.write("/run/new.toml", &n1.read(FILE).replace(&line, ""));
+    let said = good(&n1.try_run(&format!("{STANDIN} apply cluster /run/new.toml")));
+    assert!(said.contains("n3  is no member any more") && said.contains("n2  has it"), "{said}");
 }
 
 #[test]

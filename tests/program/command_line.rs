@@ -32,12 +32,20 @@ fn each_way_to_fail_has_its_exit_code() {
             "drill --only nonsense",
             "adopt 192.168.1.41 --await-vacant --every 1ms",
             "adopt 192.168.1.41 --await-vacant --every 11s",
+            "init -f /etc/standin/other.toml",
+            "drill live web --port 0",
+            "approve --json",
         ] {
             assert_eq!(host.standin(words).code, 2, "{words}");
         }
         for words in ["apply cluster /none.toml", "lab /none.toml", "check /none.toml"] {
             let missing = host.standin(words);
             assert_eq!(missing.code, 3, "{words}: {missing:?}");
+        }
+        host.sh("printf '\\377' > /etc/standin/bytes.toml");
+        for words in ["apply cluster /etc/standin/bytes.toml", "check --file-only --node n7"] {
+            let said = host.standin(words);
+            assert_eq!(said.code, 3, "{words}: {said:?}");
         }
         let missing = host.standin("run -f /etc/standin/none.toml");
         assert_eq!(missing.code, 3, "{missing:?}");
@@ -212,6 +220,16 @@ fn maintenance_gives_the_vip_away_and_ends_by_itself() {
         assert_eq!(one.role("web"), "backup", "failback is \"never\"");
         let log = one.log();
         assert!(log.contains("maintenance on for 2 s, asked by uid 0"), "{log}");
+        let told = |kind: &str, words: &str| {
+            let has = |event: &serde_json::Value| {
+                event["kind"] == kind && event["text"].as_str().is_some_and(|it| it.contains(words))
+            };
+            assert!(one.events().iter().any(has), "{kind}: {:?}", one.events());
+        };
+        told("maintenance_order", "maintenance on for 2 s, asked by uid 0");
+        assert_eq!(one.standin("reload").code, 0);
+        told("reload_order", "was read again and taken (asked by uid 0");
+        assert_eq!(one.standin("approve --list --json").out.trim(), "[]");
 
         // Less than a second is no longer than was asked, and not for ever.
         assert_eq!(two.standin("maintenance on --for 700ms").code, 0);
@@ -274,7 +292,10 @@ fn the_api_answers_curl_and_gives_orders_only_over_the_socket() {
             ));
             let code: u32 = answer.rsplit(' ').next().unwrap().parse().unwrap();
             assert!((400..500).contains(&code), "{body}: {answer}");
+            assert!(answer.starts_with("{\"error\":\""), "{body}: {answer}");
         }
+        let answer = curl(&format!("-i {local} http://standin/v1/reload"));
+        assert!(answer.contains("allow: POST") && answer.contains("{\"error\":\"405"), "{answer}");
     });
 }
 

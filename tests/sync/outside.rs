@@ -57,6 +57,9 @@ fn a_file_outside_that_differs_is_named_with_the_line_that_shares_it() {
     let check = n1.host.try_run(&format!("{STANDIN} check --listen 0 --node n1"));
     let check = String::from_utf8_lossy(&check.stdout).into_owned();
     assert!(check.contains("H0802") && check.contains("a.conf is another one on n2"), "{check}");
+    let said = n1.host.try_run(&format!("{STANDIN} sync diff n9"));
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("no node is called n9; there are: n1, n2"), "{said}");
     n1.host.wait_said("outside_differs", "/etc/site/a.conf and 1 more", SOON);
     // Nothing was written, and neither bytes nor a hash that could be tried are anywhere.
     assert_eq!(n2.host.read("/etc/site/a.conf"), "# pin kwjy\n");

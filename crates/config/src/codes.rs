@@ -29,6 +29,8 @@ codes! {
     REPEATED = "E0209", "The same thing is said twice.";
     TIMEOUT = "E0210", "A check's timeout is too long for its interval.";
     FINGERPRINT = "E0211", "The fingerprint can't be used.";
+    NOT_SHARED = "E0212", "The path can't be shared.";
+    COMMAND_SHARED = "E0213", "A program that standin runs lies in a tree that the nodes share.";
     VRID = "E0301", "The virtual router id is not 1 to 255.";
     VRID_COLLIDES = "E0302", "Two VIPs have the same virtual router id on one interface.";
     ADDRESS_TWICE = "E0303", "The same address is given twice.";

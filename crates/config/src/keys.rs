@@ -296,7 +296,7 @@ keys! {
 
     LOG_SYSLOG: Log, "syslog", Word(&["user", "daemon", "auth", "syslog", "authpriv", "local0", "local1",
         "local2", "local3", "local4", "local5", "local6", "local7"]), Means("no"), "The facility, by /dev/log.";
-    LOG_JOURNALD: Log, "journald", Bool, Means("true under systemd"), "With fields, to systemd's journal.";
+    LOG_JOURNALD: Log, "journald", Bool, Means("true under systemd when nothing else is used"), "With fields, to systemd's journal.";
     LOG_FILE: Log, "file", Path, Means("no"), "One line per event.";
     LOG_STDERR: Log, "stderr", Bool, Means("true when nothing else is used"), "One line per event.";
 

@@ -26,6 +26,12 @@ use toml::de::DeTable;
 pub use diagnostic::{Diagnostic, Finding, Severity, Source, findings, render};
 pub use model::Cluster;
 
+/// Why this directory can't be shared between the nodes, if so.
+#[must_use]
+pub fn not_shared(path: &std::path::Path) -> Option<String> {
+    read::not_shared(path).map(|(why, _)| why)
+}
+
 /// A cluster of 16 nodes, 1024 VIPs and as many checks has a quarter of this.
 pub const MAX_FILE_BYTES: usize = 1024 * 1024;
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use standin_core::types::Family;
@@ -19,7 +20,47 @@ pub(crate) fn check(cluster: &Cluster) -> Vec<Diagnostic> {
     unused_checks(cluster, &mut found);
     witnesses(cluster, &mut found);
     heartbeats(cluster, &mut found);
+    shared_commands(cluster, &mut found);
     found
+}
+
+/// Whoever may write a shared file on one node would run programs on all, and nobody would have agreed.
+fn shared_commands(cluster: &Cluster, found: &mut Vec<Diagnostic>) {
+    let Some(sync) = &cluster.sync else { return };
+    let conf = cluster.nginx.as_ref().and_then(|nginx| nginx.conf.as_deref()?.parent());
+    // Where it isn't said nginx's directory is found out on the host.
+    let by_default = conf.filter(|_| sync.paths.is_empty());
+    let roots = || sync.paths.iter().chain(&sync.also).map(PathBuf::as_path).chain(by_default);
+    let notify = &cluster.notify;
+    let lists = [&notify.active, &notify.backup, &notify.fault, &notify.stop, &notify.any];
+    let scripts = lists.into_iter().flatten().map(|path| (path.as_path(), None));
+    let checks = cluster.checks.iter().filter_map(|check| match &check.kind {
+        CheckKind::Script { command, .. } => {
+            Some((Path::new(command.first()?), Some(check.span.clone())))
+        }
+        _ => None,
+    });
+    let binary = cluster.nginx.as_ref();
+    let binary = binary.and_then(|it| Some((it.binary.as_deref()?, Some(it.span.clone()))));
+    let mut told: Vec<&Path> = Vec::new();
+    for (program, span) in scripts.chain(checks).chain(binary) {
+        let Some(root) = roots().find(|root| program.starts_with(root)) else { continue };
+        if told.contains(&program) {
+            continue;
+        }
+        told.push(program);
+        let message =
+            format!("{} lies in {}, which the nodes share", program.display(), root.display());
+        let fault = Diagnostic::error(codes::COMMAND_SHARED, message);
+        let fault = match span {
+            Some(span) => fault.at(&cluster.file, span, "runs it"),
+            None => fault,
+        };
+        found.push(fault.at(&cluster.file, sync.span.clone(), "shares it").help(
+            "put it elsewhere on each node, or share less: else whoever may write there on one node runs \
+             programs on all",
+        ));
+    }
 }
 
 /// Two VIPs of one id, family and interface would take each other's adverts for their own.
@@ -125,6 +166,21 @@ fn node_addresses(cluster: &Cluster, found: &mut Vec<Diagnostic>) {
 }
 
 fn unused_checks(cluster: &Cluster, found: &mut Vec<Diagnostic>) {
+    let by_nginx = |vip: &Vip| vip.checks.iter().any(|name| name == NGINX_CHECK);
+    if let Some(nginx) = cluster.nginx.as_ref()
+        // An empty list says that this is meant.
+        && cluster.vips.iter().any(|vip| !vip.checks.is_empty())
+        && !cluster.vips.iter().any(by_nginx)
+    {
+        found.push(
+            Diagnostic::warning(
+                codes::UNUSED_CHECK,
+                "no VIP uses the check \"nginx\": each stays with a node whose nginx is dead",
+            )
+            .at(&cluster.file, nginx.span.clone(), "")
+            .help("name it in a VIP beside the others: checks = [\"nginx\", \"gw\"]"),
+        );
+    }
     for check in &cluster.checks {
         let used = cluster
             .vips

@@ -73,7 +73,7 @@ pub(crate) struct Step {
     #[serde(default)]
     pub(crate) node: Option<String>,
     /// Of a node: `looking`, `fit`, `unfit`, `unreachable`, `refused`, `left out`, `not joined`,
-    /// `taken`, `missed`. Of the whole: `done` or `refused`.
+    /// `put out`, `taken`, `missed`. Of the whole: `done` or `refused`.
     pub(crate) state: String,
     /// Warnings, faults, or what is in the way.
     #[serde(default)]
@@ -295,7 +295,11 @@ async fn propose(
 ) -> (Vec<Willing>, Result<(), String>) {
     let order = plan.order;
     let mut asking = JoinSet::new();
-    for peer in directory.peers.iter().filter(|peer| remains(peer, plan.text)) {
+    for peer in &directory.peers {
+        if !remains(peer, plan.text) {
+            say(steps, &peer.name, "put out", None).await;
+            continue;
+        }
         if peer.fingerprint.is_none() {
             say(steps, &peer.name, "not joined", None).await;
             continue;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use standin_config::Diagnostic;
-use standin_config::model::{CheckKind, Facility, ProcessBy};
+use standin_config::model::{CheckKind, Facility, ProcessBy, Sync};
 
 use super::{Subject, codes, listed};
 use crate::preflight::facts::Facts;
@@ -25,6 +25,36 @@ pub(super) fn judge(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagno
     checks(subject, facts, found);
     inotify(subject, facts, found);
     unshared(subject, facts, found);
+    shared_commands(subject, facts, found);
+}
+
+/// What the file's own words don't show: scripts in the directory that was found to be nginx's.
+fn shared_commands(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnostic>) {
+    let cluster = subject.cluster;
+    let by_default = |sync: &&Sync| sync.paths.is_empty();
+    let (Some(_), Some(nginx)) = (cluster.sync.as_ref().filter(by_default), &facts.nginx) else {
+        return;
+    };
+    let Some(root) = nginx.conf.as_deref().and_then(Path::parent) else { return };
+    let section = &cluster.notify;
+    let lists = [&section.active, &section.backup, &section.fault, &section.stop, &section.any];
+    let checks = cluster.checks.iter().filter_map(|check| match &check.kind {
+        CheckKind::Script { command, .. } => command.first().map(Path::new),
+        _ => None,
+    });
+    let programs = lists.into_iter().flatten().map(AsRef::as_ref).chain(checks);
+    let mut shared: Vec<&Path> = programs.filter(|program| program.starts_with(root)).collect();
+    shared.sort_unstable();
+    shared.dedup();
+    for program in shared {
+        let shown = program.display().to_string();
+        let message = format!("{shown} lies in {}, which the nodes share", root.display());
+        let finding = Diagnostic::error(codes::COMMAND_SHARED, message);
+        found.push(subject.at_value(finding, &shown, "").help(
+            "put it elsewhere on each node, /usr/local/sbin say: else whoever may write there on one node \
+             runs programs on all",
+        ));
+    }
 }
 
 fn notify(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnostic>) {

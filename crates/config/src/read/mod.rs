@@ -11,6 +11,8 @@ mod value;
 mod values;
 mod vip;
 
+pub(crate) use section::not_shared;
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -132,7 +134,9 @@ impl Walk {
             .collect();
         self.count_vips(&top, &vip_tables);
         let link = self.link(&top);
-        let sync = self.sub_table(&top, &keys::SYNC, Section::Sync).map(|f| self.sync(&f));
+        let sync = self
+            .sub_table(&top, &keys::SYNC, Section::Sync)
+            .map(|fields| self.sync(&fields, &nodes, has_nginx));
         let notify = self.notify(&top);
         let log = self.log(&top);
         let api = self.api(&top);

@@ -273,10 +273,6 @@ impl Walk {
         None
     }
 
-    pub(super) fn texts(&mut self, fields: &Fields<'_, '_>, key: &Key) -> Vec<String> {
-        self.spanned_texts(fields, key).into_iter().map(|(text, _)| text).collect()
-    }
-
     /// A list of texts, each with its place; empty when absent.
     pub(super) fn spanned_texts(
         &mut self,
