@@ -59,6 +59,8 @@ impl Host {
         ours.set_read_timeout(Some(SET_UP_WITHIN))?;
         let mut command = Command::new("/proc/self/exe");
         command.args(["lab", "host", name]).stdin(Stdio::from(OwnedFd::from(theirs)));
+        // What it has to say comes as an answer; a lab that is left running keeps nobody's pipes.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
         spawn::born(&mut command, Birth { dies_with_parent: true, ..Birth::default() });
         let outer = command.spawn().context("cannot start this binary again")?;
         drop(command);

@@ -31,6 +31,8 @@ pub(super) fn launch(args: &Wanted) -> Result<ExitCode> {
     command.args(["lab", "supervise"]).stdin(Stdio::from(OwnedFd::from(theirs)));
     // A session of its own: Ctrl-C ends this process, and the kernel then the supervisor.
     spawn::born(&mut command, Birth { dies_with_parent: true, new_session: true });
+    // An older kernel: as it was.
+    let _ = spawn::hand_nothing_on();
     let mut child = command.spawn().context("cannot start this binary again")?;
     drop(command);
     let mut line = serde_json::to_vec(args)?;

@@ -1,0 +1,112 @@
+//! `standin lab` as an operator uses it: their own file rehearsed, and a command in a node.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+
+use rustix::io::{FdFlags, fcntl_setfd};
+use serde_json::Value;
+use standin_linux::process::PidFd;
+use standin_linux::spawn;
+
+const STANDIN: &str = env!("CARGO_BIN_EXE_standin");
+
+const SIGINT: i32 = 2;
+
+/// With what a made-up cluster hasn't: a MAC of its own for the VIP, and shared files.
+const FILE: &str = r#"
+cluster = "edge"
+[node.n1]
+address = "192.0.2.11"
+priority = 150
+[node.n2]
+address = "192.0.2.12"
+[vip.web]
+virtual_router_id = 41
+addresses = ["192.0.2.41/24"]
+virtual_mac = true
+[nginx]
+[sync]
+"#;
+
+fn skipped() -> bool {
+    let skipped = !spawn::is_root();
+    if skipped {
+        eprintln!("SKIPPED: needs root");
+    }
+    skipped
+}
+
+fn standin(words: &[&str]) -> Command {
+    let mut command = Command::new(STANDIN);
+    command.args(words).stdin(Stdio::null());
+    command
+}
+
+/// A file of one's own can be rehearsed. How long it took isn't asked: others may be busy here.
+#[test]
+fn a_file_with_shared_files_and_a_virtual_mac_is_drilled() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("standin.toml");
+    std::fs::write(&file, FILE).unwrap();
+    let mut drill = standin(&["lab", "--name", "drilled", "--drill", "--json"]);
+    drill.args(["--only", "vip-deleted,switched-over"]).arg(&file).env("TMPDIR", dir.path());
+    let output = drill.output().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).expect(&format!("{output:?}"));
+    let runs = report["runs"].as_array().unwrap();
+    let moved = |fault: &str| {
+        let run = runs.iter().find(|run| run["fault"] == fault).unwrap();
+        assert!(run["before"].as_str().unwrap().starts_with('n'), "{run:#}");
+        run["before"] != run["after"]
+    };
+    assert!(!moved("vip-deleted") && moved("switched-over"), "{report:#}");
+}
+
+/// Ends with the test, whatever it comes to.
+struct Lab(&'static str);
+
+impl Lab {
+    fn begin(name: &'static str) -> Self {
+        let begun = Self(name);
+        let output = standin(&["lab", "--name", name]).output().unwrap();
+        assert!(String::from_utf8_lossy(&output.stdout).contains("lab down"), "{output:?}");
+        begun
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // It may have failed to begin.
+        let _ = standin(&["lab", "down", "--name", self.0]).status();
+    }
+}
+
+#[test]
+fn ctrl_c_in_a_node_is_for_what_runs_there() {
+    if skipped() {
+        return;
+    }
+    // What its caller has open it doesn't keep: else the end of this pipe never came.
+    let (mut caller, handed) = std::io::pipe().unwrap();
+    fcntl_setfd(&handed, FdFlags::empty()).unwrap();
+    let _lab = Lab::begin("interrupted");
+    drop(handed);
+    assert_eq!(caller.read(&mut [0]).unwrap(), 0);
+    let script = "echo ready; read line; echo over; exit 7";
+    let mut shell = Command::new(STANDIN);
+    shell.args(["lab", "shell", "--name", "interrupted", "n1", "sh", "-c", script]);
+    let mut child = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "ready");
+    // A terminal sends it to what runs in the node, too.
+    PidFd::open(child.id()).unwrap().signal(SIGINT).unwrap();
+    drop(child.stdin.take());
+    assert_eq!(said.next().unwrap().unwrap(), "over");
+    let status = child.wait().unwrap();
+    assert_eq!((status.code(), status.signal()), (Some(7), None));
+}
