@@ -57,7 +57,8 @@ fn a_file_with_shared_files_and_a_virtual_mac_is_drilled() {
     let mut drill = standin(&["lab", "--name", "drilled", "--drill", "--json"]);
     drill.args(["--only", "vip-deleted,switched-over"]).arg(&file).env("TMPDIR", dir.path());
     let output = drill.output().unwrap();
-    let report: Value = serde_json::from_slice(&output.stdout).expect(&format!("{output:?}"));
+    let report: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
     let runs = report["runs"].as_array().unwrap();
     let moved = |fault: &str| {
         let run = runs.iter().find(|run| run["fault"] == fault).unwrap();
