@@ -139,6 +139,7 @@ impl Control {
             relay.map(|handle| giving::Relay { task: handle.signals.clone(), until: handle.until });
         let job = giving::Job {
             id: self.moves.next_id(),
+            node: self.node.clone(),
             relay,
             vip: wish.vip.clone(),
             asked: wish.asked,
@@ -442,11 +443,14 @@ impl Control {
         let (Kind::Transition { to, .. }, Some(vip)) = (&happened.event.kind, &happened.vip) else {
             return;
         };
+        // Its words begin with the roles.
+        let why = happened.words.split_once(": ").map_or(happened.words.as_str(), |(_, why)| why);
         // A task that doesn't take it any more has ended.
         if *to == Role::Active {
             if let Some(handle) = self.moves.giving.get(vip) {
                 let from = self.moves.taking.get(vip).map(|taking| taking.from.clone());
-                let _ = handle.signals.try_send(giving::Signal::Back { from });
+                let back = giving::Back { from, why: why.to_owned() };
+                let _ = handle.signals.try_send(giving::Signal::Back(back));
             }
             if let Some(handle) = self.moves.taking.get(vip) {
                 let _ = handle.signals.try_send(taking::Signal::Active);

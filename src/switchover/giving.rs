@@ -52,6 +52,8 @@ const SAY_EVERY: Duration = Duration::from_secs(1);
 /// What is to be done.
 pub(crate) struct Job {
     pub(crate) id: u64,
+    /// This one's name.
+    pub(crate) node: String,
     pub(crate) vip: String,
     pub(crate) asked: Asked,
     pub(crate) addresses: Vec<IpAddr>,
@@ -87,14 +89,21 @@ pub(crate) struct Around {
 #[derive(Debug)]
 pub(crate) enum Signal {
     Heard(Word),
-    /// The VIP has come back to this node, by a switchover from that one if there is one.
-    Back {
-        from: Option<String>,
-    },
+    /// The VIP has come back to this node.
+    Back(Back),
     /// Whoever asked for it wants everything as it was.
     CallOff {
         by: String,
     },
+}
+
+/// How the VIP came back.
+#[derive(Debug)]
+pub(crate) struct Back {
+    /// By a switchover from that node, if by one.
+    pub(crate) from: Option<String>,
+    /// The election's reason.
+    pub(crate) why: String,
 }
 
 /// How the control plane reaches the task.
@@ -167,8 +176,8 @@ enum Returning {
 enum Drained {
     /// With so many connections left.
     With(usize),
-    /// The VIP is here again, and its connections with it; by a switchover from that node.
-    Back(Option<String>),
+    /// The VIP is here again, and its connections with it.
+    Back(Back),
 }
 
 impl Giving {
@@ -186,17 +195,16 @@ impl Giving {
             self.tell("failed", format!("{vip}: {why}"), |_| {});
             return None;
         }
-        let back = match self.drain().await {
-            Drained::Back(from) => from,
-            Drained::With(left) => match self.finish(left).await {
-                Some(from) => from,
-                None => return None,
-            },
+        let Back { from, why } = match self.drain().await {
+            Drained::Back(back) => back,
+            Drained::With(left) => self.finish(left).await?,
         };
-        let step = self.outcome("done");
-        let text = format!("{vip} is here again, its connections with it");
+        // Who didn't ask for that hasn't got what was asked for.
+        let step = self.outcome("failed");
+        let text = format!("{vip} is on {} again, its connections with it", self.job.node);
+        let text = if step == "failed" { format!("{why}: {text}") } else { text };
         self.tell(step, text, |progress| (progress.ended, progress.cut) = (Some(0), Some(0)));
-        Some(match back {
+        Some(match from {
             Some(from) if from == self.job.to => CLIENTS_LEARN_WITHIN,
             Some(_) => RING_LASTS,
             None => Duration::ZERO,
@@ -281,7 +289,7 @@ impl Giving {
                     self.tell("moved", text, |_| {});
                     return Ok(());
                 }
-                Ok(Some(Signal::Back { .. })) => {
+                Ok(Some(Signal::Back(_))) => {
                     self.say(Word::Cancel);
                     return Err(format!("{to} didn't take it, so this node has it again"));
                 }
@@ -325,19 +333,19 @@ impl Giving {
                 self.tell("draining", text, |progress| progress.connections = Some(count));
             }
             let left = self.job.drain.saturating_sub(began.elapsed()).max(COUNT_EVERY);
-            if let Some(from) = self.listen(self.pause().min(left)).await {
-                return Drained::Back(from);
+            if let Some(back) = self.listen(self.pause().min(left)).await {
+                return Drained::Back(back);
             }
         }
     }
 
     /// Waits for a word; says so if the VIP has come back.
-    async fn listen(&mut self, no_longer: Duration) -> Option<Option<String>> {
+    async fn listen(&mut self, no_longer: Duration) -> Option<Back> {
         let Ok(signal) = tokio::time::timeout(no_longer, self.heard.recv()).await else {
             return None;
         };
         match signal? {
-            Signal::Back { from } => return Some(from),
+            Signal::Back(back) => return Some(back),
             Signal::CallOff { .. } if self.returns() => {}
             Signal::CallOff { .. } => self.call_off(),
             Signal::Heard(Word::Refused { why }) if self.returns() => {
@@ -378,7 +386,7 @@ impl Giving {
 
     /// nginx ends what is idle and finishes what is under way; what is left then is cut. Says so if the
     /// VIP has come back meanwhile.
-    async fn finish(&mut self, left: usize) -> Option<Option<String>> {
+    async fn finish(&mut self, left: usize) -> Option<Back> {
         let (mut cut, mut told) = (0, true);
         if left > 0 {
             let text = match left {
@@ -398,13 +406,13 @@ impl Giving {
             }
             let began = Instant::now();
             while began.elapsed() < GRACE && self.count_and_say().await > 0 {
-                if let Some(from) = self.listen(self.pause()).await {
-                    return Some(from);
+                if let Some(back) = self.listen(self.pause()).await {
+                    return Some(back);
                 }
             }
             while self.returns() {
-                if let Some(from) = self.listen(COUNT_EVERY).await {
-                    return Some(from);
+                if let Some(back) = self.listen(COUNT_EVERY).await {
+                    return Some(back);
                 }
             }
             let addresses = self.job.addresses.clone();
@@ -416,12 +424,12 @@ impl Giving {
         }
         while self.relays() {
             self.count_and_say().await;
-            if let Some(from) = self.listen(self.pause()).await {
-                return Some(from);
+            if let Some(back) = self.listen(self.pause()).await {
+                return Some(back);
             }
         }
-        if let Some(from) = self.close().await {
-            return Some(from);
+        if let Some(back) = self.close().await {
+            return Some(back);
         }
         let ended = left.saturating_sub(cut);
         let text = format!("{} has {}; {}", self.job.to, self.job.vip, ending(left, cut, told));
@@ -433,13 +441,13 @@ impl Giving {
 
     /// The addresses stay until the other node hands nothing over any more: a packet that comes after
     /// them would be answered by a reset, or sent back.
-    async fn close(&mut self) -> Option<Option<String>> {
+    async fn close(&mut self) -> Option<Back> {
         self.say(Word::Done);
         let by = tokio::time::Instant::now() + ENDS_WITHIN;
         let mut back = None;
         while back.is_none() {
             match tokio::time::timeout_at(by, self.heard.recv()).await {
-                Ok(Some(Signal::Back { from })) => back = Some(from),
+                Ok(Some(Signal::Back(again))) => back = Some(again),
                 Ok(Some(Signal::Heard(Word::Ended))) | Ok(None) | Err(_) => break,
                 Ok(Some(Signal::CallOff { by })) => {
                     let text =

@@ -13,7 +13,6 @@ mod several;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
-use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::Instant;
@@ -83,10 +82,9 @@ fn clients_notice_nothing(more: &str, rules: &str, share: usize) {
         assert_eq!(seen.answered, nodes, "{vip} {habit:?}");
     }
     println!("the client sent {} segments again", sent_again(&cluster.client));
-    for command in [there, back] {
-        let (code, story, error) = command.end();
-        assert_eq!(code, Some(0), "{story:?}{error}");
-    }
+    there.ends_moved_back("n2");
+    let (code, story, error) = back.end();
+    assert_eq!(code, Some(0), "{story:?}{error}");
     cluster.wait_states(&before);
 }
 
@@ -266,7 +264,7 @@ fn a_stop_ends_in_order_beside_a_long_move() {
     assert_ne!(long.end().0, Some(0));
 }
 
-/// Whoever is killed in the middle leaves nothing behind.
+/// Whoever is killed in the middle leaves nothing behind, and the command says what is known.
 fn a_kill_in_the_middle_leaves_no_trace() {
     let cluster = Cluster::new(2, 1, "60s");
     let [n1, n2] = &cluster.nodes[..] else { unreachable!() };
@@ -275,12 +273,7 @@ fn a_kill_in_the_middle_leaves_no_trace() {
     let before = cluster.states();
     let keeps = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::KeepAlive, 2);
     sleep(ms(300));
-    let quietly = |host: &Host| {
-        let mut command = host.command(STANDIN);
-        command.args(["switchover", "web"]).stdout(Stdio::null()).stderr(Stdio::null());
-        command.spawn().unwrap()
-    };
-    let mut watching = quietly(n1);
+    let watching = UnderWay::begin(n1, "web");
     n2.wait_role("active", SOON);
     wait_until("the VIP to stay for its sockets", SOON, || {
         n1.ip("-o address show dev lo").contains(VIP)
@@ -289,19 +282,25 @@ fn a_kill_in_the_middle_leaves_no_trace() {
     let daemon = daemon_of(first.pid);
     spawn::kill(daemon, 9).unwrap();
     wait_state(n1, &before[0]);
-    wait_until("the command to notice", SOON, || watching.try_wait().unwrap().is_some());
+    let (code, story, error) = watching.end();
+    assert_eq!(code, Some(5), "{story:?}{error}");
     wait_state(n2, &before[1]);
     drop(keeps.end());
     // Now the one that took it.
     cluster.wait_ready();
     let keeps = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::KeepAlive, 2);
     sleep(ms(300));
-    let mut watching = quietly(n2);
+    let watching = UnderWay::begin(n2, "web");
     n1.wait_role("active", SOON);
     spawn::kill(daemon_of(first.pid), 9).unwrap();
     wait_state(n1, &before[0]);
     drop(keeps.end());
-    wait_until("the drain to end", SOON, || watching.try_wait().unwrap().is_some());
+    // Whoever waits for the move, to reboot n2 say, must not go on: n2 has the VIP.
+    let (code, story, error) = watching.end();
+    assert_eq!((code, steps(&story).last()), (Some(1), Some(&"failed")), "{story:?}{error}");
+    assert!(error.contains("n1 has been silent for "), "{error}");
+    assert!(error.contains(": web is on n2 again, its connections with it"), "{error}");
+    assert_eq!(n2.role(), "active");
     wait_state(n2, &before[1]);
     drop(second);
 }
