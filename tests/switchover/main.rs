@@ -284,6 +284,8 @@ fn a_kill_in_the_middle_leaves_no_trace() {
     wait_state(n1, &before[0]);
     let (code, story, error) = watching.end();
     assert_eq!(code, Some(5), "{story:?}{error}");
+    let known = "the daemon has gone, and n2 had web already; see `standin status` on n2";
+    assert!(error.contains(known), "{error}");
     wait_state(n2, &before[1]);
     drop(keeps.end());
     // Now the one that took it.
