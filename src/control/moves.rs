@@ -177,8 +177,9 @@ impl Control {
             |problem| format!("{}: {}", problem.kind, problem.why),
         );
         Err(format!(
-            "{node} doesn't serve this node's generation of the shared files ({why}); `--stale-ok` moves \
-             the VIP all the same"
+            "{node} doesn't serve {}'s generation of the shared files ({why}); `--stale-ok` moves the VIP \
+             all the same",
+            self.node
         ))
     }
 
@@ -201,8 +202,9 @@ impl Control {
         }
         if view.priority == Priority::OWNER {
             return Err(format!(
-                "this node has priority 255 for {name} and would take it back at once (RFC 9568, \
-                 6.4.2). Use `standin maintenance on`"
+                "{0} has priority 255 for {name} and would take it back at once (RFC 9568, 6.4.2). Use \
+                 `standin maintenance on` on {0}",
+                self.node
             ));
         }
         if let Some(under_way) = self.moves.giving.get(name) {

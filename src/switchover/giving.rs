@@ -187,7 +187,7 @@ impl Giving {
         if let Err(why) = self.prepare().await {
             self.say(Word::Cancel);
             let step = self.outcome("failed");
-            self.tell(step, format!("{vip} stays here: {why}"), |_| {});
+            self.tell(step, format!("{vip} stays on {}: {why}", self.job.node), |_| {});
             return None;
         }
         if let Err(why) = self.hand_over().await {
@@ -234,11 +234,13 @@ impl Giving {
             None => Vec::new(),
             Some(master) => blocking(move || serves(master, &addresses))
                 .await
-                .ok_or("a helper of this node broke off")?
-                .map_err(|error| format!("what nginx listens on here can't be read: {error}"))?,
+                .ok_or_else(|| format!("a helper of {} broke off", self.job.node))?
+                .map_err(|error| {
+                    format!("what {}'s nginx listens on can't be read: {error}", self.job.node)
+                })?,
         };
         if let Some(Err(error)) = self.count().await {
-            return Err(format!("the connections here can't be counted: {error}"));
+            return Err(format!("{}'s connections can't be counted: {error}", self.job.node));
         }
         let text = format!("asking {} to take {}", self.job.to, self.job.vip);
         self.tell("preparing", text, |_| {});
@@ -291,7 +293,7 @@ impl Giving {
                 }
                 Ok(Some(Signal::Back(_))) => {
                     self.say(Word::Cancel);
-                    return Err(format!("{to} didn't take it, so this node has it again"));
+                    return Err(format!("{to} didn't take it, so {} has it again", self.job.node));
                 }
                 Ok(Some(Signal::CallOff { .. })) => self.returning = Returning::Wanted,
                 Ok(Some(_)) => {}
@@ -302,7 +304,9 @@ impl Giving {
         let now = status(&self.around.desk).await;
         let view = now.as_ref().and_then(|now| vip(now, &vip_name));
         Err(match view.map(|view| (view.role, view.holder.clone())) {
-            Some((Role::Active, _)) => format!("{to} didn't take it, so this node has it again"),
+            Some((Role::Active, _)) => {
+                format!("{to} didn't take it, so {} has it again", self.job.node)
+            }
             Some((_, Some(holder))) => format!("{to} didn't say that it has it; {holder} does"),
             _ => format!("{to} didn't take it within {TAKES_WITHIN:?}; see `standin status`"),
         })
@@ -326,10 +330,8 @@ impl Giving {
             if told.is_none_or(|(at, before)| before != count && at.elapsed() >= TELL_EVERY) {
                 told = Some((Instant::now(), count));
                 let left = self.job.drain.saturating_sub(began.elapsed()).as_secs();
-                let text = match count {
-                    0 => "nobody is left here; waiting a moment for who still comes".to_owned(),
-                    _ => format!("{} still here, {left} s left for them", connections(count)),
-                };
+                // Whoever reads it may sit on another node.
+                let text = still(count, &self.job.node, left);
                 self.tell("draining", text, |progress| progress.connections = Some(count));
             }
             let left = self.job.drain.saturating_sub(began.elapsed()).max(COUNT_EVERY);
@@ -396,7 +398,8 @@ impl Giving {
             self.tell("finishing", text, |progress| progress.connections = Some(left));
             if let Err(why) = self.reload_nginx().await {
                 let text = format!(
-                    "nginx isn't told to end them: {why}. Who hasn't finished in {} s is cut",
+                    "{}'s nginx isn't told to end them: {why}. Who hasn't finished in {} s is cut",
+                    self.job.node,
                     GRACE.as_secs()
                 );
                 // Nobody may be watching.
@@ -469,7 +472,7 @@ impl Giving {
     /// it runs with; workers that are told to leave without that would leave every other address of
     /// this host unserved.
     async fn reload_nginx(&self) -> Result<(), String> {
-        let unknown = || "it isn't known here".to_owned();
+        let unknown = || "no master of it is known".to_owned();
         let master = self.job.nginx_master.ok_or_else(unknown)?;
         if self.job.shares {
             let (reply, answer) = oneshot::channel();
@@ -537,6 +540,16 @@ fn connections(count: usize) -> String {
     if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
 }
 
+/// Who is still served by the old node.
+fn still(count: usize, node: &str, left_s: u64) -> String {
+    let them = match count {
+        0 => return format!("nobody is left on {node}; waiting a moment for who still comes"),
+        1 => "it",
+        _ => "them",
+    };
+    format!("{} still on {node}, {left_s} s left for {them}", connections(count))
+}
+
 /// What became of those that were left when the drain was over; nginx was `told` to end them, or not.
 fn ending(left: usize, cut: usize, told: bool) -> String {
     let ended = match (left, left.saturating_sub(cut), told) {
@@ -601,6 +614,16 @@ mod tests {
         assert_eq!(
             ending(3, 2, false),
             "1 of those that were left ended by itself; 2 more were cut"
+        );
+    }
+
+    #[test]
+    fn who_is_still_there_is_told_of_one_and_of_many() {
+        assert_eq!(still(64, "n1", 29), "64 connections still on n1, 29 s left for them");
+        assert_eq!(still(1, "n1", 2), "1 connection still on n1, 2 s left for it");
+        assert_eq!(
+            still(0, "n1", 2),
+            "nobody is left on n1; waiting a moment for who still comes"
         );
     }
 
