@@ -172,6 +172,20 @@ enum Returning {
     Asked(Instant),
 }
 
+/// Why nothing was begun.
+enum Unprepared {
+    /// This node or the other one says so.
+    Decided(String),
+    /// The other one wasn't heard: it may have taken the VIP, with this node's cable out.
+    Silent(String),
+}
+
+impl From<String> for Unprepared {
+    fn from(why: String) -> Self {
+        Self::Decided(why)
+    }
+}
+
 /// How the drain ended.
 enum Drained {
     /// With so many connections left.
@@ -187,7 +201,8 @@ impl Giving {
         if let Err(why) = self.prepare().await {
             self.say(Word::Cancel);
             let step = self.outcome("failed");
-            self.tell(step, format!("{vip} stays on {}: {why}", self.job.node), |_| {});
+            let text = self.unmoved(&why).await;
+            self.tell(step, text, |_| {});
             return None;
         }
         if let Err(why) = self.hand_over().await {
@@ -216,6 +231,22 @@ impl Giving {
         if matches!(self.returning, Returning::No) { step } else { "called_off" }
     }
 
+    /// That nothing was begun. Where the VIP stays is known only by who has it, and talks with the other.
+    async fn unmoved(&self, why: &Unprepared) -> String {
+        let (node, vip_name) = (&self.job.node, &self.job.vip);
+        let now = status(&self.around.desk).await;
+        let has = now.as_ref().and_then(|now| vip(now, vip_name)).map(|it| it.role == Role::Active);
+        match (has, why) {
+            (Some(true), Unprepared::Decided(why)) => format!("{vip_name} stays on {node}: {why}"),
+            (Some(false), Unprepared::Decided(why) | Unprepared::Silent(why)) => {
+                format!("{node} doesn't have {vip_name} any more, so it moves nothing: {why}")
+            }
+            (_, Unprepared::Decided(why) | Unprepared::Silent(why)) => {
+                format!("{node} doesn't move {vip_name}: {why}; `standin status` shows who has it")
+            }
+        }
+    }
+
     /// The VIP is here, and clients that don't know yet send to the other node: it hands on what it
     /// doesn't know, instead of answering with resets.
     async fn linger(&mut self, lasting: Duration) {
@@ -228,7 +259,7 @@ impl Giving {
     }
 
     /// Asks the other node; nothing changes on either before it says that it is ready.
-    async fn prepare(&mut self) -> Result<(), String> {
+    async fn prepare(&mut self) -> Result<(), Unprepared> {
         let addresses = self.job.addresses.clone();
         let serves = match self.job.nginx_master {
             None => Vec::new(),
@@ -240,7 +271,8 @@ impl Giving {
                 })?,
         };
         if let Some(Err(error)) = self.count().await {
-            return Err(format!("{}'s connections can't be counted: {error}", self.job.node));
+            let node = &self.job.node;
+            return Err(format!("{node}'s connections can't be counted: {error}").into());
         }
         let text = format!("asking {} to take {}", self.job.to, self.job.vip);
         self.tell("preparing", text, |_| {});
@@ -252,22 +284,31 @@ impl Giving {
         let addresses = self.job.addresses.clone();
         let link_local = blocking(move || super::link_local(&addresses)).await.flatten();
         if !self.say(Word::Prepare { lasting_ms, serves, quic_ports, link_local }) {
-            return Err(format!("there is no peer link with {}", self.job.to));
+            return Err(Unprepared::Silent(format!("there is no peer link with {}", self.job.to)));
         }
         let to = self.job.to.clone();
         let answer = tokio::time::timeout(ANSWERS_WITHIN, self.heard.recv()).await;
         match answer {
             Ok(Some(Signal::Heard(Word::Ready))) => {}
-            Ok(Some(Signal::Heard(Word::Refused { why }))) => return Err(format!("{to}: {why}")),
+            Ok(Some(Signal::Heard(Word::Refused { why }))) => {
+                return Err(format!("{to}: {why}").into());
+            }
             Ok(Some(Signal::CallOff { by })) => {
                 self.returning = Returning::Wanted;
-                return Err(format!("called off by {by}"));
+                return Err(format!("called off by {by}").into());
             }
-            Ok(_) => return Err(format!("{to} gave no answer that is understood")),
-            Err(_) => return Err(format!("{to} didn't answer within {ANSWERS_WITHIN:?}")),
+            Ok(Some(Signal::Back(back))) => {
+                let node = &self.job.node;
+                return Err(format!("{node} lost it meanwhile and has it again: {}", back.why).into());
+            }
+            Ok(_) => return Err(format!("{to} gave no answer that is understood").into()),
+            Err(_) => {
+                let s = ANSWERS_WITHIN.as_secs();
+                return Err(Unprepared::Silent(format!("{to} didn't answer within {s} s")));
+            }
         }
         if self.around.watched && self.around.progress.is_closed() {
-            return Err("whoever asked for it has gone".to_owned());
+            return Err("whoever asked for it has gone".to_owned().into());
         }
         Ok(())
     }

@@ -59,6 +59,17 @@ pub(crate) fn called_off_all_is_as_before() {
     unharmed("keep-alive", &keeps.end());
     unharmed("short", &short.end());
     cluster.wait_states(&before);
+    // Whose cable is out doesn't know where the VIP is.
+    cluster.wait_ready();
+    n2.drop_incoming("tcp dport 8412");
+    let moving = UnderWay::begin(n1, "web n2");
+    sleep(ms(300));
+    n1.ip("link set eth0 down");
+    n2.wait_role("active", SOON);
+    let (code, story, error) = moving.end();
+    assert_eq!((code, steps(&story).last()), (Some(1), Some(&"failed")), "{story:?}{error}");
+    let why = "n1 doesn't have web any more, so it moves nothing: n2 didn't answer within 5 s";
+    assert!(error.contains(why), "{error}");
 }
 
 /// A node that can't have it back says so, and nothing else changes.
