@@ -325,7 +325,8 @@ async fn switchover(
         return (StatusCode::BAD_REQUEST, Json(body)).into_response();
     };
     let SwitchoverOrder { vip, to, stale_ok, .. } = order;
-    let wish = Wish { vip, to, drain, stale_ok, by, asked: Asked::Here };
+    let (deaf_ok, asked) = (false, Asked::Here);
+    let wish = Wish { vip, to, drain, stale_ok, deaf_ok, by, asked };
     match ask(&desk, |reply| Request::Switchover { wish, reply }).await {
         Some(Ok(mut story)) => {
             let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(16);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use standin_core::Command;
 use standin_core::event::{Kind, Role, Standing};
 use standin_core::types::Priority;
+use standin_core::view::VipView;
 use tokio::sync::{mpsc, oneshot};
 
 use super::log::Severity;
@@ -31,6 +32,8 @@ pub(crate) struct Wish {
     pub(crate) drain: Option<Duration>,
     /// Also to a node that doesn't serve the active's generation of the shared files.
     pub(crate) stale_ok: bool,
+    /// Also to a node that this one's adverts don't reach: who goes away has no choice.
+    pub(crate) deaf_ok: bool,
     pub(crate) by: String,
     pub(crate) asked: Asked,
 }
@@ -79,6 +82,11 @@ pub(crate) async fn status(desk: &mpsc::Sender<Request>) -> Option<Status> {
     receiver.await.ok()?
 }
 
+/// Since when adverts of this node don't reach a peer, as that one says over the link.
+fn unheard_for(view: &VipView, peer: &str) -> Option<Duration> {
+    view.lost.iter().find(|lost| !lost.incoming && lost.peer == peer).map(|lost| lost.lasting)
+}
+
 impl Control {
     /// An operator asks for a switchover: begins it here, or has it begun where the VIP is.
     pub(super) async fn asked_to_switch(
@@ -95,7 +103,7 @@ impl Control {
 
     /// Asks the node that has the VIP.
     fn order(&mut self, holder: String, wish: Wish) -> Result<mpsc::Receiver<Progress>, String> {
-        let Wish { vip, to, drain, stale_ok, by, asked: _ } = wish;
+        let Wish { vip, to, drain, stale_ok, by, .. } = wish;
         if to.as_ref() == Some(&holder) {
             return Err(format!("{holder} has {vip} already"));
         }
@@ -226,7 +234,16 @@ impl Control {
                 None => reasons.push(format!("there is no peer link with {peer}")),
                 Some(None) => reasons.push(format!("{peer} doesn't have {name} in its file")),
                 Some(Some(vip)) if vip.standing == Standing::Eligible.to_string() => {
-                    ready.push((vip.priority, peer));
+                    match unheard_for(view, peer).filter(|_| !wish.deaf_ok) {
+                        None => ready.push((vip.priority, peer)),
+                        Some(lasting) => reasons.push(format!(
+                            "{peer} hasn't heard {0}'s adverts for {1}. Let VRRP (IP protocol 112) from {0} \
+                             through to {peer}: a firewall there, or a switch, drops it; `standin \
+                             maintenance on` on {0} moves what it has all the same",
+                            self.node,
+                            crate::cli::ago(lasting)
+                        )),
+                    }
                 }
                 Some(Some(vip)) => {
                     let why = vip.obstacle.clone().unwrap_or_default();
@@ -257,7 +274,7 @@ impl Control {
                 let longest = crate::switchover::LONGEST;
                 let drain = drain_ms.map(|ms| Duration::from_millis(ms).min(longest));
                 let asked = Asked::There(from.clone(), id);
-                let wish = Wish { vip, to, drain, stale_ok, by, asked };
+                let wish = Wish { vip, to, drain, stale_ok, deaf_ok: false, by, asked };
                 self.carry_out(from, id, wish).await;
             }
             Word::CallOff { by } => {
@@ -323,7 +340,7 @@ impl Control {
         let drain = Duration::from_millis(drain_ms).min(crate::switchover::LONGEST);
         let by = format!("{from}, where it was called off");
         let (to, drain, asked) = (Some(from), Some(drain), Asked::Undo);
-        let wish = Wish { vip, to, drain, stale_ok: true, by, asked };
+        let wish = Wish { vip, to, drain, stale_ok: true, deaf_ok: true, by, asked };
         match self.switch_over(wish, false).await {
             Ok(story) => ordered::tell_failure(thread, story),
             Err(why) => {
@@ -467,6 +484,7 @@ impl Control {
             to: None,
             drain: None,
             stale_ok: true,
+            deaf_ok: true,
             by: String::new(),
             asked: Asked::Here,
         };
@@ -483,7 +501,8 @@ impl Control {
             // Who goes away can't wait until the other one has caught up.
             let (vip_name, by) = (vip.clone(), by.to_owned());
             let asked = Asked::Here;
-            let wish = Wish { vip: vip_name, to: None, drain, stale_ok: true, by, asked };
+            let (stale_ok, deaf_ok) = (true, true);
+            let wish = Wish { vip: vip_name, to: None, drain, stale_ok, deaf_ok, by, asked };
             // Whoever asked watches `status`, not this story.
             if self.switch_over(wish, false).await.is_ok() {
                 begun.push(vip);

@@ -205,6 +205,12 @@ fn what_is_not_ready_stays() {
     n2.run("/usr/sbin/nginx -s reload");
     wait_until("n2's nginx to let go", SOON, || !n2.run("ss -ltn").contains(":443"));
     refused(n1, "web", "443");
+    n2.drop_incoming("meta l4proto 112");
+    let lost = || n1.try_status().is_some_and(|it| it["vips"][0]["lost"][0]["to"] == "n2");
+    wait_until("n1 to know that n2 doesn't hear it", SOON, lost);
+    refused(n1, "web n2", "n2 hasn't heard n1's adverts for ");
+    refused(n2, "web", "maintenance on` on n1 moves");
+    n2.drop_nothing();
     assert_eq!(cluster.states(), before);
     assert!(n1.has(VIP) && n1.role() == "active");
 }
