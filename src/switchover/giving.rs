@@ -8,6 +8,8 @@ use standin_core::event::Role;
 use standin_linux::sockets::{Sockets, TcpState};
 use tokio::sync::{mpsc, oneshot};
 
+use super::idle::{Reload, Told};
+use super::words::{ending, still};
 use super::{GRACE, Progress, Said, WORDS, Word, millis, serves, taking, vip};
 use crate::control::{Asked, Request, status};
 use crate::engine::messages::{Post, ToEngine};
@@ -217,6 +219,8 @@ impl Giving {
         // Who didn't ask for that hasn't got what was asked for.
         let step = self.outcome("failed");
         let text = format!("{vip} is on {} again, its connections with it", self.job.node);
+        // The election calls its own node that.
+        let why = why.replace("this node", &self.job.node);
         let text = if step == "failed" { format!("{why}: {text}") } else { text };
         self.tell(step, text, |progress| (progress.ended, progress.cut) = (Some(0), Some(0)));
         Some(match from {
@@ -299,7 +303,9 @@ impl Giving {
             }
             Ok(Some(Signal::Back(back))) => {
                 let node = &self.job.node;
-                return Err(format!("{node} lost it meanwhile and has it again: {}", back.why).into());
+                return Err(
+                    format!("{node} lost it meanwhile and has it again: {}", back.why).into()
+                );
             }
             Ok(_) => return Err(format!("{to} gave no answer that is understood").into()),
             Err(_) => {
@@ -327,9 +333,9 @@ impl Giving {
             match tokio::time::timeout(left, self.heard.recv()).await {
                 Ok(Some(Signal::Heard(Word::Taken))) => {
                     self.moved_at = Some(Instant::now());
-                    drop(self.moved.take());
                     let text = format!("{to} has {vip_name}");
                     self.tell("moved", text, |_| {});
+                    drop(self.moved.take());
                     return Ok(());
                 }
                 Ok(Some(Signal::Back(_))) => {
@@ -433,27 +439,41 @@ impl Giving {
         let (mut cut, mut told) = (0, true);
         if left > 0 {
             let text = match left {
-                1 => "1 connection is left; nginx ends it as it becomes idle".to_owned(),
-                _ => format!("{left} connections are left; nginx ends them as they become idle"),
+                1 => "1 connection is left; nginx is to end it as it becomes idle".to_owned(),
+                _ => {
+                    format!("{left} connections are left; nginx is to end them as they become idle")
+                }
             };
             self.tell("finishing", text, |progress| progress.connections = Some(left));
-            if let Err(why) = self.reload_nginx().await {
-                let text = format!(
-                    "{}'s nginx isn't told to end them: {why}. Who hasn't finished in {} s is cut",
-                    self.job.node,
-                    GRACE.as_secs()
-                );
-                // Nobody may be watching.
-                self.around.line.note(false, &self.job.to, &text);
-                self.tell("finishing", text, |_| {});
-                told = false;
-            }
+            let mut reload = match self.reload_nginx().await {
+                Ok(reload) => Some(reload),
+                Err(why) => {
+                    let why = format!("nginx isn't told to end them: {why}");
+                    self.untold(&why, GRACE);
+                    None
+                }
+            };
             let began = Instant::now();
-            while began.elapsed() < GRACE && self.count_and_say().await > 0 {
+            let mut taken = false;
+            loop {
+                let serves = self.count_and_say().await > 0;
+                if !taken && let Some(told) = reload.take() {
+                    let (told, now) = blocking(move || looked(told)).await.unzip();
+                    reload = told;
+                    taken = now == Some(Reload::Taken);
+                    if let Some(Reload::Refused(why)) = now.filter(|_| serves) {
+                        let why = format!("nginx {why}, so it can't be told to end them");
+                        self.untold(&why, GRACE.saturating_sub(began.elapsed()));
+                    }
+                }
+                if !serves || began.elapsed() >= GRACE {
+                    break;
+                }
                 if let Some(back) = self.listen(self.pause()).await {
                     return Some(back);
                 }
             }
+            told = taken;
             while self.returns() {
                 if let Some(back) = self.listen(COUNT_EVERY).await {
                     return Some(back);
@@ -481,6 +501,14 @@ impl Giving {
             (progress.ended, progress.cut) = (Some(ended), Some(cut));
         });
         None
+    }
+
+    /// nginx goes on with who is left, and says so to whoever may be watching.
+    fn untold(&self, why: &str, left: Duration) {
+        let s = left.as_secs_f64().round();
+        let text = format!("{}'s {why}. Who hasn't finished in {s} s is cut", self.job.node);
+        self.around.line.note(false, &self.job.to, &text);
+        self.tell("finishing", text, |_| {});
     }
 
     /// The addresses stay until the other node hands nothing over any more: a packet that comes after
@@ -512,18 +540,20 @@ impl Giving {
     /// nginx reads its files anew for that. Where they are shared it is told only if they are those that
     /// it runs with; workers that are told to leave without that would leave every other address of
     /// this host unserved.
-    async fn reload_nginx(&self) -> Result<(), String> {
+    async fn reload_nginx(&self) -> Result<Told, String> {
         let unknown = || "no master of it is known".to_owned();
         let master = self.job.nginx_master.ok_or_else(unknown)?;
+        let told = Told::now(master);
         if self.job.shares {
             let (reply, answer) = oneshot::channel();
             // A desk that is gone answers nothing.
             let _ = self.around.desk.send(Request::Sync(Ask::EndIdle(reply))).await;
             let answer = tokio::time::timeout(LOOKS_WITHIN, answer).await;
             let silent = || "it isn't known in time whether its files are those that it runs with";
-            return answer.ok().and_then(Result::ok).unwrap_or_else(|| Err(silent().to_owned()));
+            let answer = answer.ok().and_then(Result::ok);
+            return answer.unwrap_or_else(|| Err(silent().to_owned())).map(|()| told);
         }
-        crate::nginx::reload(master).then_some(()).ok_or_else(unknown)
+        crate::nginx::reload(master).then_some(told).ok_or_else(unknown)
     }
 
     /// `None`: the helper that counts broke off.
@@ -573,43 +603,13 @@ impl Giving {
     }
 }
 
+fn looked(mut told: Told) -> (Told, Reload) {
+    let now = told.look();
+    (told, now)
+}
+
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
-}
-
-fn connections(count: usize) -> String {
-    if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
-}
-
-/// Who is still served by the old node.
-fn still(count: usize, node: &str, left_s: u64) -> String {
-    let them = match count {
-        0 => return format!("nobody is left on {node}; waiting a moment for who still comes"),
-        1 => "it",
-        _ => "them",
-    };
-    format!("{} still on {node}, {left_s} s left for {them}", connections(count))
-}
-
-/// What became of those that were left when the drain was over; nginx was `told` to end them, or not.
-fn ending(left: usize, cut: usize, told: bool) -> String {
-    let ended = match (left, left.saturating_sub(cut), told) {
-        (0, ..) => return "no connection was cut".to_owned(),
-        (_, 0, true) => "nginx closed none of those that were left".to_owned(),
-        (_, 0, false) => "none of those that were left ended by itself".to_owned(),
-        (_, 1, true) => "nginx closed 1 connection that didn't end by itself".to_owned(),
-        (_, 1, false) => "1 of those that were left ended by itself".to_owned(),
-        (_, ended, true) => {
-            format!("nginx closed {ended} connections that didn't end by themselves")
-        }
-        (_, ended, false) => format!("{ended} of those that were left ended by themselves"),
-    };
-    let more = if left > cut { " more" } else { "" };
-    match cut {
-        0 => format!("{ended}; none was cut"),
-        1 => format!("{ended}; 1{more} was cut"),
-        cut => format!("{ended}; {cut}{more} were cut"),
-    }
 }
 
 fn count_all(addresses: &[IpAddr]) -> io::Result<usize> {
@@ -635,38 +635,6 @@ impl Left {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_end_is_told_of_one_and_of_many() {
-        assert_eq!(ending(0, 0, true), "no connection was cut");
-        assert_eq!(
-            ending(5, 0, true),
-            "nginx closed 5 connections that didn't end by themselves; none was cut"
-        );
-        assert_eq!(
-            ending(1, 0, true),
-            "nginx closed 1 connection that didn't end by itself; none was cut"
-        );
-        assert_eq!(
-            ending(3, 1, true),
-            "nginx closed 2 connections that didn't end by themselves; 1 more was cut"
-        );
-        assert_eq!(ending(2, 2, true), "nginx closed none of those that were left; 2 were cut");
-        assert_eq!(
-            ending(3, 2, false),
-            "1 of those that were left ended by itself; 2 more were cut"
-        );
-    }
-
-    #[test]
-    fn who_is_still_there_is_told_of_one_and_of_many() {
-        assert_eq!(still(64, "n1", 29), "64 connections still on n1, 29 s left for them");
-        assert_eq!(still(1, "n1", 2), "1 connection still on n1, 2 s left for it");
-        assert_eq!(
-            still(0, "n1", 2),
-            "nobody is left on n1; waiting a moment for who still comes"
-        );
-    }
 
     #[test]
     fn a_count_that_fails_ends_no_drain() {

@@ -18,7 +18,8 @@ use std::thread::sleep;
 use std::time::Instant;
 
 use cluster::{
-    Cluster, SOON, UnderWay, VIP, VIP_V6, knows_eligible, nginx_conf, steps, switchover, wait_state,
+    Cluster, LISTENS, SOON, UnderWay, VIP, VIP_V6, knows_eligible, nginx_conf, steps, switchover,
+    wait_state,
 };
 use hosts::{Host, STANDIN, Story, ms, skipped, together, wait_for, wait_until};
 use load::{CROWD, Habit, Load, Seen};
@@ -175,6 +176,22 @@ fn what_is_left_is_closed_and_counted() {
     cluster.wait_ready();
     let story = switchover(n2, "--now");
     assert_eq!(story.last().unwrap()["cut"], 0);
+    // An nginx that refuses its files goes on with its clients, and nothing else is claimed.
+    cluster.wait_ready();
+    n1.write("/etc/nginx/nginx.conf", &(nginx_conf(LISTENS) + "nonsense;\n"));
+    let idle = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::KeepAlive, 2);
+    sleep(ms(500));
+    let moving = UnderWay::begin(n1, "web n2 --drain 1s");
+    n1.wait_said("switchover", "n1's nginx refuses its configuration (unknown directive", SOON);
+    sleep(ms(300));
+    unharmed("idle", &idle.end());
+    let (code, story, error) = moving.end();
+    assert_eq!(code, Some(0), "{story:?}{error}");
+    let last = story.last().unwrap()["text"].as_str().unwrap();
+    assert!(
+        last.ends_with("2 of those that were left ended by themselves; none was cut"),
+        "{last}"
+    );
 }
 
 /// What isn't ready stays where it is, and the reason is said.
