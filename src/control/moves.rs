@@ -52,7 +52,7 @@ pub(crate) enum Asked {
 /// All that is under way, by VIP.
 #[derive(Default)]
 pub(super) struct Moves {
-    giving: BTreeMap<String, giving::Handle>,
+    pub(super) giving: BTreeMap<String, giving::Handle>,
     taking: BTreeMap<String, taking::Handle>,
     /// Those that this node has ordered of another one, by their ids.
     ordered: BTreeMap<u64, ordered::Handle>,
@@ -477,59 +477,31 @@ impl Control {
         }
     }
 
-    /// The VIPs that this node has and that a peer is ready for.
-    fn movable(&self, status: &Status) -> Vec<String> {
-        let wish = |vip: &String| Wish {
-            vip: vip.clone(),
-            to: None,
-            drain: None,
-            stale_ok: true,
-            deaf_ok: true,
-            by: String::new(),
-            asked: Asked::Here,
-        };
-        let names = status.view.vips.iter().map(|vip| vip.name.clone());
-        names.filter(|name| self.successor(status, &wish(name)).is_ok()).collect()
-    }
-
-    /// Moves away what can be moved; what can't is given up when the node stops being eligible.
-    async fn move_all(&mut self, by: &str, drain: Option<Duration>) -> Vec<String> {
+    /// Moves away what can be moved; what can't is given up when the node stops being eligible. For each
+    /// VIP that this node has: how it goes, or why it doesn't begin.
+    pub(super) async fn move_all(
+        &mut self,
+        by: &str,
+        drain: Option<Duration>,
+    ) -> Vec<(String, Result<mpsc::Receiver<Progress>, String>)> {
         let Some(status) = self.status().await else { return Vec::new() };
+        let active = status.view.vips.into_iter().filter(|vip| vip.role == Role::Active);
         let mut begun = Vec::new();
-        for vip in self.movable(&status) {
+        for vip in active.map(|vip| vip.name) {
             let drain = drain.or_else(|| self.cluster.vip(&vip).map(|it| it.drain_timeout));
-            // Who goes away can't wait until the other one has caught up.
-            let (vip_name, by) = (vip.clone(), by.to_owned());
-            let asked = Asked::Here;
-            let (stale_ok, deaf_ok) = (true, true);
-            let wish = Wish { vip: vip_name, to: None, drain, stale_ok, deaf_ok, by, asked };
-            // Whoever asked watches `status`, not this story.
-            if self.switch_over(wish, false).await.is_ok() {
-                begun.push(vip);
-            }
+            let wish = Wish {
+                vip: vip.clone(),
+                to: None,
+                drain,
+                // Who goes away can't wait until the other one has caught up.
+                stale_ok: true,
+                deaf_ok: true,
+                by: by.to_owned(),
+                asked: Asked::Here,
+            };
+            begun.push((vip, self.switch_over(wish, false).await));
         }
         begun
-    }
-
-    /// Moves every VIP away, and then takes the node out of service.
-    pub(super) async fn maintain(
-        &mut self,
-        lasting: Option<Duration>,
-        by: &str,
-        reply: oneshot::Sender<bool>,
-    ) {
-        let begun = self.move_all(by, None).await;
-        let moved: Vec<_> =
-            begun.iter().filter_map(|vip| self.moves.giving.get_mut(vip)?.moved.take()).collect();
-        let engine = self.engine.clone();
-        tokio::spawn(async move {
-            for one in moved {
-                // An error says that it came to its end.
-                let _ = one.await;
-            }
-            let command = Command::MaintenanceOn { lasting };
-            let _ = reply.send(engine.offer(ToEngine::Command(command)));
-        });
     }
 
     /// A stop moves every VIP away first and lets its clients finish; a second one doesn't wait.

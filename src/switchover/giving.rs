@@ -612,6 +612,11 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.ok()
 }
 
+/// How many connections to these addresses are on this host.
+pub(crate) async fn connections_of(addresses: Vec<IpAddr>) -> Option<usize> {
+    blocking(move || count_all(&addresses)).await?.ok()
+}
+
 fn count_all(addresses: &[IpAddr]) -> io::Result<usize> {
     Sockets::open()?.count(addresses, TcpState::SERVING)
 }

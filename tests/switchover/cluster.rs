@@ -279,7 +279,10 @@ impl UnderWay {
         let (code, story, error) = self.end();
         assert_eq!((code, steps(&story).last()), (Some(1), Some(&"failed")), "{story:?}{error}");
         let why = format!("{to} gave it up");
-        assert!(error.contains(&why) && error.contains(" again, its connections with it"), "{error}");
+        assert!(
+            error.contains(&why) && error.contains(" again, its connections with it"),
+            "{error}"
+        );
     }
 
     #[track_caller]

@@ -216,6 +216,20 @@ fn what_is_not_ready_stays() {
     wait_until("n1 to know", SOON, || !knows_eligible(n1, "n2"));
     refused(n1, "web", "maintenance");
     refused(n2, "web", "maintenance");
+    // With nobody else to take it, the node that goes out of service holds it all the same.
+    let output = n1.try_run(&format!("{STANDIN} maintenance on --json"));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("web STAYS HERE") && said.contains("n2 is ineligible"), "{said}");
+    let web = &cluster::lines(&String::from_utf8_lossy(&output.stdout))[0]["vips"][0];
+    assert_eq!(
+        (&web["vip"], &web["stays"], &web["holder"]),
+        (&"web".into(), &true.into(), &"n1".into())
+    );
+    n1.run(&format!("{STANDIN} maintenance off"));
+    wait_until("n1 to be in service", SOON, || {
+        n1.try_status().is_some_and(|it| it["vips"][0]["eligible"] == true)
+    });
     n2.run(&format!("{STANDIN} maintenance off"));
     cluster.wait_ready();
     n2.write("/etc/nginx/nginx.conf", &nginx_conf("listen 80; listen [::]:80;"));
@@ -241,7 +255,8 @@ fn a_stop_and_maintenance_lose_nothing() {
     let short = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::Short, 8);
     let large = Load::begin(&cluster.client, VIP_V6.parse().unwrap(), Habit::Download, 4);
     sleep(ms(500));
-    n1.run(&format!("{STANDIN} maintenance on"));
+    let said = n1.run(&format!("{STANDIN} maintenance on"));
+    assert!(said.contains("web → n2, ") && said.contains("on this node"), "{said}");
     n2.wait_role("active", SOON);
     assert!(!n1.ip("-o address show dev eth0").contains(VIP));
     n1.run(&format!("{STANDIN} maintenance off"));
