@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `GET /v1/status` | [`types::Status`] |
 //! | `GET /v1/events?after=SEQ&follow=true` | one event a line, as JSON |
-//! | `POST /v1/maintenance` `{"on": true, "for_s": 1800, "now": false}` | `{}` |
+//! | `POST /v1/maintenance` `{"on": true, "for_s": 1800, "now": false}` | `{"vips": […]}`: where each is then |
 //! | `GET /v1/sync` | [`types::sync::Sync`] |
 //! | `GET /v1/sync/history` | a list of [`types::sync::Kept`] |
 //! | `GET /v1/sync/diff?node=NAME` | [`types::sync::Diff`] |
@@ -253,27 +253,21 @@ async fn maintenance(
     ConnectInfo(Caller { words: by, .. }): ConnectInfo<Caller>,
     Json(order): Json<MaintenanceOrder>,
 ) -> Response {
-    let answer = if order.on {
-        let lasting = order.for_s.map(Duration::try_from_secs_f64).transpose();
-        let Some(lasting) = lasting.ok().filter(|time| time.is_none_or(|time| time <= LONGEST))
-        else {
-            let body = json!({ "error": "for_s is a number of seconds, at most a year's" });
-            return (StatusCode::BAD_REQUEST, Json(body)).into_response();
-        };
-        if order.now {
-            let command = Command::MaintenanceOn { lasting };
-            ask(&desk, |reply| Request::Command { command, by, reply }).await
-        } else {
-            ask(&desk, |reply| Request::Maintenance { lasting, by, reply }).await
-        }
-    } else {
+    if !order.on {
         let command = Command::MaintenanceOff;
-        ask(&desk, |reply| Request::Command { command, by, reply }).await
-    };
-    match answer {
-        Some(true) => Json(json!({})).into_response(),
-        Some(false) | None => stuck(),
+        return match ask(&desk, |reply| Request::Command { command, by, reply }).await {
+            Some(true) => Json(json!({})).into_response(),
+            Some(false) | None => stuck(),
+        };
     }
+    let lasting = order.for_s.map(Duration::try_from_secs_f64).transpose();
+    let Some(lasting) = lasting.ok().filter(|time| time.is_none_or(|time| time <= LONGEST)) else {
+        let body = json!({ "error": "for_s is a number of seconds, at most a year's" });
+        return (StatusCode::BAD_REQUEST, Json(body)).into_response();
+    };
+    let at_once = order.now;
+    let vips = ask(&desk, |reply| Request::Maintenance { lasting, at_once, by, reply }).await;
+    vips.flatten().map_or_else(stuck, |vips| Json(json!({ "vips": vips })).into_response())
 }
 
 #[derive(Deserialize)]
@@ -325,7 +319,8 @@ async fn switchover(
         return (StatusCode::BAD_REQUEST, Json(body)).into_response();
     };
     let SwitchoverOrder { vip, to, stale_ok, .. } = order;
-    let wish = Wish { vip, to, drain, stale_ok, by, asked: Asked::Here };
+    let (deaf_ok, asked) = (false, Asked::Here);
+    let wish = Wish { vip, to, drain, stale_ok, deaf_ok, by, asked };
     match ask(&desk, |reply| Request::Switchover { wish, reply }).await {
         Some(Ok(mut story)) => {
             let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(16);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use hyper::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Places, client};
 use crate::exit::Exit;
@@ -19,6 +19,9 @@ pub(crate) struct MaintenanceArgs {
     /// With `on`: give the VIPs up at once instead of moving them first; open connections are lost
     #[arg(long)]
     now: bool,
+    /// What became of each VIP that this node held, as JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     places: Places,
 }
@@ -60,8 +63,29 @@ pub(super) fn maintenance(args: &MaintenanceArgs) -> Result<()> {
     let for_s = args.lasting.map(|time| time.as_secs_f64());
     let body = json!({ "on": on, "for_s": for_s, "now": args.now });
     let socket = args.places.socket();
-    client::block_on(client::call(&socket, Method::POST, "/v1/maintenance", Some(&body)))?;
-    match (on, args.lasting) {
+    let answer =
+        client::block_on(client::call(&socket, Method::POST, "/v1/maintenance", Some(&body)))?;
+    let answer: Value = serde_json::from_slice(&answer)?;
+    let vips = answer.get("vips").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let text = |vip: &Value| vip.get("text").and_then(Value::as_str).unwrap_or("?").to_owned();
+    let (stay, gone): (Vec<&Value>, Vec<&Value>) =
+        vips.iter().partition(|vip| vip.get("stays") == Some(&Value::Bool(true)));
+    if args.json {
+        println!("{}", json!({ "on": on, "for_s": for_s, "vips": vips }));
+    } else {
+        gone.into_iter().for_each(|vip| println!("{}", text(vip)));
+        is_on(on, args.lasting);
+    }
+    if stay.is_empty() {
+        return Ok(());
+    }
+    // Whoever waits for it, to reboot say, must not take this node for one without VIPs.
+    let words = stay.into_iter().map(text).collect::<Vec<_>>().join("\n");
+    Err(client::Unanswered { exit: Exit::Failed, words }.into())
+}
+
+fn is_on(on: bool, lasting: Option<Duration>) {
+    match (on, lasting) {
         (true, Some(time)) => {
             println!(
                 "maintenance is on for {}; `standin maintenance off` ends it",
@@ -71,13 +95,12 @@ pub(super) fn maintenance(args: &MaintenanceArgs) -> Result<()> {
         (true, None) => println!("maintenance is on until `standin maintenance off`"),
         (false, _) => println!("maintenance is off"),
     }
-    Ok(())
 }
 
 pub(super) fn reload(args: &ReloadArgs) -> Result<()> {
     let socket = args.places.socket();
     let answer = client::block_on(client::call(&socket, Method::POST, "/v1/reload", None))?;
-    let answer: serde_json::Value = serde_json::from_slice(&answer)?;
-    println!("{}", answer.get("text").and_then(serde_json::Value::as_str).unwrap_or("taken"));
+    let answer: Value = serde_json::from_slice(&answer)?;
+    println!("{}", answer.get("text").and_then(Value::as_str).unwrap_or("taken"));
     Ok(())
 }

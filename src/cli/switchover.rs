@@ -1,5 +1,6 @@
 //! `standin switchover`: moves a VIP while both nodes live, and shows how it goes.
 
+use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -67,10 +68,21 @@ async fn follow(args: &SwitchoverArgs, order: &Value) -> Result<()> {
     let path = "/v1/switchover";
     let response = client::stream(&socket, Method::POST, path, Some(order)).await?;
     let mut shown = Shown::default();
+    let moved_to = RefCell::new(None);
     let told = client::lines(response, |line| {
         let step: Value = serde_json::from_slice(line)?;
         shown.line(&step, line, args.json)?;
         match step.get("step").and_then(Value::as_str) {
+            Some("moved") => {
+                let to = step.get("to").and_then(Value::as_str);
+                moved_to.replace(to.map(str::to_owned));
+                Ok(false)
+            }
+            // The VIP may be anywhere by the time that nothing more is heard.
+            Some("returning") => {
+                moved_to.take();
+                Ok(false)
+            }
             Some("done") => Ok(true),
             Some("called_off") => Err(failed(format!("called off: {}", text(&step)))),
             Some("failed") => Err(failed(text(&step).to_owned())),
@@ -82,7 +94,9 @@ async fn follow(args: &SwitchoverArgs, order: &Value) -> Result<()> {
     let mut called_off = false;
     loop {
         tokio::select! {
-            ended = &mut told => return ended,
+            ended = &mut told => {
+                return ended.map_err(|error| known(error, &args.vip, moved_to.take()));
+            }
             _ = interrupts.recv() => {
                 if std::mem::replace(&mut called_off, true) {
                     let words = "it goes on without you; `standin status` shows how it ends";
@@ -95,6 +109,20 @@ async fn follow(args: &SwitchoverArgs, order: &Value) -> Result<()> {
             }
         }
     }
+}
+
+/// A daemon that ends in the middle tells no end; what is known is where the VIP was.
+fn known(error: anyhow::Error, vip: &str, moved_to: Option<String>) -> anyhow::Error {
+    let Some(gone) = error.downcast_ref::<client::Unanswered>() else { return error };
+    if gone.exit != Exit::NoDaemon {
+        return error;
+    }
+    let known = moved_to.map_or_else(
+        || format!("it isn't known who has {vip}; see `standin status` on the other nodes"),
+        |to| format!("{to} had {vip} already; see `standin status` on {to}"),
+    );
+    let words = format!("{}, and {known}", gone.words);
+    client::Unanswered { exit: gone.exit, words }.into()
 }
 
 fn failed(words: String) -> anyhow::Error {

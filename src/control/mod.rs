@@ -13,6 +13,7 @@ pub(crate) mod notify;
 mod record;
 mod records;
 mod reload;
+mod service;
 mod slim;
 mod startup;
 pub(crate) mod time;
@@ -56,6 +57,7 @@ use history::Record;
 use log::{Log, Severity};
 pub(crate) use moves::{Asked, Wish, status};
 use notify::{Call, Notifier, State};
+use service::Whereabouts;
 use slim::at;
 pub(crate) use startup::{Misfit, Refusal, fits, hold, read_file};
 use watched::Watched;
@@ -103,11 +105,14 @@ pub(crate) enum Request {
         by: String,
         reply: oneshot::Sender<bool>,
     },
-    /// Move every VIP away as planned, then take this node out of service.
+    /// Move every VIP away as planned, then take this node out of service; answers with where they are
+    /// then, with nothing if the engine is stuck.
     Maintenance {
         lasting: Option<Duration>,
+        /// Move nothing first.
+        at_once: bool,
         by: String,
-        reply: oneshot::Sender<bool>,
+        reply: oneshot::Sender<Option<Vec<Whereabouts>>>,
     },
     /// Wait for a VIP's addresses to fall vacant, or no longer; false: no such VIP, or no engine.
     AwaitVacancy {
@@ -499,15 +504,17 @@ impl Control {
                     self.followers.get_or_insert_with(|| broadcast::channel(FOLLOWERS_BEHIND).0);
                 let _ = reply.send((records, followers.subscribe()));
             }
-            Request::Maintenance { lasting, by, reply } => {
+            Request::Maintenance { lasting, at_once, by, reply } => {
                 let time = lasting.map(|time| format!(" for {}", crate::cli::ago(time)));
-                let words = format!("maintenance on{}, asked by {by}", time.unwrap_or_default());
+                let now = if at_once { ", at once" } else { "" };
+                let time = time.unwrap_or_default();
+                let words = format!("maintenance on{time}{now}, asked by {by}");
                 self.note(Severity::Notice, "maintenance_order", None, &words);
-                self.maintain(lasting, &by, reply).await;
+                self.maintain((lasting, at_once), &by, reply).await;
             }
             Request::Command { command, by, reply } => {
                 let words = match command {
-                    Command::MaintenanceOn { .. } => "maintenance on, at once",
+                    Command::MaintenanceOn { .. } => "maintenance on",
                     Command::MaintenanceOff => "maintenance off",
                     Command::SwitchTo { .. } => "switchover",
                     Command::Stop => "stop",

@@ -7,6 +7,7 @@ use std::time::Duration;
 use standin_core::Command;
 use standin_core::event::{Kind, Role, Standing};
 use standin_core::types::Priority;
+use standin_core::view::VipView;
 use tokio::sync::{mpsc, oneshot};
 
 use super::log::Severity;
@@ -31,6 +32,8 @@ pub(crate) struct Wish {
     pub(crate) drain: Option<Duration>,
     /// Also to a node that doesn't serve the active's generation of the shared files.
     pub(crate) stale_ok: bool,
+    /// Also to a node that this one's adverts don't reach: who goes away has no choice.
+    pub(crate) deaf_ok: bool,
     pub(crate) by: String,
     pub(crate) asked: Asked,
 }
@@ -49,7 +52,7 @@ pub(crate) enum Asked {
 /// All that is under way, by VIP.
 #[derive(Default)]
 pub(super) struct Moves {
-    giving: BTreeMap<String, giving::Handle>,
+    pub(super) giving: BTreeMap<String, giving::Handle>,
     taking: BTreeMap<String, taking::Handle>,
     /// Those that this node has ordered of another one, by their ids.
     ordered: BTreeMap<u64, ordered::Handle>,
@@ -79,6 +82,11 @@ pub(crate) async fn status(desk: &mpsc::Sender<Request>) -> Option<Status> {
     receiver.await.ok()?
 }
 
+/// Since when adverts of this node don't reach a peer, as that one says over the link.
+fn unheard_for(view: &VipView, peer: &str) -> Option<Duration> {
+    view.lost.iter().find(|lost| !lost.incoming && lost.peer == peer).map(|lost| lost.lasting)
+}
+
 impl Control {
     /// An operator asks for a switchover: begins it here, or has it begun where the VIP is.
     pub(super) async fn asked_to_switch(
@@ -95,7 +103,7 @@ impl Control {
 
     /// Asks the node that has the VIP.
     fn order(&mut self, holder: String, wish: Wish) -> Result<mpsc::Receiver<Progress>, String> {
-        let Wish { vip, to, drain, stale_ok, by, asked: _ } = wish;
+        let Wish { vip, to, drain, stale_ok, by, .. } = wish;
         if to.as_ref() == Some(&holder) {
             return Err(format!("{holder} has {vip} already"));
         }
@@ -139,6 +147,7 @@ impl Control {
             relay.map(|handle| giving::Relay { task: handle.signals.clone(), until: handle.until });
         let job = giving::Job {
             id: self.moves.next_id(),
+            node: self.node.clone(),
             relay,
             vip: wish.vip.clone(),
             asked: wish.asked,
@@ -176,8 +185,9 @@ impl Control {
             |problem| format!("{}: {}", problem.kind, problem.why),
         );
         Err(format!(
-            "{node} doesn't serve this node's generation of the shared files ({why}); `--stale-ok` moves \
-             the VIP all the same"
+            "{node} doesn't serve {}'s generation of the shared files ({why}); `--stale-ok` moves the VIP \
+             all the same",
+            self.node
         ))
     }
 
@@ -200,8 +210,9 @@ impl Control {
         }
         if view.priority == Priority::OWNER {
             return Err(format!(
-                "this node has priority 255 for {name} and would take it back at once (RFC 9568, \
-                 6.4.2). Use `standin maintenance on`"
+                "{0} has priority 255 for {name} and would take it back at once (RFC 9568, 6.4.2). Use \
+                 `standin maintenance on` on {0}",
+                self.node
             ));
         }
         if let Some(under_way) = self.moves.giving.get(name) {
@@ -223,7 +234,16 @@ impl Control {
                 None => reasons.push(format!("there is no peer link with {peer}")),
                 Some(None) => reasons.push(format!("{peer} doesn't have {name} in its file")),
                 Some(Some(vip)) if vip.standing == Standing::Eligible.to_string() => {
-                    ready.push((vip.priority, peer));
+                    match unheard_for(view, peer).filter(|_| !wish.deaf_ok) {
+                        None => ready.push((vip.priority, peer)),
+                        Some(lasting) => reasons.push(format!(
+                            "{peer} hasn't heard {0}'s adverts for {1}. Let VRRP (IP protocol 112) from {0} \
+                             through to {peer}: a firewall there, or a switch, drops it; `standin \
+                             maintenance on` on {0} moves what it has all the same",
+                            self.node,
+                            crate::cli::ago(lasting)
+                        )),
+                    }
                 }
                 Some(Some(vip)) => {
                     let why = vip.obstacle.clone().unwrap_or_default();
@@ -254,7 +274,7 @@ impl Control {
                 let longest = crate::switchover::LONGEST;
                 let drain = drain_ms.map(|ms| Duration::from_millis(ms).min(longest));
                 let asked = Asked::There(from.clone(), id);
-                let wish = Wish { vip, to, drain, stale_ok, by, asked };
+                let wish = Wish { vip, to, drain, stale_ok, deaf_ok: false, by, asked };
                 self.carry_out(from, id, wish).await;
             }
             Word::CallOff { by } => {
@@ -320,7 +340,7 @@ impl Control {
         let drain = Duration::from_millis(drain_ms).min(crate::switchover::LONGEST);
         let by = format!("{from}, where it was called off");
         let (to, drain, asked) = (Some(from), Some(drain), Asked::Undo);
-        let wish = Wish { vip, to, drain, stale_ok: true, by, asked };
+        let wish = Wish { vip, to, drain, stale_ok: true, deaf_ok: true, by, asked };
         match self.switch_over(wish, false).await {
             Ok(story) => ordered::tell_failure(thread, story),
             Err(why) => {
@@ -442,11 +462,14 @@ impl Control {
         let (Kind::Transition { to, .. }, Some(vip)) = (&happened.event.kind, &happened.vip) else {
             return;
         };
+        // Its words begin with the roles.
+        let why = happened.words.split_once(": ").map_or(happened.words.as_str(), |(_, why)| why);
         // A task that doesn't take it any more has ended.
         if *to == Role::Active {
             if let Some(handle) = self.moves.giving.get(vip) {
                 let from = self.moves.taking.get(vip).map(|taking| taking.from.clone());
-                let _ = handle.signals.try_send(giving::Signal::Back { from });
+                let back = giving::Back { from, why: why.to_owned() };
+                let _ = handle.signals.try_send(giving::Signal::Back(back));
             }
             if let Some(handle) = self.moves.taking.get(vip) {
                 let _ = handle.signals.try_send(taking::Signal::Active);
@@ -454,57 +477,31 @@ impl Control {
         }
     }
 
-    /// The VIPs that this node has and that a peer is ready for.
-    fn movable(&self, status: &Status) -> Vec<String> {
-        let wish = |vip: &String| Wish {
-            vip: vip.clone(),
-            to: None,
-            drain: None,
-            stale_ok: true,
-            by: String::new(),
-            asked: Asked::Here,
-        };
-        let names = status.view.vips.iter().map(|vip| vip.name.clone());
-        names.filter(|name| self.successor(status, &wish(name)).is_ok()).collect()
-    }
-
-    /// Moves away what can be moved; what can't is given up when the node stops being eligible.
-    async fn move_all(&mut self, by: &str, drain: Option<Duration>) -> Vec<String> {
+    /// Moves away what can be moved; what can't is given up when the node stops being eligible. For each
+    /// VIP that this node has: how it goes, or why it doesn't begin.
+    pub(super) async fn move_all(
+        &mut self,
+        by: &str,
+        drain: Option<Duration>,
+    ) -> Vec<(String, Result<mpsc::Receiver<Progress>, String>)> {
         let Some(status) = self.status().await else { return Vec::new() };
+        let active = status.view.vips.into_iter().filter(|vip| vip.role == Role::Active);
         let mut begun = Vec::new();
-        for vip in self.movable(&status) {
+        for vip in active.map(|vip| vip.name) {
             let drain = drain.or_else(|| self.cluster.vip(&vip).map(|it| it.drain_timeout));
-            // Who goes away can't wait until the other one has caught up.
-            let (vip_name, by) = (vip.clone(), by.to_owned());
-            let asked = Asked::Here;
-            let wish = Wish { vip: vip_name, to: None, drain, stale_ok: true, by, asked };
-            // Whoever asked watches `status`, not this story.
-            if self.switch_over(wish, false).await.is_ok() {
-                begun.push(vip);
-            }
+            let wish = Wish {
+                vip: vip.clone(),
+                to: None,
+                drain,
+                // Who goes away can't wait until the other one has caught up.
+                stale_ok: true,
+                deaf_ok: true,
+                by: by.to_owned(),
+                asked: Asked::Here,
+            };
+            begun.push((vip, self.switch_over(wish, false).await));
         }
         begun
-    }
-
-    /// Moves every VIP away, and then takes the node out of service.
-    pub(super) async fn maintain(
-        &mut self,
-        lasting: Option<Duration>,
-        by: &str,
-        reply: oneshot::Sender<bool>,
-    ) {
-        let begun = self.move_all(by, None).await;
-        let moved: Vec<_> =
-            begun.iter().filter_map(|vip| self.moves.giving.get_mut(vip)?.moved.take()).collect();
-        let engine = self.engine.clone();
-        tokio::spawn(async move {
-            for one in moved {
-                // An error says that it came to its end.
-                let _ = one.await;
-            }
-            let command = Command::MaintenanceOn { lasting };
-            let _ = reply.send(engine.offer(ToEngine::Command(command)));
-        });
     }
 
     /// A stop moves every VIP away first and lets its clients finish; a second one doesn't wait.

@@ -8,6 +8,8 @@ use standin_core::event::Role;
 use standin_linux::sockets::{Sockets, TcpState};
 use tokio::sync::{mpsc, oneshot};
 
+use super::idle::{Reload, Told};
+use super::words::{ending, still};
 use super::{GRACE, Progress, Said, WORDS, Word, millis, serves, taking, vip};
 use crate::control::{Asked, Request, status};
 use crate::engine::messages::{Post, ToEngine};
@@ -52,6 +54,8 @@ const SAY_EVERY: Duration = Duration::from_secs(1);
 /// What is to be done.
 pub(crate) struct Job {
     pub(crate) id: u64,
+    /// This one's name.
+    pub(crate) node: String,
     pub(crate) vip: String,
     pub(crate) asked: Asked,
     pub(crate) addresses: Vec<IpAddr>,
@@ -87,14 +91,21 @@ pub(crate) struct Around {
 #[derive(Debug)]
 pub(crate) enum Signal {
     Heard(Word),
-    /// The VIP has come back to this node, by a switchover from that one if there is one.
-    Back {
-        from: Option<String>,
-    },
+    /// The VIP has come back to this node.
+    Back(Back),
     /// Whoever asked for it wants everything as it was.
     CallOff {
         by: String,
     },
+}
+
+/// How the VIP came back.
+#[derive(Debug)]
+pub(crate) struct Back {
+    /// By a switchover from that node, if by one.
+    pub(crate) from: Option<String>,
+    /// The election's reason.
+    pub(crate) why: String,
 }
 
 /// How the control plane reaches the task.
@@ -163,12 +174,26 @@ enum Returning {
     Asked(Instant),
 }
 
+/// Why nothing was begun.
+enum Unprepared {
+    /// This node or the other one says so.
+    Decided(String),
+    /// The other one wasn't heard: it may have taken the VIP, with this node's cable out.
+    Silent(String),
+}
+
+impl From<String> for Unprepared {
+    fn from(why: String) -> Self {
+        Self::Decided(why)
+    }
+}
+
 /// How the drain ended.
 enum Drained {
     /// With so many connections left.
     With(usize),
-    /// The VIP is here again, and its connections with it; by a switchover from that node.
-    Back(Option<String>),
+    /// The VIP is here again, and its connections with it.
+    Back(Back),
 }
 
 impl Giving {
@@ -178,7 +203,8 @@ impl Giving {
         if let Err(why) = self.prepare().await {
             self.say(Word::Cancel);
             let step = self.outcome("failed");
-            self.tell(step, format!("{vip} stays here: {why}"), |_| {});
+            let text = self.unmoved(&why).await;
+            self.tell(step, text, |_| {});
             return None;
         }
         if let Err(why) = self.hand_over().await {
@@ -186,17 +212,18 @@ impl Giving {
             self.tell("failed", format!("{vip}: {why}"), |_| {});
             return None;
         }
-        let back = match self.drain().await {
-            Drained::Back(from) => from,
-            Drained::With(left) => match self.finish(left).await {
-                Some(from) => from,
-                None => return None,
-            },
+        let Back { from, why } = match self.drain().await {
+            Drained::Back(back) => back,
+            Drained::With(left) => self.finish(left).await?,
         };
-        let step = self.outcome("done");
-        let text = format!("{vip} is here again, its connections with it");
+        // Who didn't ask for that hasn't got what was asked for.
+        let step = self.outcome("failed");
+        let text = format!("{vip} is on {} again, its connections with it", self.job.node);
+        // The election calls its own node that.
+        let why = why.replace("this node", &self.job.node);
+        let text = if step == "failed" { format!("{why}: {text}") } else { text };
         self.tell(step, text, |progress| (progress.ended, progress.cut) = (Some(0), Some(0)));
-        Some(match back {
+        Some(match from {
             Some(from) if from == self.job.to => CLIENTS_LEARN_WITHIN,
             Some(_) => RING_LASTS,
             None => Duration::ZERO,
@@ -206,6 +233,22 @@ impl Giving {
     /// The last step: this one, or what was asked for meanwhile.
     const fn outcome(&self, step: &'static str) -> &'static str {
         if matches!(self.returning, Returning::No) { step } else { "called_off" }
+    }
+
+    /// That nothing was begun. Where the VIP stays is known only by who has it, and talks with the other.
+    async fn unmoved(&self, why: &Unprepared) -> String {
+        let (node, vip_name) = (&self.job.node, &self.job.vip);
+        let now = status(&self.around.desk).await;
+        let has = now.as_ref().and_then(|now| vip(now, vip_name)).map(|it| it.role == Role::Active);
+        match (has, why) {
+            (Some(true), Unprepared::Decided(why)) => format!("{vip_name} stays on {node}: {why}"),
+            (Some(false), Unprepared::Decided(why) | Unprepared::Silent(why)) => {
+                format!("{node} doesn't have {vip_name} any more, so it moves nothing: {why}")
+            }
+            (_, Unprepared::Decided(why) | Unprepared::Silent(why)) => {
+                format!("{node} doesn't move {vip_name}: {why}; `standin status` shows who has it")
+            }
+        }
     }
 
     /// The VIP is here, and clients that don't know yet send to the other node: it hands on what it
@@ -220,17 +263,20 @@ impl Giving {
     }
 
     /// Asks the other node; nothing changes on either before it says that it is ready.
-    async fn prepare(&mut self) -> Result<(), String> {
+    async fn prepare(&mut self) -> Result<(), Unprepared> {
         let addresses = self.job.addresses.clone();
         let serves = match self.job.nginx_master {
             None => Vec::new(),
             Some(master) => blocking(move || serves(master, &addresses))
                 .await
-                .ok_or("a helper of this node broke off")?
-                .map_err(|error| format!("what nginx listens on here can't be read: {error}"))?,
+                .ok_or_else(|| format!("a helper of {} broke off", self.job.node))?
+                .map_err(|error| {
+                    format!("what {}'s nginx listens on can't be read: {error}", self.job.node)
+                })?,
         };
         if let Some(Err(error)) = self.count().await {
-            return Err(format!("the connections here can't be counted: {error}"));
+            let node = &self.job.node;
+            return Err(format!("{node}'s connections can't be counted: {error}").into());
         }
         let text = format!("asking {} to take {}", self.job.to, self.job.vip);
         self.tell("preparing", text, |_| {});
@@ -242,22 +288,33 @@ impl Giving {
         let addresses = self.job.addresses.clone();
         let link_local = blocking(move || super::link_local(&addresses)).await.flatten();
         if !self.say(Word::Prepare { lasting_ms, serves, quic_ports, link_local }) {
-            return Err(format!("there is no peer link with {}", self.job.to));
+            return Err(Unprepared::Silent(format!("there is no peer link with {}", self.job.to)));
         }
         let to = self.job.to.clone();
         let answer = tokio::time::timeout(ANSWERS_WITHIN, self.heard.recv()).await;
         match answer {
             Ok(Some(Signal::Heard(Word::Ready))) => {}
-            Ok(Some(Signal::Heard(Word::Refused { why }))) => return Err(format!("{to}: {why}")),
+            Ok(Some(Signal::Heard(Word::Refused { why }))) => {
+                return Err(format!("{to}: {why}").into());
+            }
             Ok(Some(Signal::CallOff { by })) => {
                 self.returning = Returning::Wanted;
-                return Err(format!("called off by {by}"));
+                return Err(format!("called off by {by}").into());
             }
-            Ok(_) => return Err(format!("{to} gave no answer that is understood")),
-            Err(_) => return Err(format!("{to} didn't answer within {ANSWERS_WITHIN:?}")),
+            Ok(Some(Signal::Back(back))) => {
+                let node = &self.job.node;
+                return Err(
+                    format!("{node} lost it meanwhile and has it again: {}", back.why).into()
+                );
+            }
+            Ok(_) => return Err(format!("{to} gave no answer that is understood").into()),
+            Err(_) => {
+                let s = ANSWERS_WITHIN.as_secs();
+                return Err(Unprepared::Silent(format!("{to} didn't answer within {s} s")));
+            }
         }
         if self.around.watched && self.around.progress.is_closed() {
-            return Err("whoever asked for it has gone".to_owned());
+            return Err("whoever asked for it has gone".to_owned().into());
         }
         Ok(())
     }
@@ -276,14 +333,14 @@ impl Giving {
             match tokio::time::timeout(left, self.heard.recv()).await {
                 Ok(Some(Signal::Heard(Word::Taken))) => {
                     self.moved_at = Some(Instant::now());
-                    drop(self.moved.take());
                     let text = format!("{to} has {vip_name}");
                     self.tell("moved", text, |_| {});
+                    drop(self.moved.take());
                     return Ok(());
                 }
-                Ok(Some(Signal::Back { .. })) => {
+                Ok(Some(Signal::Back(_))) => {
                     self.say(Word::Cancel);
-                    return Err(format!("{to} didn't take it, so this node has it again"));
+                    return Err(format!("{to} didn't take it, so {} has it again", self.job.node));
                 }
                 Ok(Some(Signal::CallOff { .. })) => self.returning = Returning::Wanted,
                 Ok(Some(_)) => {}
@@ -294,7 +351,9 @@ impl Giving {
         let now = status(&self.around.desk).await;
         let view = now.as_ref().and_then(|now| vip(now, &vip_name));
         Err(match view.map(|view| (view.role, view.holder.clone())) {
-            Some((Role::Active, _)) => format!("{to} didn't take it, so this node has it again"),
+            Some((Role::Active, _)) => {
+                format!("{to} didn't take it, so {} has it again", self.job.node)
+            }
             Some((_, Some(holder))) => format!("{to} didn't say that it has it; {holder} does"),
             _ => format!("{to} didn't take it within {TAKES_WITHIN:?}; see `standin status`"),
         })
@@ -318,26 +377,24 @@ impl Giving {
             if told.is_none_or(|(at, before)| before != count && at.elapsed() >= TELL_EVERY) {
                 told = Some((Instant::now(), count));
                 let left = self.job.drain.saturating_sub(began.elapsed()).as_secs();
-                let text = match count {
-                    0 => "nobody is left here; waiting a moment for who still comes".to_owned(),
-                    _ => format!("{} still here, {left} s left for them", connections(count)),
-                };
+                // Whoever reads it may sit on another node.
+                let text = still(count, &self.job.node, left);
                 self.tell("draining", text, |progress| progress.connections = Some(count));
             }
             let left = self.job.drain.saturating_sub(began.elapsed()).max(COUNT_EVERY);
-            if let Some(from) = self.listen(self.pause().min(left)).await {
-                return Drained::Back(from);
+            if let Some(back) = self.listen(self.pause().min(left)).await {
+                return Drained::Back(back);
             }
         }
     }
 
     /// Waits for a word; says so if the VIP has come back.
-    async fn listen(&mut self, no_longer: Duration) -> Option<Option<String>> {
+    async fn listen(&mut self, no_longer: Duration) -> Option<Back> {
         let Ok(signal) = tokio::time::timeout(no_longer, self.heard.recv()).await else {
             return None;
         };
         match signal? {
-            Signal::Back { from } => return Some(from),
+            Signal::Back(back) => return Some(back),
             Signal::CallOff { .. } if self.returns() => {}
             Signal::CallOff { .. } => self.call_off(),
             Signal::Heard(Word::Refused { why }) if self.returns() => {
@@ -378,33 +435,48 @@ impl Giving {
 
     /// nginx ends what is idle and finishes what is under way; what is left then is cut. Says so if the
     /// VIP has come back meanwhile.
-    async fn finish(&mut self, left: usize) -> Option<Option<String>> {
+    async fn finish(&mut self, left: usize) -> Option<Back> {
         let (mut cut, mut told) = (0, true);
         if left > 0 {
             let text = match left {
-                1 => "1 connection is left; nginx ends it as it becomes idle".to_owned(),
-                _ => format!("{left} connections are left; nginx ends them as they become idle"),
+                1 => "1 connection is left; nginx is to end it as it becomes idle".to_owned(),
+                _ => {
+                    format!("{left} connections are left; nginx is to end them as they become idle")
+                }
             };
             self.tell("finishing", text, |progress| progress.connections = Some(left));
-            if let Err(why) = self.reload_nginx().await {
-                let text = format!(
-                    "nginx isn't told to end them: {why}. Who hasn't finished in {} s is cut",
-                    GRACE.as_secs()
-                );
-                // Nobody may be watching.
-                self.around.line.note(false, &self.job.to, &text);
-                self.tell("finishing", text, |_| {});
-                told = false;
-            }
+            let mut reload = match self.reload_nginx().await {
+                Ok(reload) => Some(reload),
+                Err(why) => {
+                    let why = format!("nginx isn't told to end them: {why}");
+                    self.untold(&why, GRACE);
+                    None
+                }
+            };
             let began = Instant::now();
-            while began.elapsed() < GRACE && self.count_and_say().await > 0 {
-                if let Some(from) = self.listen(self.pause()).await {
-                    return Some(from);
+            let mut taken = false;
+            loop {
+                let serves = self.count_and_say().await > 0;
+                if !taken && let Some(told) = reload.take() {
+                    let (told, now) = blocking(move || looked(told)).await.unzip();
+                    reload = told;
+                    taken = now == Some(Reload::Taken);
+                    if let Some(Reload::Refused(why)) = now.filter(|_| serves) {
+                        let why = format!("nginx {why}, so it can't be told to end them");
+                        self.untold(&why, GRACE.saturating_sub(began.elapsed()));
+                    }
+                }
+                if !serves || began.elapsed() >= GRACE {
+                    break;
+                }
+                if let Some(back) = self.listen(self.pause()).await {
+                    return Some(back);
                 }
             }
+            told = taken;
             while self.returns() {
-                if let Some(from) = self.listen(COUNT_EVERY).await {
-                    return Some(from);
+                if let Some(back) = self.listen(COUNT_EVERY).await {
+                    return Some(back);
                 }
             }
             let addresses = self.job.addresses.clone();
@@ -416,12 +488,12 @@ impl Giving {
         }
         while self.relays() {
             self.count_and_say().await;
-            if let Some(from) = self.listen(self.pause()).await {
-                return Some(from);
+            if let Some(back) = self.listen(self.pause()).await {
+                return Some(back);
             }
         }
-        if let Some(from) = self.close().await {
-            return Some(from);
+        if let Some(back) = self.close().await {
+            return Some(back);
         }
         let ended = left.saturating_sub(cut);
         let text = format!("{} has {}; {}", self.job.to, self.job.vip, ending(left, cut, told));
@@ -431,15 +503,23 @@ impl Giving {
         None
     }
 
+    /// nginx goes on with who is left, and says so to whoever may be watching.
+    fn untold(&self, why: &str, left: Duration) {
+        let s = left.as_secs_f64().round();
+        let text = format!("{}'s {why}. Who hasn't finished in {s} s is cut", self.job.node);
+        self.around.line.note(false, &self.job.to, &text);
+        self.tell("finishing", text, |_| {});
+    }
+
     /// The addresses stay until the other node hands nothing over any more: a packet that comes after
     /// them would be answered by a reset, or sent back.
-    async fn close(&mut self) -> Option<Option<String>> {
+    async fn close(&mut self) -> Option<Back> {
         self.say(Word::Done);
         let by = tokio::time::Instant::now() + ENDS_WITHIN;
         let mut back = None;
         while back.is_none() {
             match tokio::time::timeout_at(by, self.heard.recv()).await {
-                Ok(Some(Signal::Back { from })) => back = Some(from),
+                Ok(Some(Signal::Back(again))) => back = Some(again),
                 Ok(Some(Signal::Heard(Word::Ended))) | Ok(None) | Err(_) => break,
                 Ok(Some(Signal::CallOff { by })) => {
                     let text =
@@ -460,18 +540,20 @@ impl Giving {
     /// nginx reads its files anew for that. Where they are shared it is told only if they are those that
     /// it runs with; workers that are told to leave without that would leave every other address of
     /// this host unserved.
-    async fn reload_nginx(&self) -> Result<(), String> {
-        let unknown = || "it isn't known here".to_owned();
+    async fn reload_nginx(&self) -> Result<Told, String> {
+        let unknown = || "no master of it is known".to_owned();
         let master = self.job.nginx_master.ok_or_else(unknown)?;
+        let told = Told::now(master);
         if self.job.shares {
             let (reply, answer) = oneshot::channel();
             // A desk that is gone answers nothing.
             let _ = self.around.desk.send(Request::Sync(Ask::EndIdle(reply))).await;
             let answer = tokio::time::timeout(LOOKS_WITHIN, answer).await;
             let silent = || "it isn't known in time whether its files are those that it runs with";
-            return answer.ok().and_then(Result::ok).unwrap_or_else(|| Err(silent().to_owned()));
+            let answer = answer.ok().and_then(Result::ok);
+            return answer.unwrap_or_else(|| Err(silent().to_owned())).map(|()| told);
         }
-        crate::nginx::reload(master).then_some(()).ok_or_else(unknown)
+        crate::nginx::reload(master).then_some(told).ok_or_else(unknown)
     }
 
     /// `None`: the helper that counts broke off.
@@ -521,33 +603,18 @@ impl Giving {
     }
 }
 
+fn looked(mut told: Told) -> (Told, Reload) {
+    let now = told.look();
+    (told, now)
+}
+
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }
 
-fn connections(count: usize) -> String {
-    if count == 1 { "1 connection".to_owned() } else { format!("{count} connections") }
-}
-
-/// What became of those that were left when the drain was over; nginx was `told` to end them, or not.
-fn ending(left: usize, cut: usize, told: bool) -> String {
-    let ended = match (left, left.saturating_sub(cut), told) {
-        (0, ..) => return "no connection was cut".to_owned(),
-        (_, 0, true) => "nginx closed none of those that were left".to_owned(),
-        (_, 0, false) => "none of those that were left ended by itself".to_owned(),
-        (_, 1, true) => "nginx closed 1 connection that didn't end by itself".to_owned(),
-        (_, 1, false) => "1 of those that were left ended by itself".to_owned(),
-        (_, ended, true) => {
-            format!("nginx closed {ended} connections that didn't end by themselves")
-        }
-        (_, ended, false) => format!("{ended} of those that were left ended by themselves"),
-    };
-    let more = if left > cut { " more" } else { "" };
-    match cut {
-        0 => format!("{ended}; none was cut"),
-        1 => format!("{ended}; 1{more} was cut"),
-        cut => format!("{ended}; {cut}{more} were cut"),
-    }
+/// How many connections to these addresses are on this host.
+pub(crate) async fn connections_of(addresses: Vec<IpAddr>) -> Option<usize> {
+    blocking(move || count_all(&addresses)).await?.ok()
 }
 
 fn count_all(addresses: &[IpAddr]) -> io::Result<usize> {
@@ -573,28 +640,6 @@ impl Left {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_end_is_told_of_one_and_of_many() {
-        assert_eq!(ending(0, 0, true), "no connection was cut");
-        assert_eq!(
-            ending(5, 0, true),
-            "nginx closed 5 connections that didn't end by themselves; none was cut"
-        );
-        assert_eq!(
-            ending(1, 0, true),
-            "nginx closed 1 connection that didn't end by itself; none was cut"
-        );
-        assert_eq!(
-            ending(3, 1, true),
-            "nginx closed 2 connections that didn't end by themselves; 1 more was cut"
-        );
-        assert_eq!(ending(2, 2, true), "nginx closed none of those that were left; 2 were cut");
-        assert_eq!(
-            ending(3, 2, false),
-            "1 of those that were left ended by itself; 2 more were cut"
-        );
-    }
 
     #[test]
     fn a_count_that_fails_ends_no_drain() {

@@ -20,8 +20,10 @@
 //! host goes with the process that put it there.
 
 pub(crate) mod giving;
+mod idle;
 pub(crate) mod ordered;
 pub(crate) mod taking;
+pub(crate) mod words;
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

@@ -89,12 +89,12 @@ async fn pass_on(
 ) {
     let Thread { vip, peer, .. } = thread;
     let failed = |text: String| Progress::new("failed", vip, "", text);
-    let mut moved = false;
+    let mut moved: Option<String> = None;
     loop {
         let word = tokio::select! {
             word = tokio::time::timeout(SILENT_FOR, heard.recv()) => word,
             () = progress.closed() => {
-                if !moved {
+                if moved.is_none() {
                     let by = "whoever asked for it, by going away".to_owned();
                     // Without a link it has broken off, or goes on as it would have.
                     let _ = thread.say(Word::CallOff { by });
@@ -107,12 +107,20 @@ async fn pass_on(
             Ok(Some(Word::Refused { why })) => failed(format!("{peer}: {why}")),
             Ok(Some(_)) => continue,
             Ok(None) => return,
-            Err(_) => failed(format!(
-                "nothing was heard of {peer}, which has {vip}, for {SILENT_FOR:?}; if a switchover has \
-                 begun there it goes on, and `standin status` shows who has {vip}"
-            )),
+            Err(_) => failed(match &moved {
+                Some(to) => format!(
+                    "nothing was heard of {peer} for {SILENT_FOR:?}, and {to} had {vip} already; see \
+                     `standin status` on {to}"
+                ),
+                None => format!(
+                    "nothing was heard of {peer}, which has {vip}, for {SILENT_FOR:?}; if a switchover \
+                     has begun there it goes on, and `standin status` shows who has {vip}"
+                ),
+            }),
         };
-        moved |= line.step == "moved";
+        if line.step == "moved" {
+            moved = Some(line.to.clone());
+        }
         let last = matches!(line.step.as_str(), "done" | "called_off" | "failed");
         // Who is too slow to watch misses a line.
         let _ = progress.try_send(line);

@@ -154,7 +154,7 @@ impl Taking {
 
     async fn forward(&self, interface: String) -> Result<Forwarding, String> {
         let (name, addresses) = (self.job.vip.clone(), self.job.addresses.clone());
-        let old = self.job.old.clone();
+        let (old, from) = (self.job.old.clone(), self.job.from.clone());
         let quic_ports = self.job.quic_ports.clone();
         let made = tokio::task::spawn_blocking(move || -> Result<Forwarding, String> {
             let failed = |error: std::io::Error| format!("its netlink failed: {error}");
@@ -177,7 +177,7 @@ impl Taking {
                 old: &neighbours,
                 quic_ports: &quic_ports,
             })
-            .map_err(|refusal| format!("it can't hand connections back to this node: {refusal}"))
+            .map_err(|refusal| format!("it can't hand connections back to {from}: {refusal}"))
         });
         made.await.map_err(|_| "its helper broke off".to_owned())?
     }

@@ -37,7 +37,7 @@ impl Driver {
         let proven =
             self.running.as_ref().and_then(|it| Some((it.replica.proven()?, it.translation)));
         let (Some((id, known)), Some(ground)) = (proven, self.ground()) else {
-            let why = "it isn't known with which of the shared files nginx runs here".to_owned();
+            let why = "it isn't known with which of the shared files it runs".to_owned();
             // As above.
             let _ = reply.send(Err(why));
             return;

@@ -396,16 +396,16 @@ impl Ground {
             Ok(true) => {}
             Ok(false) => {
                 return Err(format!(
-                    "the files on this node's disk aren't generation {id}, with which nginx runs, \
+                    "the files on its node's disk aren't generation {id}, with which it runs, \
                      and it would load them untested"
                 ));
             }
             Err((_, why)) => {
-                return Err(format!("the files on this node's disk can't be read: {why}"));
+                return Err(format!("the files on its node's disk can't be read: {why}"));
             }
         }
         let told = self.nginx.master.is_some_and(crate::nginx::reload);
-        if told { Ok(()) } else { Err("nginx isn't known here".to_owned()) }
+        if told { Ok(()) } else { Err("no master of it is known".to_owned()) }
     }
 
     /// Ends the old trees of earlier swaps; what was edited in them meanwhile, and where it is now, and

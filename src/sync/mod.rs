@@ -37,7 +37,7 @@ mod settings;
 mod stage;
 mod tickets;
 pub(crate) mod wire;
-mod workers;
+pub(crate) mod workers;
 
 use std::path::PathBuf;
 

@@ -126,11 +126,13 @@ fn own_addresses_and_routes(promote: &str, names_source: bool) {
         assert_eq!(answers.into_iter().collect::<Vec<_>>(), [n1.mac()]);
     }
 
-    n1.run("standin maintenance on");
+    let mut order = n1.command("standin");
+    let mut order = order.args(["maintenance", "on"]).spawn().unwrap();
     // Nobody else takes it, so it is held again as a last resort, after a silence.
     has_both(&n1, false);
     safe.check("after a release");
     has_both(&n1, true);
+    assert_eq!(order.wait().unwrap().code(), Some(1), "it says that the VIP stays");
     n1.run("standin maintenance off");
     safe.check("after a second takeover");
 

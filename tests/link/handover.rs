@@ -80,7 +80,9 @@ fn who_knows_that_nobody_is_eligible_keeps_the_vip_without_a_gap() {
     maintenance(&pair.n2, "on");
     wait_until("n1 to know", SOON, || hears(&pair.n1, "n2", "ineligible"));
     let before = pair.n1.transitions();
-    maintenance(&pair.n1, "on");
+    let output = pair.n1.try_run(&format!("{STANDIN} maintenance on"));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code() == Some(1) && said.contains("web STAYS HERE"), "{said}");
     pair.n1.wait_said("standing", "maintenance", SOON);
     std::thread::sleep(ms(1000));
     assert_eq!(pair.n1.transitions(), before, "{}", last_reason(&pair.n1));

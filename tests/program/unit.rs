@@ -107,7 +107,10 @@ fn the_unit_s_privileges_are_enough_for_a_takeover_with_an_nginx_of_another_user
             until("with its group", || !two.sh("ps -eo args").contains("sleep 5"));
             let drop_in = two.read("/etc/sysctl.d/90-standin.conf");
             assert!(drop_in.contains("ip_nonlocal_bind"), "{drop_in}");
-            assert_eq!(two.standin("maintenance on").code, 0);
+            // n1 isn't healthy either, and preferred.
+            let said = two.standin("maintenance on");
+            assert_eq!(said.code, 0, "{}", said.err);
+            assert!(said.out.contains("web → n1 by the election"), "{}", said.out);
             assert_eq!(daemons.pop().unwrap().stop(), 0);
             assert!(!two.has("192.0.2.41/24"));
         },

@@ -273,6 +273,18 @@ impl UnderWay {
         standin_linux::spawn::kill(self.1, 2).unwrap();
     }
 
+    /// Moved away, and moved back by another command before its drain was over: it says so, and fails.
+    #[track_caller]
+    pub(crate) fn ends_moved_back(self, to: &str) {
+        let (code, story, error) = self.end();
+        assert_eq!((code, steps(&story).last()), (Some(1), Some(&"failed")), "{story:?}{error}");
+        let why = format!("{to} gave it up");
+        assert!(
+            error.contains(&why) && error.contains(" again, its connections with it"),
+            "{error}"
+        );
+    }
+
     #[track_caller]
     pub(crate) fn end(mut self) -> (Option<i32>, Vec<Value>, String) {
         let child = &mut self.0;

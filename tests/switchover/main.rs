@@ -13,13 +13,13 @@ mod several;
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
-use std::process::Stdio;
 use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::Instant;
 
 use cluster::{
-    Cluster, SOON, UnderWay, VIP, VIP_V6, knows_eligible, nginx_conf, steps, switchover, wait_state,
+    Cluster, LISTENS, SOON, UnderWay, VIP, VIP_V6, knows_eligible, nginx_conf, steps, switchover,
+    wait_state,
 };
 use hosts::{Host, STANDIN, Story, ms, skipped, together, wait_for, wait_until};
 use load::{CROWD, Habit, Load, Seen};
@@ -83,10 +83,9 @@ fn clients_notice_nothing(more: &str, rules: &str, share: usize) {
         assert_eq!(seen.answered, nodes, "{vip} {habit:?}");
     }
     println!("the client sent {} segments again", sent_again(&cluster.client));
-    for command in [there, back] {
-        let (code, story, error) = command.end();
-        assert_eq!(code, Some(0), "{story:?}{error}");
-    }
+    there.ends_moved_back("n2");
+    let (code, story, error) = back.end();
+    assert_eq!(code, Some(0), "{story:?}{error}");
     cluster.wait_states(&before);
 }
 
@@ -177,6 +176,22 @@ fn what_is_left_is_closed_and_counted() {
     cluster.wait_ready();
     let story = switchover(n2, "--now");
     assert_eq!(story.last().unwrap()["cut"], 0);
+    // An nginx that refuses its files goes on with its clients, and nothing else is claimed.
+    cluster.wait_ready();
+    n1.write("/etc/nginx/nginx.conf", &(nginx_conf(LISTENS) + "nonsense;\n"));
+    let idle = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::KeepAlive, 2);
+    sleep(ms(500));
+    let moving = UnderWay::begin(n1, "web n2 --drain 1s");
+    n1.wait_said("switchover", "n1's nginx refuses its configuration (unknown directive", SOON);
+    sleep(ms(300));
+    unharmed("idle", &idle.end());
+    let (code, story, error) = moving.end();
+    assert_eq!(code, Some(0), "{story:?}{error}");
+    let last = story.last().unwrap()["text"].as_str().unwrap();
+    assert!(
+        last.ends_with("2 of those that were left ended by themselves; none was cut"),
+        "{last}"
+    );
 }
 
 /// What isn't ready stays where it is, and the reason is said.
@@ -201,12 +216,32 @@ fn what_is_not_ready_stays() {
     wait_until("n1 to know", SOON, || !knows_eligible(n1, "n2"));
     refused(n1, "web", "maintenance");
     refused(n2, "web", "maintenance");
+    // With nobody else to take it, the node that goes out of service holds it all the same.
+    let output = n1.try_run(&format!("{STANDIN} maintenance on --json"));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("web STAYS HERE") && said.contains("n2 is ineligible"), "{said}");
+    let web = &cluster::lines(&String::from_utf8_lossy(&output.stdout))[0]["vips"][0];
+    assert_eq!(
+        (&web["vip"], &web["stays"], &web["holder"]),
+        (&"web".into(), &true.into(), &"n1".into())
+    );
+    n1.run(&format!("{STANDIN} maintenance off"));
+    wait_until("n1 to be in service", SOON, || {
+        n1.try_status().is_some_and(|it| it["vips"][0]["eligible"] == true)
+    });
     n2.run(&format!("{STANDIN} maintenance off"));
     cluster.wait_ready();
     n2.write("/etc/nginx/nginx.conf", &nginx_conf("listen 80; listen [::]:80;"));
     n2.run("/usr/sbin/nginx -s reload");
     wait_until("n2's nginx to let go", SOON, || !n2.run("ss -ltn").contains(":443"));
     refused(n1, "web", "443");
+    n2.drop_incoming("meta l4proto 112");
+    let lost = || n1.try_status().is_some_and(|it| it["vips"][0]["lost"][0]["to"] == "n2");
+    wait_until("n1 to know that n2 doesn't hear it", SOON, lost);
+    refused(n1, "web n2", "n2 hasn't heard n1's adverts for ");
+    refused(n2, "web", "maintenance on` on n1 moves");
+    n2.drop_nothing();
     assert_eq!(cluster.states(), before);
     assert!(n1.has(VIP) && n1.role() == "active");
 }
@@ -220,7 +255,8 @@ fn a_stop_and_maintenance_lose_nothing() {
     let short = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::Short, 8);
     let large = Load::begin(&cluster.client, VIP_V6.parse().unwrap(), Habit::Download, 4);
     sleep(ms(500));
-    n1.run(&format!("{STANDIN} maintenance on"));
+    let said = n1.run(&format!("{STANDIN} maintenance on"));
+    assert!(said.contains("web → n2, ") && said.contains("on this node"), "{said}");
     n2.wait_role("active", SOON);
     assert!(!n1.ip("-o address show dev eth0").contains(VIP));
     n1.run(&format!("{STANDIN} maintenance off"));
@@ -266,7 +302,7 @@ fn a_stop_ends_in_order_beside_a_long_move() {
     assert_ne!(long.end().0, Some(0));
 }
 
-/// Whoever is killed in the middle leaves nothing behind.
+/// Whoever is killed in the middle leaves nothing behind, and the command says what is known.
 fn a_kill_in_the_middle_leaves_no_trace() {
     let cluster = Cluster::new(2, 1, "60s");
     let [n1, n2] = &cluster.nodes[..] else { unreachable!() };
@@ -275,12 +311,7 @@ fn a_kill_in_the_middle_leaves_no_trace() {
     let before = cluster.states();
     let keeps = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::KeepAlive, 2);
     sleep(ms(300));
-    let quietly = |host: &Host| {
-        let mut command = host.command(STANDIN);
-        command.args(["switchover", "web"]).stdout(Stdio::null()).stderr(Stdio::null());
-        command.spawn().unwrap()
-    };
-    let mut watching = quietly(n1);
+    let watching = UnderWay::begin(n1, "web");
     n2.wait_role("active", SOON);
     wait_until("the VIP to stay for its sockets", SOON, || {
         n1.ip("-o address show dev lo").contains(VIP)
@@ -289,19 +320,29 @@ fn a_kill_in_the_middle_leaves_no_trace() {
     let daemon = daemon_of(first.pid);
     spawn::kill(daemon, 9).unwrap();
     wait_state(n1, &before[0]);
-    wait_until("the command to notice", SOON, || watching.try_wait().unwrap().is_some());
+    let (code, story, error) = watching.end();
+    assert_eq!(code, Some(5), "{story:?}{error}");
+    let known = "the daemon has gone, and n2 had web already; see `standin status` on n2";
+    assert!(error.contains(known), "{error}");
     wait_state(n2, &before[1]);
     drop(keeps.end());
     // Now the one that took it.
     cluster.wait_ready();
     let keeps = Load::begin(&cluster.client, VIP.parse().unwrap(), Habit::KeepAlive, 2);
     sleep(ms(300));
-    let mut watching = quietly(n2);
+    let watching = UnderWay::begin(n2, "web");
     n1.wait_role("active", SOON);
     spawn::kill(daemon_of(first.pid), 9).unwrap();
     wait_state(n1, &before[0]);
     drop(keeps.end());
-    wait_until("the drain to end", SOON, || watching.try_wait().unwrap().is_some());
+    // Whoever waits for the move, to reboot n2 say, must not go on: n2 has the VIP.
+    let (code, story, error) = watching.end();
+    assert_eq!((code, steps(&story).last()), (Some(1), Some(&"failed")), "{story:?}{error}");
+    // Its guard says goodbye for it, which may be lost.
+    let why = ["error: n1 gave it up (priority 0)", "error: n1 has been silent for "];
+    assert!(why.iter().any(|why| error.contains(why)), "{error}");
+    assert!(error.contains(": web is on n2 again, its connections with it"), "{error}");
+    assert_eq!(n2.role(), "active");
     wait_state(n2, &before[1]);
     drop(second);
 }

@@ -42,7 +42,8 @@ pub(crate) fn vips_move_at_once(more: &str) {
     for (vip, habit, load) in loads {
         unharmed(&format!("{vip} {habit:?}"), &load.end());
     }
-    for command in there.into_iter().chain(back) {
+    there.into_iter().for_each(|command| command.ends_moved_back("n2"));
+    for command in back {
         let (code, story, error) = command.end();
         assert_eq!(code, Some(0), "{story:?}{error}");
     }
@@ -100,7 +101,8 @@ pub(crate) fn nodes_form_a_chain(more: &str) {
         }
     }
     short.into_iter().for_each(|load| unharmed("short", &load.end()));
-    for command in [first, second, third] {
+    first.ends_moved_back("n3");
+    for command in [second, third] {
         let (code, story, error) = command.end();
         assert_eq!((code, steps(&story).last()), (Some(0), Some(&"done")), "{story:?}{error}");
     }
@@ -130,10 +132,9 @@ pub(crate) fn a_client_may_learn_late() {
     let seen = keeps.end();
     unharmed("keep-alive", &seen);
     assert_eq!(seen.answered, ["n1"]);
-    for command in [there, back] {
-        let (code, story, error) = command.end();
-        assert_eq!(code, Some(0), "{story:?}{error}");
-    }
+    there.ends_moved_back("n2");
+    let (code, story, error) = back.end();
+    assert_eq!(code, Some(0), "{story:?}{error}");
     cluster.wait_states(&before);
 }
 

@@ -328,7 +328,7 @@ fn the_end_of_a_drain_loads_no_edit_that_nobody_has_tested() {
     n2.save("nginx.conf", &conf("half done"));
     let (workers, idle) = (n2.workers(), begin());
     let said = n2.order("switchover web n1 --drain 1s --stale-ok");
-    assert!(said.contains("nginx isn't told to end them: the files on this node's disk"), "{said}");
+    assert!(said.contains("nginx isn't told to end them: the files on its node's disk"), "{said}");
     assert!(said.contains("none of those that were left ended by itself; 1 was cut"), "{said}");
     assert!(n2.host.said("switchover", "nginx isn't told to end them"));
     assert_eq!((n2.answer().as_str(), n2.workers()), ("v1", workers), "nothing was loaded");

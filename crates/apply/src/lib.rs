@@ -36,7 +36,7 @@ pub use fingerprint::{Drift, DriftKind, Fingerprint, Seen};
 pub use leaving::{left, remove_tree};
 pub use nginx::Nginx;
 pub use parts::{Change, Part};
-pub use proof::{Before, NotProven, Proven, look, reload, reload_and_prove};
+pub use proof::{Before, Ear, NotProven, Proven, look, reload, reload_and_prove};
 pub use remedy::remedy;
 pub use swap::{
     Kept, Left, NotKept, NotSwapped, Recovered, Swapped, Undone, keep, recover, retire,

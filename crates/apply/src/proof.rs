@@ -97,6 +97,29 @@ impl fmt::Display for NotProven {
     }
 }
 
+/// A master that is told to reload what nobody has tested: hears if it refuses.
+#[derive(Debug)]
+pub struct Ear {
+    logs: Watchers,
+    speakers: Speakers,
+}
+
+impl Ear {
+    /// What is logged from now on counts. Only the log that the master writes to itself is read.
+    #[must_use]
+    pub fn of(master: u32) -> Self {
+        Self { logs: Watchers(Log::all(master, &[])), speakers: Speakers::of(master) }
+    }
+
+    /// nginx's own words, without time and number.
+    pub fn refusal(&mut self) -> Option<String> {
+        let line = self.logs.emergency_of(&mut self.speakers)?;
+        let (_, words) = line.split_once("[emerg] ")?;
+        let words = words.split_once(": ").filter(|(number, _)| number.contains('#'));
+        Some(words.map_or(line.as_str(), |(_, words)| words).trim().to_owned())
+    }
+}
+
 /// Looks at nginx before its reload; the new files are live already.
 ///
 /// # Errors
@@ -331,7 +354,7 @@ pub(crate) struct Watchers(Vec<Log>);
 
 impl Watchers {
     pub(crate) fn of(master: &Master, tested: &Tested) -> Self {
-        Self(Log::all(master, &tested.logs))
+        Self(Log::all(master.pid, &tested.logs))
     }
 
     /// The next new line that says `[emerg]`, whoever wrote it.
@@ -421,12 +444,12 @@ struct Log {
 
 impl Log {
     /// What the master has as its standard error, and what the new configuration names.
-    fn all(master: &Master, named: &[PathBuf]) -> Vec<Self> {
+    fn all(master: u32, named: &[PathBuf]) -> Vec<Self> {
         let mut logs: Vec<Self> = Vec::new();
         let paths = std::iter::once(None).chain(named.iter().cloned().map(Some));
         for path in paths {
             let (identity, read_to) = (None, 0);
-            let mut log = Self { path, master: master.pid, identity, read_to, rest: String::new() };
+            let mut log = Self { path, master, identity, read_to, rest: String::new() };
             match log.open().and_then(|file| file.metadata()) {
                 Ok(found) if !found.is_file() => continue,
                 Ok(found) => {
