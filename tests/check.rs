@@ -123,6 +123,52 @@ fn a_stranger_with_the_same_router_id() {
     check(&host, "--listen 0 --deny-warnings").has(&["W0505"]);
 }
 
+fn a_node_and_a_stranger_that_send_over_ipv6() {
+    let lan = Lan::new();
+    let file = r#"cluster = "edge"
+[node.n1]
+address = ["192.168.1.189", "fd00::189"]
+[node.n2]
+address = ["192.168.1.190", "fd00::190"]
+[vip.web]
+virtual_router_id = 41
+addresses = ["192.168.1.41/24", "fd00::41/64"]
+checks = []
+"#;
+    let (host, peer) = (n1(&lan, file), n2(&lan));
+    for (host, own) in [(&host, "fd00::189/64"), (&peer, "fd00::190/64")] {
+        host.ip(&format!("addr add {own} dev eth0 nodad"));
+    }
+    let daemon = peer.standin(file);
+    peer.wait_role("active", ms(10_000));
+    check(&host, "--listen 3s").is_fine();
+    check(&peer, "--listen 3s").is_fine();
+    // IPv6 alone, and nodes that the file names by IPv4 only.
+    daemon.stop();
+    let six = file
+        .replace("[\"192.168.1.41/24\", \"fd00::41/64\"]", "[\"fd00::41/64\"]")
+        .replace(", \"fd00::189\"", "")
+        .replace(", \"fd00::190\"", "");
+    host.write(FILE, &six);
+    let daemon = peer.standin(&six);
+    peer.wait_role("active", ms(10_000));
+    check(&host, "--listen 3s").is_fine();
+    daemon.stop();
+    let stranger = lan.host("x", &["192.168.1.77/24"]);
+    let _keepalived = stranger.keepalived(
+        "vrrp_instance VI_1 {\n version 3\n interface eth0\n virtual_router_id 41\n priority 255\n \
+         advert_int 0.1\n virtual_ipaddress {\n fd00::7/64\n }\n}\n",
+    );
+    wait_until("keepalived to be master", ms(8000), || stranger.has("fd00::7"));
+    let said = check(&host, "--listen 3s");
+    assert_eq!(said.exit, 4);
+    said.has(&["error[H0301]: fe80::", "which is no node of the file", "addresses fd00::7"]);
+    peer.ip("addr del 192.168.1.190/24 dev eth0");
+    let said = check(&host, "--listen 3s");
+    assert_eq!(said.exit, 0, "{}", said.text);
+    said.has(&["warning[H0308]", "n2 doesn't answer for its own address"]);
+}
+
 fn a_firewall_and_the_rule_that_mends_it() {
     let lan = Lan::new();
     let host = n1(&lan, &format!("{PAIR}checks = []\n"));
@@ -316,9 +362,10 @@ fn check_names_the_fault_of_every_bad_host() {
     if skipped() {
         return;
     }
-    let all: [(&str, fn()); 10] = [
+    let all: [(&str, fn()); 11] = [
         ("a good host and one without nginx", a_good_host_and_one_without_nginx),
         ("a stranger with the same router id", a_stranger_with_the_same_router_id),
+        ("a node and a stranger over IPv6", a_node_and_a_stranger_that_send_over_ipv6),
         ("a firewall and the rule that mends it", a_firewall_and_the_rule_that_mends_it),
         ("a foreign machine that has the address", a_foreign_machine_that_has_the_address),
         ("a node that holds the VIP is no fault", a_node_that_holds_the_vip_is_no_fault),

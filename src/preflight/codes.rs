@@ -34,6 +34,7 @@ codes! {
     OTHER_PASSWORD = "H0305", "A node sends another password.";
     FOREIGN_OWNER = "H0306", "A machine that is no node has a VIP's address.";
     SILENT_OWNER = "H0307", "A node has a VIP's address, and no advert of it is heard.";
+    SENDER_UNCLEAR = "H0308", "Who sends with the virtual router id couldn't be told.";
     KEEPALIVED_SAME_ID = "H0401", "A keepalived on this host has the same virtual router id.";
     KEEPALIVED_RUNS = "H0402", "A keepalived runs on this host.";
     FIREWALL = "H0501", "The firewall drops VRRP.";

@@ -101,6 +101,13 @@ fn heard(source: &str) -> Heard {
     }
 }
 
+/// An IPv6 advert, and who answers for its sender.
+fn hear_link_local(facts: &mut Facts, mac: Mac) {
+    let heard = Heard { addresses: vec![ip("fd00::41")], ..heard("fe80::2") };
+    facts.wire.heard.push(heard);
+    facts.wire.owners.push(Owner { address: ip("fe80::2"), mac });
+}
+
 fn nginx(facts: &mut Facts) -> &mut Nginx {
     facts.nginx.as_mut().unwrap()
 }
@@ -224,6 +231,13 @@ fn of_the_wire() -> Vec<Bad> {
                 ..heard("192.168.1.77")
             });
             facts.wire.heard.push(Heard { vrid: 42, ..heard("192.168.1.77") });
+        }),
+        ("router_id_of_a_stranger_over_ipv6", dual(), |facts| {
+            hear_link_local(facts, FOREIGN_MAC);
+        }),
+        ("sender_that_may_be_a_node", dual(), |facts| {
+            hear_link_local(facts, FOREIGN_MAC);
+            facts.wire.owners.retain(|owner| owner.mac != PEER_MAC);
         }),
         ("peer_of_another_version", FILE.into(), |facts| {
             facts.wire.heard[0].version = Version::V2;
@@ -466,6 +480,18 @@ fn a_healthy_host_is_praised_with_no_word() {
         "\nweb: 192.168.1.41/24 on eth0, router id 41, priority 150; adverts from 192.168.1.189 every \
          100ms, version 3, multicast\n"
     );
+}
+
+#[test]
+fn a_node_that_sends_from_its_link_local_address_is_no_stranger() {
+    let mut facts = healthy();
+    hear_link_local(&mut facts, PEER_MAC);
+    facts.wire.owners.push(Owner { address: ip("fd00::41"), mac: PEER_MAC });
+    assert!(said(&dual(), &facts).starts_with("\nweb:"), "{}", said(&dual(), &facts));
+    // Its own, where a daemon runs here.
+    facts.wire.heard.push(heard("fe80::1"));
+    facts.addresses.push(address(2, "fe80::1/64"));
+    assert!(said(&dual(), &facts).starts_with("\nweb:"), "{}", said(&dual(), &facts));
 }
 
 #[test]
