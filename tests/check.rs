@@ -96,6 +96,19 @@ fn a_good_host_and_one_without_nginx() {
     good.has(&[
         "web: 192.168.1.41/24 on eth0, router id 41, priority 150; adverts from 192.168.1.189",
     ]);
+    host.write("/etc/nginx/nginx.conf", &format!("{NGINX}nonsense;\n"));
+    let line = NGINX.lines().count() + 1;
+    check(&host, "").is_one_error(&[
+        "H0607",
+        &format!("unknown directive \"nonsense\" in /etc/nginx/nginx.conf:{line}"),
+        "it goes on with what it has loaded",
+        "then: /usr/sbin/nginx -t -c /etc/nginx/nginx.conf",
+    ]);
+    // Nothing of this host's is changed by a test.
+    host.write("/etc/nginx/nginx.conf", &NGINX.replace("/run/nginx-error.log", "/run/new.log"));
+    check(&host, "").is_fine();
+    assert_eq!(host.read("/run/new.log"), "");
+    host.run("test ! -e /run/new.log");
     let other = Lan::new();
     let bare = n1(&other, &format!("{PAIR}[nginx]\n"));
     bare.run("mount --bind /dev/null /usr/sbin/nginx");

@@ -44,6 +44,7 @@ codes! {
     NO_PROBE = "H0604", "nginx has no listener that can be asked whether it hangs.";
     PROBE_ELSEWHERE = "H0605", "The probe's address isn't on this host.";
     NONLOCAL_BIND = "H0606", "nginx can't start while a VIP is elsewhere.";
+    BAD_CONFIG = "H0607", "nginx refuses its configuration.";
     SCRIPT = "H0701", "A script can't be run.";
     NO_USER = "H0702", "A user doesn't exist.";
     LOG = "H0703", "The log has no place to go.";

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use standin_apply::Refusal;
 use standin_core::plan::Version;
 use standin_core::types::{Family, IntervalCs, Mac};
 use standin_linux::netlink::Address;
@@ -170,6 +171,8 @@ pub(crate) struct Nginx {
     pub(crate) unshared: Option<(Vec<String>, String)>,
     /// Those of them that aren't the same on all nodes, in the words of the daemon that runs here.
     pub(crate) unequal: Vec<String>,
+    /// What nginx has against its configuration.
+    pub(crate) refusal: Option<Refusal>,
 }
 
 /// A setting `ip_nonlocal_bind`.

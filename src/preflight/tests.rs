@@ -6,6 +6,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
+use standin_apply::Refusal;
 use standin_core::plan::Version;
 use standin_core::types::{Family, IntervalCs, Mac, Prefix};
 use standin_linux::netlink::{Address, PROTOCOL};
@@ -351,6 +352,19 @@ fn of_nginx() -> Vec<Bad> {
             *nginx(facts) = Nginx::default();
         }),
         ("nginx_not_running", FILE.into(), |facts| nginx(facts).master = None),
+        ("nginx_refuses_its_configuration", FILE.into(), |facts| {
+            nginx(facts).refusal = Some(Refusal::BadFile {
+                said: "nginx: [warn] the \"user\" directive makes sense only if run as root\n\
+                       nginx: [emerg] unknown directive \"nonsense\" in /etc/nginx/nginx.conf:9\n\
+                       nginx: configuration file /etc/nginx/nginx.conf test failed\n"
+                    .into(),
+            });
+        }),
+        ("nginx_that_waits_for_dns", FILE.into(), |facts| {
+            nginx(facts).master = None;
+            let after = std::time::Duration::from_secs(15);
+            nginx(facts).refusal = Some(Refusal::Late { after, said: String::new() });
+        }),
         ("nginx_twice", FILE.into(), |facts| {
             nginx(facts).notes.push(
                 "other nginx masters run here: 951 (/opt/shop/nginx.conf); to watch one of them, set \

@@ -195,6 +195,13 @@ pub fn missing_capabilities() -> Vec<&'static str> {
     NEEDED.iter().filter(|(one, _)| !effective.contains(*one)).map(|(_, name)| *name).collect()
 }
 
+/// Whether this thread may have mounts of its own.
+#[must_use]
+pub fn may_mount() -> bool {
+    let sets = rustix::thread::capabilities(None);
+    sets.is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
 /// Where a process listens for TCP connections, in ascending order, each address once.
 ///
 /// # Errors

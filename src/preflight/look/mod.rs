@@ -86,7 +86,8 @@ pub(crate) async fn here(subject: Option<&Subject<'_>>, listen: Listen) -> Facts
     }
     facts.no_second_chance = no_second_chance(&vips);
     if let Some(section) = &subject.cluster.nginx {
-        facts.nginx = Some(nginx::look(section, &vips, subject.cluster.sync.as_ref()).await);
+        let sync = subject.cluster.sync.as_ref();
+        facts.nginx = Some(nginx::look(section, &vips, sync, &mut facts.unseen).await);
     }
     scripts::look(subject.cluster, &mut facts);
     facts.absent = absent(subject.cluster);
