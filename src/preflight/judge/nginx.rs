@@ -8,6 +8,7 @@ use standin_config::model::{self, NGINX_CHECK};
 use standin_config::{Diagnostic, Severity};
 
 use super::{Subject, codes, listed};
+use crate::nginx::START;
 use crate::preflight::facts::{Facts, Nginx, Nonlocal};
 
 /// Letters of a line of nginx's; with a long path and its reason it has some two hundred.
@@ -92,10 +93,10 @@ fn presence(
     let finding = Diagnostic::new(severity, codes::NGINX_STOPPED, message);
     let conf =
         nginx.conf.as_deref().map_or_else(String::new, |conf| format!(" -c {}", conf.display()));
-    found.push(at(finding, "").help(format!(
-        "systemctl enable --now nginx; if it doesn't start: {} -t{conf}",
-        binary.display()
-    )));
+    found.push(
+        at(finding, "")
+            .help(format!("{START}; if it doesn't start: {} -t{conf}", binary.display())),
+    );
 }
 
 /// What nginx has against its files, and what to do about it.
