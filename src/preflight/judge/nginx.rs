@@ -100,11 +100,7 @@ fn presence(
 }
 
 /// What nginx has against its files, and what to do about it.
-fn refused(
-    nginx: &Nginx,
-    refusal: &Refusal,
-    severity: Severity,
-) -> Option<(Diagnostic, String)> {
+fn refused(nginx: &Nginx, refusal: &Refusal, severity: Severity) -> Option<(Diagnostic, String)> {
     let shown = |path: &Option<PathBuf>| {
         path.as_deref().map_or_else(String::new, |path| path.display().to_string())
     };
@@ -148,7 +144,8 @@ fn refused(
 
 /// Of nginx's own lines the one that it ended for, with file and line.
 fn complaint(said: &str) -> String {
-    let is_fatal = |line: &&str| ["[emerg]", "[alert]", "[crit]"].iter().any(|it| line.contains(it));
+    let is_fatal =
+        |line: &&str| ["[emerg]", "[alert]", "[crit]"].iter().any(|it| line.contains(it));
     let line = said.lines().find(is_fatal).or_else(|| said.lines().next()).unwrap_or_default();
     let line = line.trim().trim_start_matches("nginx: ");
     let short: String = line.chars().take(COMPLAINT).collect();

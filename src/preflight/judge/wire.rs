@@ -269,11 +269,10 @@ fn owner(
         if facts.ports.iter().any(|port| port.mac == Some(*mac)) {
             continue;
         }
-        let heard =
-            facts.wire.heard.iter().any(|heard| {
-                let by = || sender(subject, vip, heard.source, facts);
-                heard.vrid == vip.vrid.get() && matches!(by(), Sender::Node(_))
-            });
+        let heard = facts.wire.heard.iter().any(|heard| {
+            let by = || sender(subject, vip, heard.source, facts);
+            heard.vrid == vip.vrid.get() && matches!(by(), Sender::Node(_))
+        });
         let silence = vip.advert_interval.as_duration() * 3;
         let long_enough = facts.wire.listened.is_some_and(|listened| listened >= silence);
         let has_mac = |node: &&Node| {

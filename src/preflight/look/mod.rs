@@ -39,6 +39,8 @@ pub(crate) enum Listen {
     AsNeeded,
     /// Zero: nobody on the wire is listened to or asked.
     For(Duration),
+    /// Nor is nginx run to test its files: as a daemon looks, for another file of the same host.
+    Never,
 }
 
 /// This host's name and addresses: which node it is.
@@ -87,7 +89,16 @@ pub(crate) async fn here(subject: Option<&Subject<'_>>, listen: Listen) -> Facts
     facts.no_second_chance = no_second_chance(&vips);
     if let Some(section) = &subject.cluster.nginx {
         let sync = subject.cluster.sync.as_ref();
-        facts.nginx = Some(nginx::look(section, &vips, sync, &mut facts.unseen).await);
+        let (nginx, prefix) = nginx::look(section, &vips, sync).await;
+        let tested = match listen {
+            Listen::Never => Ok(None),
+            _ => nginx::test(&nginx, &prefix).await,
+        };
+        let nginx = facts.nginx.insert(nginx);
+        match tested {
+            Ok(refusal) => nginx.refusal = refusal,
+            Err(why) => facts.unseen.push(why),
+        }
     }
     scripts::look(subject.cluster, &mut facts);
     facts.absent = absent(subject.cluster);

@@ -39,6 +39,7 @@ const HEARD: usize = 4096;
 pub(crate) fn lasting(subject: &Subject<'_>, listen: Listen) -> Duration {
     match listen {
         Listen::For(time) => time,
+        Listen::Never => Duration::ZERO,
         Listen::AsNeeded => subject
             .vips()
             .map(|vip| vip.advert_interval.as_duration() * ADVERTS)
