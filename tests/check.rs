@@ -336,6 +336,61 @@ fn scripts_users_and_ports_that_cannot_serve() {
     ]);
 }
 
+fn files_and_a_port_that_are_not_standins_alone() {
+    let lan = Lan::new();
+    let host = n1(&lan, &format!("{PAIR}checks = []\n"));
+    let keys = "/var/lib/standin/keys";
+    host.run(&format!("mkdir -p {keys}"));
+    for name in ["authority.key", "node.key", "node.pem"] {
+        host.write(&format!("{keys}/{name}"), "");
+        host.run(&format!("chmod 600 {keys}/{name}"));
+    }
+    for (mode, path) in [("700", keys), ("755", "/etc/standin"), ("644", FILE)] {
+        host.run(&format!("chmod {mode} {path}"));
+    }
+    check(&host, "--listen 0").is_fine();
+    let bad = [
+        (format!("chmod 644 {keys}/authority.key"), "authority.key (mode 0644, owner uid 0)"),
+        (format!("chown 33 {keys}/node.key"), "node.key (mode 0600, owner uid 33)"),
+        (format!("chmod 755 {keys}"), "keys (mode 0755, owner uid 0), the directory"),
+        ("chmod 777 /etc/standin".to_owned(), "/etc/standin (mode 0777, owner uid 0) can be"),
+        (format!("chmod 666 {FILE}"), "standin.toml (mode 0666, owner uid 0) can be changed"),
+    ];
+    for (spoil, words) in &bad {
+        host.run(spoil);
+        let said = check(&host, "--listen 0");
+        said.is_one_error(&[words]);
+        // The mend is a command.
+        let mend = said.text.lines().find_map(|line| line.split_once("= help: ")).unwrap().1;
+        for command in mend.split(';').next().unwrap().split(" && ") {
+            host.run(command);
+        }
+        check(&host, "--listen 0").is_fine();
+    }
+    host.run("mount --bind /var/lib/standin /var/lib/standin");
+    host.run("mount -o remount,bind,ro /var/lib/standin");
+    check(&host, "--listen 0").is_one_error(&["H0708", "read-only file system"]);
+    host.run("umount /var/lib/standin");
+    host.nft(
+        "table inet filter {\n chain input {\n type filter hook input priority 0\n policy drop\n \
+         meta l4proto vrrp accept\n tcp dport { 22, 80 } accept\n }\n}",
+    );
+    let said = check(&host, "--listen 0");
+    assert_eq!(said.exit, 0, "{}", said.text);
+    said.has(&["H0502", "(TCP port 8412) from n2 (192.168.1.190)", "1 warning"]);
+    let mend = said.text.lines().find_map(|line| line.split_once("= help: ")).unwrap().1;
+    let (mend, _) = mend.split_once(", and the same in").unwrap();
+    host.nft(mend.strip_prefix("nft ").unwrap());
+    check(&host, "--listen 0").is_fine();
+    host.write("/etc/nginx/nginx.conf", &NGINX.replace("listen 80", "listen 8412"));
+    let _nginx = host.launch("nginx", "nginx");
+    let said = wait_for("the port to be taken", ms(5000), || {
+        let said = check(&host, "--listen 0");
+        said.text.contains("H0709").then_some(said)
+    });
+    said.has(&["the peer link can't listen on 192.168.1.189:8412: nginx (pid "]);
+}
+
 fn a_user_without_privileges_is_told_so() {
     let lan = Lan::new();
     let host = n1(&lan, &format!("{PAIR}checks = []\n"));
@@ -375,7 +430,7 @@ fn check_names_the_fault_of_every_bad_host() {
     if skipped() {
         return;
     }
-    let all: [(&str, fn()); 11] = [
+    let all: [(&str, fn()); 12] = [
         ("a good host and one without nginx", a_good_host_and_one_without_nginx),
         ("a stranger with the same router id", a_stranger_with_the_same_router_id),
         ("a node and a stranger over IPv6", a_node_and_a_stranger_that_send_over_ipv6),
@@ -385,6 +440,7 @@ fn check_names_the_fault_of_every_bad_host() {
         ("a keepalived with the same id here", a_keepalived_with_the_same_id_here),
         ("interfaces and addresses that are wrong", interfaces_and_addresses_that_are_wrong),
         ("scripts, users and ports", scripts_users_and_ports_that_cannot_serve),
+        ("files and a port of others", files_and_a_port_that_are_not_standins_alone),
         ("a user without privileges is told so", a_user_without_privileges_is_told_so),
         ("files are judged without a host", files_are_judged_without_a_host),
     ];

@@ -38,6 +38,7 @@ codes! {
     KEEPALIVED_SAME_ID = "H0401", "A keepalived on this host has the same virtual router id.";
     KEEPALIVED_RUNS = "H0402", "A keepalived runs on this host.";
     FIREWALL = "H0501", "The firewall drops VRRP.";
+    LINK_DROPPED = "H0502", "The firewall drops the peer link.";
     NO_NGINX = "H0601", "nginx isn't found.";
     NGINX_STOPPED = "H0602", "nginx doesn't run.";
     NGINX_NOTE = "H0603", "Something about nginx wants a decision.";
@@ -50,6 +51,10 @@ codes! {
     LOG = "H0703", "The log has no place to go.";
     API = "H0704", "The API can't listen.";
     NEVER_PASSES = "H0705", "A check can't pass on this host.";
+    KEY_EXPOSED = "H0706", "A key of this node can be read by others.";
+    FILE_OPEN = "H0707", "Others than root can change the cluster file.";
+    NO_STATE = "H0708", "What outlives the daemon can't be written.";
+    LINK = "H0709", "The peer link can't listen.";
     INOTIFY = "H0801", "The inotify limits are too low for the synchronised directories.";
     UNSHARED = "H0802", "nginx's configuration names files that aren't synchronised.";
     NO_SECOND_CHANCE = "H0901", "The kernel can't hand a VIP's connections to another node.";

@@ -12,8 +12,8 @@ use standin_core::types::{Family, IntervalCs, Mac, Prefix};
 use standin_linux::netlink::{Address, PROTOCOL};
 
 use super::facts::{
-    Facts, Heard, Inotify, Instance, Keepalived, Mention, Nginx, Nonlocal, Owner, Port, Promote,
-    Wire,
+    Facts, Heard, Inotify, Instance, Keepalived, Mention, Nginx, Nonlocal, Own, OwnFile, Owner,
+    Port, Promote, Wire,
 };
 use super::firewall::{Ruleset, iptables, nft};
 use super::{Subject, codes, forecast, judge};
@@ -336,6 +336,22 @@ fn of_others() -> Vec<Bad> {
                 ),
             );
         }),
+        ("firewall_drops_the_peer_link", FILE.into(), |facts| {
+            facts.own.keys = true;
+            facts.firewall = rules(
+                r#"{"chain":{"family":"inet","table":"filter","name":"input","handle":1,"type":"filter","hook":"input","prio":0,"policy":"drop"}}"#,
+                concat!(
+                    r#",{"rule":{"family":"inet","table":"filter","chain":"input","handle":5,"expr":[{"match":{"op":"==","left":{"meta":{"key":"l4proto"}},"right":"vrrp"}},{"accept":null}]}}"#,
+                    r#",{"rule":{"family":"inet","table":"filter","chain":"input","handle":6,"expr":[{"match":{"op":"==","left":{"payload":{"protocol":"tcp","field":"dport"}},"right":{"set":[22,80,443]}}},{"accept":null}]}}"#
+                ),
+            );
+        }),
+        ("iptables_rejects_the_peer_link", with("[sync]"), |facts| {
+            facts.own.keys = true;
+            let text = "-P INPUT ACCEPT\n-P OUTPUT ACCEPT\n-A INPUT -p vrrp -j ACCEPT\n\
+                        -A INPUT -p tcp -m tcp --dport 8412 -j REJECT --reject-with tcp-reset\n";
+            facts.firewall = Ruleset { chains: iptables::parse(text, "ip") };
+        }),
         ("firewall_not_seen", FILE.into(), |facts| {
             let why = "the firewall couldn't be looked at: nft: operation not permitted (you must be root)";
             facts.unseen.push(why.into());
@@ -403,6 +419,41 @@ fn of_nginx() -> Vec<Bad> {
         ("nginx_has_https_only", FILE.into(), |facts| nginx(facts).plain.clear()),
         ("probe_on_the_vip", with("probe = \"http://192.168.1.41/healthz\""), |_| {}),
         ("probe_on_another_machine", with("probe = \"http://192.168.1.190/healthz\""), |_| {}),
+    ]
+}
+
+fn own_file(path: &str, secret: bool, mode: u32) -> OwnFile {
+    let directory = !path.contains('.');
+    OwnFile { path: path.into(), secret, directory, mode, uid: 0, gid: 0 }
+}
+
+fn of_its_own() -> Vec<Bad> {
+    vec![
+        ("keys_that_others_can_read", FILE.into(), |facts| {
+            facts.own.files = vec![
+                own_file("/var/lib/standin/keys", true, 0o755),
+                own_file("/var/lib/standin/keys/authority.key", true, 0o644),
+                OwnFile { uid: 33, ..own_file("/var/lib/standin/keys/node.key", true, 0o600) },
+            ];
+        }),
+        ("cluster_file_that_others_can_change", FILE.into(), |facts| {
+            facts.own.files = vec![
+                own_file("/etc/standin", false, 0o777),
+                OwnFile { uid: 1000, ..own_file("/etc/standin/standin.toml", false, 0o644) },
+                OwnFile { gid: 4, ..own_file("/etc/standin/other.toml", false, 0o664) },
+            ];
+        }),
+        ("nothing_can_be_kept", with("[sync]"), |facts| {
+            let why = "read-only file system".to_owned();
+            facts.own.unwritable = Some(("/var/lib/standin".into(), why));
+        }),
+        ("link_port_taken", FILE.into(), |facts| {
+            facts.own = Own {
+                keys: true,
+                link_refused: vec![(ip("192.168.1.189"), "grafana (pid 77) listens there".into())],
+                ..Own::default()
+            };
+        }),
     ]
 }
 
@@ -497,6 +548,19 @@ fn a_healthy_host_is_praised_with_no_word() {
 }
 
 #[test]
+fn files_as_standin_makes_them_are_fine() {
+    let mut facts = healthy();
+    facts.own.keys = true;
+    facts.own.files = vec![
+        own_file("/var/lib/standin/keys", true, 0o700),
+        own_file("/var/lib/standin/keys/authority.key", true, 0o600),
+        own_file("/etc/standin", false, 0o755),
+        own_file("/etc/standin/standin.toml", false, 0o664),
+    ];
+    assert!(said(FILE, &facts).starts_with("\nweb:"), "{}", said(FILE, &facts));
+}
+
+#[test]
 fn a_node_that_sends_from_its_link_local_address_is_no_stranger() {
     let mut facts = healthy();
     hear_link_local(&mut facts, PEER_MAC);
@@ -541,8 +605,15 @@ fn without_a_cluster_file_the_host_is_judged_all_the_same() {
 #[test]
 fn bad_hosts_are_told_what_is_wrong_and_how_to_mend_it() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/preflight");
-    let all =
-        [of_privileges(), of_the_network(), of_the_wire(), of_others(), of_nginx(), of_files()];
+    let all = [
+        of_privileges(),
+        of_the_network(),
+        of_the_wire(),
+        of_others(),
+        of_nginx(),
+        of_its_own(),
+        of_files(),
+    ];
     let all: Vec<Bad> = all.into_iter().flatten().collect();
     assert!(all.len() >= 20, "{} bad hosts", all.len());
     let mut wrong = Vec::new();

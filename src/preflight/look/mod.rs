@@ -4,11 +4,11 @@ mod commands;
 mod keepalived;
 mod network;
 mod nginx;
+mod own;
 mod scripts;
 mod wire;
 
 use std::fs;
-use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -103,6 +103,7 @@ pub(crate) async fn here(subject: Option<&Subject<'_>>, listen: Listen) -> Facts
     scripts::look(subject.cluster, &mut facts);
     facts.absent = absent(subject.cluster);
     facts.api_refused = subject.cluster.api.listen.and_then(api);
+    facts.own = own::look(subject);
     facts.inotify = inotify(subject.cluster, &facts);
     match listening.await {
         Ok(Ok(wire)) => facts.wire = wire,
@@ -145,29 +146,7 @@ fn absent(cluster: &Cluster) -> Vec<PathBuf> {
 
 /// Why the API can't listen there; a standin that does so already is no reason.
 fn api(listen: std::net::SocketAddr) -> Option<String> {
-    let error = TcpListener::bind(listen).err()?;
-    let holder = || {
-        process::all_pids().into_iter().find(|pid| {
-            process::listening_tcp(*pid).is_ok_and(|bound| {
-                bound.iter().any(|at| {
-                    at.port() == listen.port()
-                        && (at.ip().is_unspecified() || at.ip() == listen.ip())
-                })
-            })
-        })
-    };
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            let who = holder().and_then(|pid| Some((pid, process::name(pid)?)));
-            match who {
-                Some((_, name)) if name == "standin" => None,
-                Some((pid, name)) => Some(format!("{name} (pid {pid}) listens there")),
-                None => Some("someone listens there".to_owned()),
-            }
-        }
-        io::ErrorKind::AddrNotAvailable => Some(format!("{} is not on this host", listen.ip())),
-        _ => Some(words(&error)),
-    }
+    own::refusal(listen, &TcpListener::bind(listen).err()?)
 }
 
 fn inotify(cluster: &Cluster, facts: &Facts) -> Option<Inotify> {
