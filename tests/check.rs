@@ -400,6 +400,18 @@ fn a_user_without_privileges_is_told_so() {
     said.has(&["H0101", "CAP_NET_ADMIN and CAP_NET_RAW", "CAP_IPC_LOCK", "H0002", "firewall"]);
 }
 
+fn a_witness_that_never_answers() {
+    let lan = Lan::new();
+    let gateway =
+        "witness = [\"gw\"]\nchecks = []\n[check.gw]\ntype = \"ping\"\nto = \"192.168.1.1\"\n";
+    let host = n1(&lan, &format!("{PAIR}{gateway}"));
+    let said = check(&host, "");
+    assert_eq!(said.exit, 0, "{}", said.text);
+    said.has(&["H0710", "no witness of [vip.web] is seen now (gw: ", "1 warning"]);
+    let _gateway = lan.host("gw", &["192.168.1.1/24"]);
+    check(&host, "").is_fine();
+}
+
 fn files_are_judged_without_a_host() {
     let lan = Lan::new();
     let host = lan.bare_host("ci");
@@ -430,7 +442,7 @@ fn check_names_the_fault_of_every_bad_host() {
     if skipped() {
         return;
     }
-    let all: [(&str, fn()); 12] = [
+    let all: [(&str, fn()); 13] = [
         ("a good host and one without nginx", a_good_host_and_one_without_nginx),
         ("a stranger with the same router id", a_stranger_with_the_same_router_id),
         ("a node and a stranger over IPv6", a_node_and_a_stranger_that_send_over_ipv6),
@@ -440,6 +452,7 @@ fn check_names_the_fault_of_every_bad_host() {
         ("a keepalived with the same id here", a_keepalived_with_the_same_id_here),
         ("interfaces and addresses that are wrong", interfaces_and_addresses_that_are_wrong),
         ("scripts, users and ports", scripts_users_and_ports_that_cannot_serve),
+        ("a witness that never answers", a_witness_that_never_answers),
         ("files and a port of others", files_and_a_port_that_are_not_standins_alone),
         ("a user without privileges is told so", a_user_without_privileges_is_told_so),
         ("files are judged without a host", files_are_judged_without_a_host),

@@ -55,6 +55,7 @@ codes! {
     FILE_OPEN = "H0707", "Others than root can change the cluster file.";
     NO_STATE = "H0708", "What outlives the daemon can't be written.";
     LINK = "H0709", "The peer link can't listen.";
+    NO_WITNESS = "H0710", "No witness of a VIP is seen.";
     INOTIFY = "H0801", "The inotify limits are too low for the synchronised directories.";
     UNSHARED = "H0802", "nginx's configuration names files that aren't synchronised.";
     NO_SECOND_CHANCE = "H0901", "The kernel can't hand a VIP's connections to another node.";

@@ -38,6 +38,8 @@ pub(crate) struct Facts {
     /// Why the API can't listen.
     pub(crate) api_refused: Option<String>,
     pub(crate) own: Own,
+    /// Witnesses that aren't seen now, and what was seen.
+    pub(crate) unwitnessed: BTreeMap<String, String>,
     pub(crate) inotify: Option<Inotify>,
     /// Families whose connections the kernel can't hand to another node, and what it says.
     pub(crate) no_second_chance: Vec<(Family, String)>,

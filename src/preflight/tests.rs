@@ -521,6 +521,14 @@ fn of_files() -> Vec<Bad> {
                 facts.absent = vec!["/run/php".into(), "/srv/flags".into()];
             },
         ),
+        (
+            "no_witness_is_seen",
+            vip("witness = [\"gw\"]") + "\n[check.gw]\ntype = \"ping\"\nto = \"192.168.1.254\"\n",
+            |facts| {
+                let why = "no answer from 192.168.1.254 within 1s".to_owned();
+                facts.unwitnessed = [("gw".to_owned(), why)].into();
+            },
+        ),
         ("files_that_are_not_shared", with("[sync]"), |facts| {
             let named = (1..=7).map(|n| {
                 format!("/etc/nginx/sites-enabled/shop:{n}: ssl_certificate /etc/ssl/shop/{n}.pem")

@@ -8,6 +8,7 @@ mod own;
 mod scripts;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use standin_config::Cluster;
 use standin_config::model::{CheckKind, ProcessBy};
+use standin_core::Verdict;
 use standin_core::types::Family;
 use standin_linux::forward::{self, Refusal};
 use standin_linux::{process, sched, sysctl};
@@ -22,6 +24,7 @@ use standin_linux::{process, sched, sysctl};
 use super::facts::{Facts, Inotify};
 use super::judge::Subject;
 use super::words;
+use crate::checks;
 use crate::engine::REALTIME_PRIORITY;
 
 pub(crate) use wire::lasting;
@@ -31,6 +34,9 @@ pub(crate) const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
 
 /// Directories counted for inotify: nobody's limit is higher by default.
 const DIRECTORIES: usize = 1_000_000;
+
+/// How often a witness is looked for: one packet may get lost.
+const LOOKS: usize = 3;
 
 /// How long to listen for adverts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +110,9 @@ pub(crate) async fn here(subject: Option<&Subject<'_>>, listen: Listen) -> Facts
     facts.absent = absent(subject.cluster);
     facts.api_refused = subject.cluster.api.listen.and_then(api);
     facts.own = own::look(subject);
+    if !matches!(listen, Listen::Never | Listen::For(Duration::ZERO)) {
+        facts.unwitnessed = unwitnessed(subject).await;
+    }
     facts.inotify = inotify(subject.cluster, &facts);
     match listening.await {
         Ok(Ok(wire)) => facts.wire = wire,
@@ -142,6 +151,26 @@ fn absent(cluster: &Cluster) -> Vec<PathBuf> {
     let sockets = [SYSLOG_SOCKET, JOURNAL_SOCKET].map(Path::new);
     let all = of_checks.chain(of_log).chain(sockets);
     all.filter(|path| !path.exists()).map(Path::to_owned).collect()
+}
+
+/// All at once: those that don't answer take their time.
+async fn unwitnessed(subject: &Subject<'_>) -> BTreeMap<String, String> {
+    let mut asked = tokio::task::JoinSet::new();
+    let is_witness = |name: &str| subject.vips().any(|vip| vip.witness.iter().any(|it| it == name));
+    for check in subject.cluster.checks.iter().filter(|check| is_witness(&check.name)).cloned() {
+        asked.spawn(async move {
+            let mut seen = None;
+            for _ in 0..LOOKS {
+                let outcome = checks::once(&check).await?;
+                if outcome.verdict == Verdict::Pass {
+                    return None;
+                }
+                seen = Some((check.name.clone(), outcome.detail));
+            }
+            seen
+        });
+    }
+    asked.join_all().await.into_iter().flatten().collect()
 }
 
 /// Why the API can't listen there; a standin that does so already is no reason.
