@@ -280,7 +280,7 @@ fn vip_block(out: &mut String, vip: &Vip, node: &str, color: bool) {
         let _ = writeln!(out, "             {}", painted(&text, Paint::Bad, color));
     }
     if let Some(mac) = &vip.foreign_owner {
-        let text = format!("{mac} answers for the address and is no node: not taken");
+        let text = format!("{mac} answers for the address and sends no adverts: not taken");
         let _ = writeln!(out, "             {}", painted(&text, Paint::Bad, color));
     }
 }
