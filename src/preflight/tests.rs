@@ -371,6 +371,7 @@ fn of_nginx() -> Vec<Bad> {
         ("nginx_refuses_its_configuration", FILE.into(), |facts| {
             nginx(facts).refusal = Some(Refusal::BadFile {
                 said: "nginx: [warn] the \"user\" directive makes sense only if run as root\n\
+                       2026/11/30 01:02:15 [emerg] 48#48: unknown directive \"nonsense\" in /etc/nginx/nginx.conf:9\n\
                        nginx: [emerg] unknown directive \"nonsense\" in /etc/nginx/nginx.conf:9\n\
                        nginx: configuration file /etc/nginx/nginx.conf test failed\n"
                     .into(),
@@ -447,6 +448,14 @@ fn of_its_own() -> Vec<Bad> {
             let why = "read-only file system".to_owned();
             facts.own.unwritable = Some(("/var/lib/standin".into(), why));
         }),
+        (
+            "no_witness_is_seen",
+            vip("witness = [\"gw\"]") + "\n[check.gw]\ntype = \"ping\"\nto = \"192.168.1.254\"\n",
+            |facts| {
+                let why = "no answer from 192.168.1.254 within 1s".to_owned();
+                facts.unwitnessed = [("gw".to_owned(), why)].into();
+            },
+        ),
         ("link_port_taken", FILE.into(), |facts| {
             facts.own = Own {
                 keys: true,
@@ -519,14 +528,6 @@ fn of_files() -> Vec<Bad> {
                 )]
                 .into();
                 facts.absent = vec!["/run/php".into(), "/srv/flags".into()];
-            },
-        ),
-        (
-            "no_witness_is_seen",
-            vip("witness = [\"gw\"]") + "\n[check.gw]\ntype = \"ping\"\nto = \"192.168.1.254\"\n",
-            |facts| {
-                let why = "no answer from 192.168.1.254 within 1s".to_owned();
-                facts.unwitnessed = [("gw".to_owned(), why)].into();
             },
         ),
         ("files_that_are_not_shared", with("[sync]"), |facts| {

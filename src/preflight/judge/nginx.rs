@@ -146,7 +146,10 @@ fn refused(nginx: &Nginx, refusal: &Refusal, severity: Severity) -> Option<(Diag
 fn complaint(said: &str) -> String {
     let is_fatal =
         |line: &&str| ["[emerg]", "[alert]", "[crit]"].iter().any(|it| line.contains(it));
-    let line = said.lines().find(is_fatal).or_else(|| said.lines().next()).unwrap_or_default();
+    // It says it twice where it logs to stderr, once with the time.
+    let plain = said.lines().filter(is_fatal).find(|line| line.starts_with("nginx: "));
+    let line = plain.or_else(|| said.lines().find(is_fatal)).or_else(|| said.lines().next());
+    let line = line.unwrap_or_default();
     let line = line.trim().trim_start_matches("nginx: ");
     let short: String = line.chars().take(COMPLAINT).collect();
     if short.len() < line.len() { format!("{short}…") } else { short }
