@@ -96,6 +96,19 @@ fn a_good_host_and_one_without_nginx() {
     good.has(&[
         "web: 192.168.1.41/24 on eth0, router id 41, priority 150; adverts from 192.168.1.189",
     ]);
+    host.write("/etc/nginx/nginx.conf", &format!("{NGINX}nonsense;\n"));
+    let line = NGINX.lines().count() + 1;
+    check(&host, "").is_one_error(&[
+        "H0607",
+        &format!("unknown directive \"nonsense\" in /etc/nginx/nginx.conf:{line}"),
+        "it goes on with what it has loaded",
+        "then: /usr/sbin/nginx -t -c /etc/nginx/nginx.conf",
+    ]);
+    // Nothing of this host's is changed by a test.
+    host.write("/etc/nginx/nginx.conf", &NGINX.replace("/run/nginx-error.log", "/run/new.log"));
+    check(&host, "").is_fine();
+    assert_eq!(host.read("/run/new.log"), "");
+    host.run("test ! -e /run/new.log");
     let other = Lan::new();
     let bare = n1(&other, &format!("{PAIR}[nginx]\n"));
     bare.run("mount --bind /dev/null /usr/sbin/nginx");
@@ -121,6 +134,52 @@ fn a_stranger_with_the_same_router_id() {
     ]);
     // Nobody listened, nobody was heard.
     check(&host, "--listen 0 --deny-warnings").has(&["W0505"]);
+}
+
+fn a_node_and_a_stranger_that_send_over_ipv6() {
+    let lan = Lan::new();
+    let file = r#"cluster = "edge"
+[node.n1]
+address = ["192.168.1.189", "fd00::189"]
+[node.n2]
+address = ["192.168.1.190", "fd00::190"]
+[vip.web]
+virtual_router_id = 41
+addresses = ["192.168.1.41/24", "fd00::41/64"]
+checks = []
+"#;
+    let (host, peer) = (n1(&lan, file), n2(&lan));
+    for (host, own) in [(&host, "fd00::189/64"), (&peer, "fd00::190/64")] {
+        host.ip(&format!("addr add {own} dev eth0 nodad"));
+    }
+    let daemon = peer.standin(file);
+    peer.wait_role("active", ms(10_000));
+    check(&host, "--listen 3s").is_fine();
+    check(&peer, "--listen 3s").is_fine();
+    // IPv6 alone, and nodes that the file names by IPv4 only.
+    daemon.stop();
+    let six = file
+        .replace("[\"192.168.1.41/24\", \"fd00::41/64\"]", "[\"fd00::41/64\"]")
+        .replace(", \"fd00::189\"", "")
+        .replace(", \"fd00::190\"", "");
+    host.write(FILE, &six);
+    let daemon = peer.standin(&six);
+    peer.wait_role("active", ms(10_000));
+    check(&host, "--listen 3s").is_fine();
+    daemon.stop();
+    let stranger = lan.host("x", &["192.168.1.77/24"]);
+    let _keepalived = stranger.keepalived(
+        "vrrp_instance VI_1 {\n version 3\n interface eth0\n virtual_router_id 41\n priority 255\n \
+         advert_int 0.1\n virtual_ipaddress {\n fd00::7/64\n }\n}\n",
+    );
+    wait_until("keepalived to be master", ms(8000), || stranger.has("fd00::7"));
+    let said = check(&host, "--listen 3s");
+    assert_eq!(said.exit, 4);
+    said.has(&["error[H0301]: fe80::", "which is no node of the file", "addresses fd00::7"]);
+    peer.ip("addr del 192.168.1.190/24 dev eth0");
+    let said = check(&host, "--listen 3s");
+    assert_eq!(said.exit, 0, "{}", said.text);
+    said.has(&["warning[H0308]", "n2 doesn't answer for its own address"]);
 }
 
 fn a_firewall_and_the_rule_that_mends_it() {
@@ -277,6 +336,61 @@ fn scripts_users_and_ports_that_cannot_serve() {
     ]);
 }
 
+fn files_and_a_port_that_are_not_standins_alone() {
+    let lan = Lan::new();
+    let host = n1(&lan, &format!("{PAIR}checks = []\n"));
+    let keys = "/var/lib/standin/keys";
+    host.run(&format!("mkdir -p {keys}"));
+    for name in ["authority.key", "node.key", "node.pem"] {
+        host.write(&format!("{keys}/{name}"), "");
+        host.run(&format!("chmod 600 {keys}/{name}"));
+    }
+    for (mode, path) in [("700", keys), ("755", "/etc/standin"), ("644", FILE)] {
+        host.run(&format!("chmod {mode} {path}"));
+    }
+    check(&host, "--listen 0").is_fine();
+    let bad = [
+        (format!("chmod 644 {keys}/authority.key"), "authority.key (mode 0644, owner uid 0)"),
+        (format!("chown 33 {keys}/node.key"), "node.key (mode 0600, owner uid 33)"),
+        (format!("chmod 755 {keys}"), "keys (mode 0755, owner uid 0), the directory"),
+        ("chmod 777 /etc/standin".to_owned(), "/etc/standin (mode 0777, owner uid 0) can be"),
+        (format!("chmod 666 {FILE}"), "standin.toml (mode 0666, owner uid 0) can be changed"),
+    ];
+    for (spoil, words) in &bad {
+        host.run(spoil);
+        let said = check(&host, "--listen 0");
+        said.is_one_error(&[words]);
+        // The mend is a command.
+        let mend = said.text.lines().find_map(|line| line.split_once("= help: ")).unwrap().1;
+        for command in mend.split(';').next().unwrap().split(" && ") {
+            host.run(command);
+        }
+        check(&host, "--listen 0").is_fine();
+    }
+    host.run("mount --bind /var/lib/standin /var/lib/standin");
+    host.run("mount -o remount,bind,ro /var/lib/standin");
+    check(&host, "--listen 0").is_one_error(&["H0708", "read-only file system"]);
+    host.run("umount /var/lib/standin");
+    host.nft(
+        "table inet filter {\n chain input {\n type filter hook input priority 0\n policy drop\n \
+         meta l4proto vrrp accept\n tcp dport { 22, 80 } accept\n }\n}",
+    );
+    let said = check(&host, "--listen 0");
+    assert_eq!(said.exit, 0, "{}", said.text);
+    said.has(&["H0502", "(TCP port 8412) from n2 (192.168.1.190)", "1 warning"]);
+    let mend = said.text.lines().find_map(|line| line.split_once("= help: ")).unwrap().1;
+    let (mend, _) = mend.split_once(", and the same in").unwrap();
+    host.nft(mend.strip_prefix("nft ").unwrap());
+    check(&host, "--listen 0").is_fine();
+    host.write("/etc/nginx/nginx.conf", &NGINX.replace("listen 80", "listen 8412"));
+    let _nginx = host.launch("nginx", "nginx");
+    let said = wait_for("the port to be taken", ms(5000), || {
+        let said = check(&host, "--listen 0");
+        said.text.contains("H0709").then_some(said)
+    });
+    said.has(&["the peer link can't listen on 192.168.1.189:8412: nginx (pid "]);
+}
+
 fn a_user_without_privileges_is_told_so() {
     let lan = Lan::new();
     let host = n1(&lan, &format!("{PAIR}checks = []\n"));
@@ -284,6 +398,18 @@ fn a_user_without_privileges_is_told_so() {
     let said = said(&host.try_run(&format!("{nobody} {STANDIN} check")));
     assert_eq!(said.exit, 4, "{}", said.text);
     said.has(&["H0101", "CAP_NET_ADMIN and CAP_NET_RAW", "CAP_IPC_LOCK", "H0002", "firewall"]);
+}
+
+fn a_witness_that_never_answers() {
+    let lan = Lan::new();
+    let gateway =
+        "witness = [\"gw\"]\nchecks = []\n[check.gw]\ntype = \"ping\"\nto = \"192.168.1.1\"\n";
+    let host = n1(&lan, &format!("{PAIR}{gateway}"));
+    let said = check(&host, "");
+    assert_eq!(said.exit, 0, "{}", said.text);
+    said.has(&["H0710", "no witness of [vip.web] is seen now (gw: ", "1 warning"]);
+    let _gateway = lan.host("gw", &["192.168.1.1/24"]);
+    check(&host, "").is_fine();
 }
 
 fn files_are_judged_without_a_host() {
@@ -316,15 +442,18 @@ fn check_names_the_fault_of_every_bad_host() {
     if skipped() {
         return;
     }
-    let all: [(&str, fn()); 10] = [
+    let all: [(&str, fn()); 13] = [
         ("a good host and one without nginx", a_good_host_and_one_without_nginx),
         ("a stranger with the same router id", a_stranger_with_the_same_router_id),
+        ("a node and a stranger over IPv6", a_node_and_a_stranger_that_send_over_ipv6),
         ("a firewall and the rule that mends it", a_firewall_and_the_rule_that_mends_it),
         ("a foreign machine that has the address", a_foreign_machine_that_has_the_address),
         ("a node that holds the VIP is no fault", a_node_that_holds_the_vip_is_no_fault),
         ("a keepalived with the same id here", a_keepalived_with_the_same_id_here),
         ("interfaces and addresses that are wrong", interfaces_and_addresses_that_are_wrong),
         ("scripts, users and ports", scripts_users_and_ports_that_cannot_serve),
+        ("a witness that never answers", a_witness_that_never_answers),
+        ("files and a port of others", files_and_a_port_that_are_not_standins_alone),
         ("a user without privileges is told so", a_user_without_privileges_is_told_so),
         ("files are judged without a host", files_are_judged_without_a_host),
     ];

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use standin_core::Verdict;
-use standin_core::event::Standing;
+use standin_core::event::{Role, Standing};
 use standin_core::health;
 use standin_core::view::{CheckView, LostView, VipView};
 
@@ -76,6 +76,15 @@ pub(crate) struct Vip {
     pub(crate) holder_priority: Option<u8>,
     /// The MAC of a host outside the cluster that answers for the address.
     pub(crate) foreign_owner: Option<String>,
+    /// The node, or the MAC of a host outside the cluster, that has the address as well.
+    #[serde(default)]
+    pub(crate) rival: Option<String>,
+    /// No witness is seen: the loss of a peer would end the VIP here.
+    #[serde(default)]
+    pub(crate) unwitnessed: bool,
+    /// This node holds it, and none of the others is connected and eligible, as the peer link tells.
+    #[serde(default)]
+    pub(crate) alone: bool,
     /// Adverts that don't arrive, as the peer link tells.
     #[serde(default)]
     pub(crate) lost: Vec<Lost>,
@@ -191,6 +200,16 @@ impl From<control::Status> for Status {
             sync,
         } = status;
         let live = |name: &str| checks.iter().find(|live| live.name == name);
+        let peers = view.peers.into_iter().map(|peer| Peer {
+            addresses: peer.addresses.iter().map(ToString::to_string).collect(),
+            vrrp_only: peer.vrrp_only,
+            last_advert_ms: peer.last_advert.map(millis),
+            link: link.as_ref().and_then(|link| {
+                link.peers.get(&peer.name).map(|view| PeerLink::of(view, &link.file))
+            }),
+            name: peer.name,
+        });
+        let peers: Vec<Peer> = peers.collect();
         Self {
             cluster: view.cluster,
             node: view.node.clone(),
@@ -202,7 +221,7 @@ impl From<control::Status> for Status {
             maintenance: view.maintenance.map(|maintenance| Maintenance {
                 remaining_s: maintenance.remaining.map(|left| left.as_secs()),
             }),
-            vips: view.vips.into_iter().map(|vip| Vip::of(vip, &view.node)).collect(),
+            vips: view.vips.into_iter().map(|vip| Vip::of(vip, &view.node, &peers)).collect(),
             checks: view
                 .checks
                 .into_iter()
@@ -212,19 +231,7 @@ impl From<control::Status> for Status {
                 })
                 .collect(),
             nginx: nginx.map(Nginx::from),
-            peers: view
-                .peers
-                .into_iter()
-                .map(|peer| Peer {
-                    addresses: peer.addresses.iter().map(ToString::to_string).collect(),
-                    vrrp_only: peer.vrrp_only,
-                    last_advert_ms: peer.last_advert.map(millis),
-                    link: link.as_ref().and_then(|link| {
-                        link.peers.get(&peer.name).map(|view| PeerLink::of(view, &link.file))
-                    }),
-                    name: peer.name,
-                })
-                .collect(),
+            peers,
             engine_beat_ms: millis(engine_beat),
             stuck,
             link: link.as_ref().map(Link::from),
@@ -233,9 +240,29 @@ impl From<control::Status> for Status {
     }
 }
 
+/// Whether none of these nodes is connected and eligible for the VIP. Of a node without a link nobody
+/// knows; nor of one that has just been connected and has said nothing yet.
+fn nobody_stands_in(vip: &str, others: &[String], peers: &[Peer]) -> bool {
+    let is_out = |name: &String| {
+        let link = peers.iter().find(|peer| peer.name == *name).and_then(|peer| peer.link.as_ref());
+        link.is_some_and(|link| match link.state.as_str() {
+            "down" => true,
+            "connected" if link.maintenance => true,
+            "connected" => {
+                let eligible = Standing::Eligible.to_string();
+                link.vips.iter().any(|it| it.name == vip && it.standing != eligible)
+            }
+            _ => false,
+        })
+    };
+    !others.is_empty() && others.iter().all(is_out)
+}
+
 impl Vip {
-    fn of(vip: VipView, node: &str) -> Self {
+    fn of(vip: VipView, node: &str, peers: &[Peer]) -> Self {
+        let holds = vip.role == Role::Active;
         Self {
+            alone: holds && nobody_stands_in(&vip.name, &vip.others, peers),
             name: vip.name,
             virtual_router_id: vip.vrid.get(),
             interface: vip.interface,
@@ -253,6 +280,8 @@ impl Vip {
             holder_priority: vip.holder_priority.map(|priority| priority.0),
             lost: vip.lost.into_iter().map(|lost| Lost::of(lost, node)).collect(),
             foreign_owner: vip.foreign_owner.map(|mac| mac.to_string()),
+            rival: vip.rival,
+            unwitnessed: vip.unwitnessed,
             awaited: vip.awaited.map(|awaited| Awaited {
                 owner: awaited.owner.map(|mac| mac.to_string()),
                 unanswered: awaited.unanswered,
@@ -308,7 +337,45 @@ fn millis(duration: std::time::Duration) -> u64 {
 mod tests {
     use std::time::Duration;
 
-    use super::fractional_ms;
+    use super::link::{PeerLink, PeerVip};
+    use super::{Peer, fractional_ms, nobody_stands_in};
+
+    fn peer(name: &str, state: &str, standing: &str) -> Peer {
+        let vip = PeerVip {
+            name: "web".to_owned(),
+            role: "backup".to_owned(),
+            standing: standing.to_owned(),
+            obstacle: None,
+            priority: 100,
+        };
+        let link = PeerLink {
+            state: state.to_owned(),
+            since_ms: None,
+            problem: None,
+            version: None,
+            round_trip_ms: None,
+            clock_difference_ms: None,
+            same_file: None,
+            file_version: None,
+            maintenance: false,
+            vips: vec![vip],
+        };
+        let (name, addresses) = (name.to_owned(), Vec::new());
+        Peer { name, addresses, vrrp_only: false, last_advert_ms: None, link: Some(link) }
+    }
+
+    #[test]
+    fn a_holder_is_alone_only_where_the_link_to_every_other_says_so() {
+        let others = ["n2".to_owned(), "n3".to_owned()];
+        let alone = |n2: Peer, n3: Peer| nobody_stands_in("web", &others, &[n2, n3]);
+        let down = || peer("n2", "down", "eligible");
+        assert!(alone(down(), peer("n3", "down", "eligible")));
+        assert!(alone(down(), peer("n3", "connected", "ineligible")));
+        assert!(!alone(down(), peer("n3", "connected", "eligible")));
+        assert!(!alone(down(), peer("n3", "no certificate", "")));
+        assert!(!alone(down(), Peer { link: None, ..peer("n3", "", "") }), "a keepalived, say");
+        assert!(!nobody_stands_in("web", &[], &[]), "the file says that already");
+    }
 
     #[test]
     fn a_time_in_json_has_no_more_places_than_were_measured() {

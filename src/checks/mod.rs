@@ -219,6 +219,29 @@ fn begin(check: Check, desk: Desk) -> JoinHandle<()> {
     }
 }
 
+/// What a check sees now; `None` for scripts and processes, which nobody runs for a look.
+pub(crate) async fn once(check: &Check) -> Option<Outcome> {
+    let Cadence { timeout, .. } = check.cadence;
+    Some(match &check.kind {
+        CheckKind::Http { url, host, status, body } => {
+            let (url, host) = (url.clone(), host.clone());
+            let (status, body) = (status.clone(), body.clone());
+            http::probe(&http::Request { url, from: None, host, status, body, timeout }).await
+        }
+        CheckKind::Tcp { address } => schedule::within(timeout, tcp(*address)).await,
+        CheckKind::File { path } => {
+            let looks = host::Looks::default();
+            schedule::within(timeout, looks.file(path.as_path().into())).await
+        }
+        CheckKind::Interface { name } => host::interface(name),
+        CheckKind::Route { to, via } => host::route(*to, *via),
+        CheckKind::Ping { to } => {
+            schedule::within(timeout, ping::Pinger::default().ping(*to)).await
+        }
+        CheckKind::Script { .. } | CheckKind::Process(_) => return None,
+    })
+}
+
 fn scheduled<P, F>(interval: Duration, desk: Desk, probe: P) -> JoinHandle<()>
 where
     P: FnMut() -> F + Send + 'static,

@@ -280,8 +280,20 @@ fn vip_block(out: &mut String, vip: &Vip, node: &str, color: bool) {
         let _ = writeln!(out, "             {}", painted(&text, Paint::Bad, color));
     }
     if let Some(mac) = &vip.foreign_owner {
-        let text = format!("{mac} answers for the address and is no node: not taken");
+        let text = format!("{mac} answers for the address and sends no adverts: not taken");
         let _ = writeln!(out, "             {}", painted(&text, Paint::Bad, color));
+    }
+    if let Some(rival) = &vip.rival {
+        let text = format!("{rival} has the address as well");
+        let _ = writeln!(out, "             {}", painted(&text, Paint::Bad, color));
+    }
+    if vip.alone {
+        let text = "nobody stands in: no other node is connected and eligible";
+        let _ = writeln!(out, "             {}", painted(text, Paint::Attention, color));
+    }
+    if vip.unwitnessed {
+        let text = "no witness is seen: the loss of a peer ends it here";
+        let _ = writeln!(out, "             {}", painted(text, Paint::Attention, color));
     }
 }
 
@@ -328,5 +340,41 @@ fn nginx_block(out: &mut String, nginx: &Nginx, color: bool) {
     }
     for note in &nginx.notes {
         let _ = writeln!(out, "  {note}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn vip(more: &str) -> Vip {
+        let text = format!(
+            r#"{{"name":"web","virtual_router_id":41,"interface":"eth0","addresses":["192.0.2.41/24"],
+            "role":"active","since_ms":5000,"reason":null,"eligible":true,"standing":"eligible","obstacle":null,
+            "priority":150,"effective_priority":150,"holder":"n1","holder_priority":150,"foreign_owner":null,
+            "awaited":null,"counters":{{"adverts_sent":1,"adverts_heard":0,"adverts_ignored":0,"takeovers":1,
+            "restored":0}}{more}}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn what_threatens_a_vip_that_is_held_has_a_line_each_and_else_none() {
+        let block = |more: &str| {
+            let mut out = String::new();
+            vip_block(&mut out, &vip(more), "n1", false);
+            out
+        };
+        let well = block("");
+        let only = |more: &str| block(more).replace(&well, "").trim().to_owned();
+        assert_eq!(only(r#","rival":"n2""#), "n2 has the address as well");
+        assert_eq!(
+            only(r#","alone":true"#),
+            "nobody stands in: no other node is connected and eligible"
+        );
+        assert_eq!(
+            only(r#","unwitnessed":true"#),
+            "no witness is seen: the loss of a peer ends it here"
+        );
     }
 }

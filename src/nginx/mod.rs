@@ -29,6 +29,9 @@ use standin_linux::process::PidFd;
 pub(crate) use discover::{is_master, read_config};
 pub(crate) use watch::watch;
 
+/// What starts it where systemd does.
+pub(crate) const START: &str = "systemctl enable --now nginx";
+
 /// SIGHUP: nginx reads its files anew and replaces its workers.
 const HANGUP: i32 = 1;
 

@@ -93,13 +93,14 @@ fn a_killed_master_is_reported_dead_at_once_with_its_orphans() {
                     watching.until(seen, |report| report.verdict == Verdict::Dead).await;
                 delays.push(at.duration_since(killed));
                 assert!(
-                    report.detail.contains("its workers still answer (orphans: "),
+                    report.detail.contains("its workers still answer (orphans, pid"),
                     "{report:?}"
                 );
                 assert_eq!(view(&watching).orphans, before.workers);
                 let (_, next) = watching.next(Verdict::Fail).await;
                 assert!(
-                    next.detail.contains("mend: end the orphans, then start /usr/sbin/nginx"),
+                    next.detail
+                        .contains("mend: end the orphans, then systemctl enable --now nginx"),
                     "{next:?}"
                 );
                 for orphan in before.workers {
@@ -206,7 +207,7 @@ fn a_listen_on_a_vip_that_is_elsewhere_works_and_is_asked_when_the_vip_comes() {
             sh("! /usr/sbin/nginx 2>/dev/null");
             let watching = checks(SECTION);
             let (_, report) = watching.next(Verdict::Fail).await;
-            assert!(report.detail.contains("mend: start /usr/sbin/nginx"), "{report:?}");
+            assert!(report.detail.contains("mend: systemctl enable --now nginx"), "{report:?}");
             for family in ["ipv4", "ipv6"] {
                 assert_eq!(sh(&format!("cat /proc/sys/net/{family}/ip_nonlocal_bind")), "1");
                 let line = format!("net.{family}.ip_nonlocal_bind = 1");
@@ -437,7 +438,7 @@ fn orphans_of_before_the_daemon_started_are_named_with_the_mend() {
             let watching = checks(SECTION);
             let (_, report) = watching.next(Verdict::Fail).await;
             assert!(report.detail.contains("/run/nginx.pid names"), "{report:?}");
-            assert!(report.detail.contains("its workers still answer (orphans: "), "{report:?}");
+            assert!(report.detail.contains("its workers still answer (orphans, pid"), "{report:?}");
             assert_eq!(view(&watching).orphans.len(), 2);
             // A start that fails because of them, then one that works.
             sh(

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::discover::{self, Stamp, Survey};
 use super::local::is_local;
 use super::restart::{NOT_AGAIN_WITHIN, restart};
-use super::{NginxView, Places, nonlocal, probe};
+use super::{NginxView, Places, START, nonlocal, probe};
 use crate::checks::http::{self, Request};
 use crate::checks::process::{Watched, gone, pid_in};
 use crate::checks::schedule::{Order, ticks};
@@ -273,7 +273,8 @@ impl Watch {
             return String::new();
         }
         let listed: Vec<String> = self.orphans.iter().map(u32::to_string).collect();
-        format!("; its workers still answer (orphans: {})", listed.join(", "))
+        let pids = if self.orphans.len() == 1 { "pid" } else { "pids" };
+        format!("; its workers still answer (orphans, {pids} {})", listed.join(", "))
     }
 
     /// Why there is no master, and how to mend it.
@@ -294,9 +295,9 @@ impl Watch {
             (None, None) => "nginx doesn't run".to_owned(),
         };
         let mend = if self.orphans.is_empty() {
-            format!("mend: start {}", binary.display())
+            format!("mend: {START}, or start {}", binary.display())
         } else {
-            format!("mend: end the orphans, then start {}", binary.display())
+            format!("mend: end the orphans, then {START}, or start {}", binary.display())
         };
         format!("{how}{}; {mend}", self.mourners())
     }

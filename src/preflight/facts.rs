@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use standin_apply::Refusal;
 use standin_core::plan::Version;
 use standin_core::types::{Family, IntervalCs, Mac};
 use standin_linux::netlink::Address;
@@ -36,6 +37,9 @@ pub(crate) struct Facts {
     pub(crate) absent: Vec<PathBuf>,
     /// Why the API can't listen.
     pub(crate) api_refused: Option<String>,
+    pub(crate) own: Own,
+    /// Witnesses that aren't seen now, and what was seen.
+    pub(crate) unwitnessed: BTreeMap<String, String>,
     pub(crate) inotify: Option<Inotify>,
     /// Families whose connections the kernel can't hand to another node, and what it says.
     pub(crate) no_second_chance: Vec<(Family, String)>,
@@ -170,6 +174,8 @@ pub(crate) struct Nginx {
     pub(crate) unshared: Option<(Vec<String>, String)>,
     /// Those of them that aren't the same on all nodes, in the words of the daemon that runs here.
     pub(crate) unequal: Vec<String>,
+    /// What nginx has against its configuration.
+    pub(crate) refusal: Option<Refusal>,
 }
 
 /// A setting `ip_nonlocal_bind`.
@@ -181,6 +187,32 @@ pub(crate) struct Nonlocal {
     pub(crate) writable: bool,
     /// A file says so for the next boot.
     pub(crate) kept: bool,
+}
+
+/// What is standin's own on this host.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Own {
+    /// It has the keys of a node.
+    pub(crate) keys: bool,
+    /// Who owns its files and may do what with them.
+    pub(crate) files: Vec<OwnFile>,
+    /// The directory of what outlives the daemon can't be written, and why.
+    pub(crate) unwritable: Option<(PathBuf, String)>,
+    /// The addresses at which the peer link can't listen, and why.
+    pub(crate) link_refused: Vec<(IpAddr, String)>,
+}
+
+/// A file or directory of standin's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OwnFile {
+    pub(crate) path: PathBuf,
+    /// Nobody else may read it.
+    pub(crate) secret: bool,
+    pub(crate) directory: bool,
+    /// The permission bits.
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
 }
 
 /// inotify against the directories of `[sync]`.

@@ -17,8 +17,10 @@ fn line(subject: &Subject<'_>, vip: &Vip, facts: &Facts) -> String {
     let sources: Vec<String> = Family::BOTH
         .into_iter()
         .filter(|family| vip.has(*family))
-        .filter_map(|family| subject.me.address(family))
-        .map(|address| address.to_string())
+        .map(|family| {
+            let own = subject.me.address(family);
+            own.map_or_else(|| "its link-local address".to_owned(), |own| own.to_string())
+        })
         .collect();
     let addresses: Vec<String> = vip.addresses.iter().map(ToString::to_string).collect();
     let version = match vip.version {

@@ -6,13 +6,14 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
+use standin_apply::Refusal;
 use standin_core::plan::Version;
 use standin_core::types::{Family, IntervalCs, Mac, Prefix};
 use standin_linux::netlink::{Address, PROTOCOL};
 
 use super::facts::{
-    Facts, Heard, Inotify, Instance, Keepalived, Mention, Nginx, Nonlocal, Owner, Port, Promote,
-    Wire,
+    Facts, Heard, Inotify, Instance, Keepalived, Mention, Nginx, Nonlocal, Own, OwnFile, Owner,
+    Port, Promote, Wire,
 };
 use super::firewall::{Ruleset, iptables, nft};
 use super::{Subject, codes, forecast, judge};
@@ -99,6 +100,13 @@ fn heard(source: &str) -> Heard {
         addresses: vec![ip("192.168.1.41")],
         password: None,
     }
+}
+
+/// An IPv6 advert, and who answers for its sender.
+fn hear_link_local(facts: &mut Facts, mac: Mac) {
+    let heard = Heard { addresses: vec![ip("fd00::41")], ..heard("fe80::2") };
+    facts.wire.heard.push(heard);
+    facts.wire.owners.push(Owner { address: ip("fe80::2"), mac });
 }
 
 fn nginx(facts: &mut Facts) -> &mut Nginx {
@@ -225,6 +233,13 @@ fn of_the_wire() -> Vec<Bad> {
             });
             facts.wire.heard.push(Heard { vrid: 42, ..heard("192.168.1.77") });
         }),
+        ("router_id_of_a_stranger_over_ipv6", dual(), |facts| {
+            hear_link_local(facts, FOREIGN_MAC);
+        }),
+        ("sender_that_may_be_a_node", dual(), |facts| {
+            hear_link_local(facts, FOREIGN_MAC);
+            facts.wire.owners.retain(|owner| owner.mac != PEER_MAC);
+        }),
         ("peer_of_another_version", FILE.into(), |facts| {
             facts.wire.heard[0].version = Version::V2;
             facts.wire.heard[0].interval = IntervalCs::new(100).unwrap();
@@ -321,6 +336,22 @@ fn of_others() -> Vec<Bad> {
                 ),
             );
         }),
+        ("firewall_drops_the_peer_link", FILE.into(), |facts| {
+            facts.own.keys = true;
+            facts.firewall = rules(
+                r#"{"chain":{"family":"inet","table":"filter","name":"input","handle":1,"type":"filter","hook":"input","prio":0,"policy":"drop"}}"#,
+                concat!(
+                    r#",{"rule":{"family":"inet","table":"filter","chain":"input","handle":5,"expr":[{"match":{"op":"==","left":{"meta":{"key":"l4proto"}},"right":"vrrp"}},{"accept":null}]}}"#,
+                    r#",{"rule":{"family":"inet","table":"filter","chain":"input","handle":6,"expr":[{"match":{"op":"==","left":{"payload":{"protocol":"tcp","field":"dport"}},"right":{"set":[22,80,443]}}},{"accept":null}]}}"#
+                ),
+            );
+        }),
+        ("iptables_rejects_the_peer_link", with("[sync]"), |facts| {
+            facts.own.keys = true;
+            let text = "-P INPUT ACCEPT\n-P OUTPUT ACCEPT\n-A INPUT -p vrrp -j ACCEPT\n\
+                        -A INPUT -p tcp -m tcp --dport 8412 -j REJECT --reject-with tcp-reset\n";
+            facts.firewall = Ruleset { chains: iptables::parse(text, "ip") };
+        }),
         ("firewall_not_seen", FILE.into(), |facts| {
             let why = "the firewall couldn't be looked at: nft: operation not permitted (you must be root)";
             facts.unseen.push(why.into());
@@ -337,6 +368,20 @@ fn of_nginx() -> Vec<Bad> {
             *nginx(facts) = Nginx::default();
         }),
         ("nginx_not_running", FILE.into(), |facts| nginx(facts).master = None),
+        ("nginx_refuses_its_configuration", FILE.into(), |facts| {
+            nginx(facts).refusal = Some(Refusal::BadFile {
+                said: "nginx: [warn] the \"user\" directive makes sense only if run as root\n\
+                       2026/11/30 01:02:15 [emerg] 48#48: unknown directive \"nonsense\" in /etc/nginx/nginx.conf:9\n\
+                       nginx: [emerg] unknown directive \"nonsense\" in /etc/nginx/nginx.conf:9\n\
+                       nginx: configuration file /etc/nginx/nginx.conf test failed\n"
+                    .into(),
+            });
+        }),
+        ("nginx_that_waits_for_dns", FILE.into(), |facts| {
+            nginx(facts).master = None;
+            let after = std::time::Duration::from_secs(15);
+            nginx(facts).refusal = Some(Refusal::Late { after, said: String::new() });
+        }),
         ("nginx_twice", FILE.into(), |facts| {
             nginx(facts).notes.push(
                 "other nginx masters run here: 951 (/opt/shop/nginx.conf); to watch one of them, set \
@@ -389,6 +434,49 @@ fn of_shared_files() -> Vec<Bad> {
             facts.nginx.as_mut().unwrap().conf = Some("/etc/nginx/nginx.conf".into());
         },
     )]
+}
+
+fn own_file(path: &str, secret: bool, mode: u32) -> OwnFile {
+    let directory = !path.contains('.');
+    OwnFile { path: path.into(), secret, directory, mode, uid: 0, gid: 0 }
+}
+
+fn of_its_own() -> Vec<Bad> {
+    vec![
+        ("keys_that_others_can_read", FILE.into(), |facts| {
+            facts.own.files = vec![
+                own_file("/var/lib/standin/keys", true, 0o755),
+                own_file("/var/lib/standin/keys/authority.key", true, 0o644),
+                OwnFile { uid: 33, ..own_file("/var/lib/standin/keys/node.key", true, 0o600) },
+            ];
+        }),
+        ("cluster_file_that_others_can_change", FILE.into(), |facts| {
+            facts.own.files = vec![
+                own_file("/etc/standin", false, 0o777),
+                OwnFile { uid: 1000, ..own_file("/etc/standin/standin.toml", false, 0o644) },
+                OwnFile { gid: 4, ..own_file("/etc/standin/other.toml", false, 0o664) },
+            ];
+        }),
+        ("nothing_can_be_kept", with("[sync]"), |facts| {
+            let why = "read-only file system".to_owned();
+            facts.own.unwritable = Some(("/var/lib/standin".into(), why));
+        }),
+        (
+            "no_witness_is_seen",
+            vip("witness = [\"gw\"]") + "\n[check.gw]\ntype = \"ping\"\nto = \"192.168.1.254\"\n",
+            |facts| {
+                let why = "no answer from 192.168.1.254 within 1s".to_owned();
+                facts.unwitnessed = [("gw".to_owned(), why)].into();
+            },
+        ),
+        ("link_port_taken", FILE.into(), |facts| {
+            facts.own = Own {
+                keys: true,
+                link_refused: vec![(ip("192.168.1.189"), "grafana (pid 77) listens there".into())],
+                ..Own::default()
+            };
+        }),
+    ]
 }
 
 fn of_files() -> Vec<Bad> {
@@ -482,6 +570,31 @@ fn a_healthy_host_is_praised_with_no_word() {
 }
 
 #[test]
+fn files_as_standin_makes_them_are_fine() {
+    let mut facts = healthy();
+    facts.own.keys = true;
+    facts.own.files = vec![
+        own_file("/var/lib/standin/keys", true, 0o700),
+        own_file("/var/lib/standin/keys/authority.key", true, 0o600),
+        own_file("/etc/standin", false, 0o755),
+        own_file("/etc/standin/standin.toml", false, 0o664),
+    ];
+    assert!(said(FILE, &facts).starts_with("\nweb:"), "{}", said(FILE, &facts));
+}
+
+#[test]
+fn a_node_that_sends_from_its_link_local_address_is_no_stranger() {
+    let mut facts = healthy();
+    hear_link_local(&mut facts, PEER_MAC);
+    facts.wire.owners.push(Owner { address: ip("fd00::41"), mac: PEER_MAC });
+    assert!(said(&dual(), &facts).starts_with("\nweb:"), "{}", said(&dual(), &facts));
+    // Its own, where a daemon runs here.
+    facts.wire.heard.push(heard("fe80::1"));
+    facts.addresses.push(address(2, "fe80::1/64"));
+    assert!(said(&dual(), &facts).starts_with("\nweb:"), "{}", said(&dual(), &facts));
+}
+
+#[test]
 fn a_node_that_holds_the_vip_already_is_as_healthy() {
     let mut facts = healthy();
     facts.wire = Wire::default();
@@ -520,6 +633,7 @@ fn bad_hosts_are_told_what_is_wrong_and_how_to_mend_it() {
         of_the_wire(),
         of_others(),
         of_nginx(),
+        of_its_own(),
         of_files(),
         of_shared_files(),
     ];

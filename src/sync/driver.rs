@@ -299,6 +299,8 @@ impl Driver {
                         pid_file: view.pid_file,
                         binary: view.binary,
                         unit: view.unit,
+                        conf: view.conf.clone(),
+                        prefix: view.prefix.clone(),
                     };
                     sight.conf = view.conf;
                     sight.prefix = view.prefix;

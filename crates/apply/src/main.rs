@@ -53,7 +53,7 @@ fn main() -> ExitCode {
                 master: master.parse().ok().filter(|pid| *pid != 0),
                 pid_file: Some(PathBuf::from(pid_file)).filter(|file| file.is_absolute()),
                 binary: Some(PathBuf::from("/usr/sbin/nginx")),
-                unit: None,
+                ..Nginx::default()
             };
             let staged = staged(roots);
             let means = Means {

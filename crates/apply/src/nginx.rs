@@ -20,6 +20,10 @@ pub struct Nginx {
     pub pid_file: Option<PathBuf>,
     /// What is run where no master tells: to test, and to start again.
     pub binary: Option<PathBuf>,
+    /// Its main file and where relative names begin (`-c`, `-p`), where no master tells; else what the
+    /// program was built with.
+    pub conf: Option<PathBuf>,
+    pub prefix: Option<PathBuf>,
     /// The systemd unit that it belongs to, for a restart.
     pub unit: Option<String>,
 }

@@ -136,6 +136,8 @@ pub fn test(
         master: master.as_ref().map(|master| master.pid),
         started: master.as_ref().map_or(0, |master| master.started),
         binary: nginx.binary.clone(),
+        conf: nginx.conf.clone(),
+        prefix: nginx.prefix.clone(),
         patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
         trees: whole.map(|it| (it.path.clone(), it.staged.clone())).collect(),
         parts: parts.collect(),

@@ -76,6 +76,9 @@ pub(crate) struct Request {
     /// Of the master, so that its number can't have come to mean another process.
     pub(crate) started: u64,
     pub(crate) binary: Option<PathBuf>,
+    /// Where no master tells.
+    pub(crate) conf: Option<PathBuf>,
+    pub(crate) prefix: Option<PathBuf>,
     pub(crate) patience_ms: u64,
     /// The real path of each root, and the tree that shall stand there.
     pub(crate) trees: Vec<(PathBuf, PathBuf)>,
@@ -89,8 +92,11 @@ impl Request {
         let number = |number: u64| number.to_string().into_bytes();
         let master = number(self.master.unwrap_or_default().into());
         writer.record(&[b"master", &master, &number(self.started)]);
-        if let Some(binary) = &self.binary {
-            writer.record(&[b"binary", of_path(binary)]);
+        let paths = [("binary", &self.binary), ("conf", &self.conf), ("prefix", &self.prefix)];
+        for (word, path) in paths {
+            if let Some(path) = path {
+                writer.record(&[word.as_bytes(), of_path(path)]);
+            }
         }
         writer.record(&[b"patience", &number(self.patience_ms)]);
         for (path, staged) in &self.trees {
@@ -116,6 +122,8 @@ impl Request {
                     request.started = values.number()?;
                 }
                 "binary" => request.binary = Some(values.path()?),
+                "conf" => request.conf = Some(values.path()?),
+                "prefix" => request.prefix = Some(values.path()?),
                 "patience" => request.patience_ms = values.number()?,
                 "tree" => request.trees.push((values.path()?, values.path()?)),
                 "parts" => request.parts.push((values.path()?, values.path()?, Vec::new())),
@@ -227,7 +235,10 @@ fn answer(request: &Request) -> Result<Answer, String> {
     let end = Instant::now() + Duration::from_millis(request.patience_ms);
     let title = request.master.and_then(system::title);
     let arguments = match (request.master, title.as_deref().and_then(Title::parse)) {
-        (None, _) => Arguments::default(),
+        (None, _) => {
+            let (conf, prefix) = (request.conf.clone(), request.prefix.clone());
+            Arguments { conf, prefix, ..Arguments::default() }
+        }
         (Some(master), Some(Title::Master(arguments)))
             if system::start_time_ticks(master) == Some(request.started) =>
         {

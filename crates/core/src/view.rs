@@ -48,11 +48,17 @@ pub struct VipView {
     /// Who holds it, as far as this node knows: a node's name or a foreign address.
     pub holder: Option<String>,
     pub holder_priority: Option<Priority>,
+    /// The other nodes that may hold it.
+    pub others: Vec<String>,
     /// The nodes whose adverts come.
     pub hears: Vec<String>,
     /// Adverts that don't arrive, as the peer link tells.
     pub lost: Vec<LostView>,
     pub foreign_owner: Option<Mac>,
+    /// While this node holds it: the node, or the MAC of who is none, that has its address as well.
+    pub rival: Option<String>,
+    /// No witness is seen, and all other nodes are: the loss of one of them ends the VIP here.
+    pub unwitnessed: bool,
     /// The addresses are waited for until nobody answers for them.
     pub awaited: Option<Awaited>,
     pub counters: Counters,

@@ -195,6 +195,29 @@ pub fn missing_capabilities() -> Vec<&'static str> {
     NEEDED.iter().filter(|(one, _)| !effective.contains(*one)).map(|(_, name)| *name).collect()
 }
 
+/// Whether this process is root's.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Whether files may be made in a directory, as the kernel would answer this process.
+///
+/// # Errors
+/// Why not.
+pub fn writable(directory: &std::path::Path) -> io::Result<()> {
+    use rustix::fs::{Access, AtFlags, CWD, accessat};
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    Ok(accessat(CWD, directory, access, AtFlags::empty())?)
+}
+
+/// Whether this thread may have mounts of its own.
+#[must_use]
+pub fn may_mount() -> bool {
+    let sets = rustix::thread::capabilities(None);
+    sets.is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
+}
+
 /// Where a process listens for TCP connections, in ascending order, each address once.
 ///
 /// # Errors

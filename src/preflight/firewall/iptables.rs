@@ -77,10 +77,17 @@ fn rule(line: &str, words: &[&str]) -> Rule {
             }
             "-g" => verdict = Some(Verdict::Goto(next().to_owned())),
             "-m" => match next() {
-                "comment" | "conntrack" | "state" => {}
-                "tcp" | "udp" | "icmp" | "icmp6" | "multiport" => conditions.push(Condition::Ports),
+                "comment" | "conntrack" | "state" | "tcp" | "multiport" => {}
+                "udp" | "icmp" | "icmp6" => conditions.push(Condition::Elsewhere),
                 _ => conditions.push(Condition::Unclear),
             },
+            "--dport" | "--dports" => {
+                let values = next().split(',').map(ports).collect();
+                conditions.push(Condition::Is { field: Field::Port, negated, values });
+            }
+            "--sport" | "--sports" | "--ports" | "--tcp-flags" | "--syn" | "--tcp-option" => {
+                conditions.push(Condition::Ports);
+            }
             "--comment" => {
                 next();
             }
@@ -90,6 +97,15 @@ fn rule(line: &str, words: &[&str]) -> Rule {
         negated = false;
     }
     Rule { name: format!("the rule `{}`", line.trim()), conditions, verdict }
+}
+
+/// `80`, `8000:9000`
+fn ports(text: &str) -> Value {
+    let (from, to) = text.split_once(':').unwrap_or((text, text));
+    match (from.parse(), to.parse()) {
+        (Ok(from), Ok(to)) => Value::Ports(from, to),
+        _ => Value::Unclear,
+    }
 }
 
 /// Words, with those in double quotes whole.
@@ -143,6 +159,40 @@ mod tests {
             "-A INPUT -m set --match-set peers src -j ACCEPT",
         ] {
             assert_eq!(dropped(&format!("{rules}{more}\n")), None, "{more}");
+        }
+    }
+
+    #[test]
+    fn a_peer_link_is_let_in_by_its_port_alone() {
+        let link = |more: &str| {
+            let text =
+                format!("-P INPUT DROP\n-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n{more}\n");
+            let ruleset = Ruleset { chains: parse(&text, "ip") };
+            let packet = Packet {
+                what: What::Link(8412),
+                incoming: true,
+                interface: "eth0",
+                source: "10.0.0.2".parse().unwrap(),
+                destination: "10.0.0.1".parse().unwrap(),
+            };
+            ruleset.drops(&packet).is_some()
+        };
+        for dropped in [
+            "",
+            "-A INPUT -p udp -m udp --dport 8412 -j ACCEPT",
+            "-A INPUT -p tcp -m multiport --dports 80,443,8000:8100 -j ACCEPT",
+            "-A INPUT -p tcp -m tcp ! --dport 8412 -j ACCEPT",
+        ] {
+            assert!(link(dropped), "{dropped}");
+        }
+        for accepted in [
+            "-A INPUT -p tcp -m tcp --dport 8412 -j ACCEPT",
+            "-A INPUT -p tcp -m multiport --dports 80,8400:8500 -j ACCEPT",
+            "-A INPUT -p tcp -m tcp ! --dport 80 -j ACCEPT",
+            "-A INPUT -p tcp -m tcp --sport 8412 -j ACCEPT",
+            "-A INPUT -s 10.0.0.2/32 -j ACCEPT",
+        ] {
+            assert!(!link(accepted), "{accepted}");
         }
     }
 

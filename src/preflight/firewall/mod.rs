@@ -1,4 +1,4 @@
-//! What a host's packet filter does to an advert, or to a packet handed on: rules as data, and a walk through them.
+//! What a host's packet filter does to an advert, a peer link or a packet handed on: rules as data, and a walk through them.
 //!
 //! A condition that isn't understood may be true or not. Only a packet that is dropped whatever
 //! those conditions are counts as dropped: a preflight must not cry wolf.
@@ -61,13 +61,17 @@ pub(crate) enum Condition {
     },
     /// Not understood.
     Unclear,
-    /// About ports or the like, which VRRP doesn't have.
+    /// About ports or the like of TCP, which VRRP doesn't have.
     Ports,
+    /// About another protocol than VRRP and TCP.
+    Elsewhere,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Field {
     Protocol,
+    /// The TCP port that is asked for.
+    Port,
     In,
     Out,
     Source,
@@ -83,6 +87,7 @@ pub(crate) enum Value {
     Word(String),
     Net(Prefix),
     Range(IpAddr, IpAddr),
+    Ports(u16, u16),
     Unclear,
 }
 
@@ -102,6 +107,8 @@ pub(crate) enum What {
     /// What a switchover hands to the old node: TCP from anywhere to a VIP, not tracked. Its source
     /// is not known, and stands for the family only.
     Copy,
+    /// The first packet of a peer link, to this TCP port.
+    Link(u16),
 }
 
 /// Where a packet ended.
@@ -216,6 +223,10 @@ impl Packet<'_> {
         let (field, negated, values) = match condition {
             Condition::Unclear => return None,
             Condition::Ports => return (self.what == What::Advert).then_some(false),
+            Condition::Is { field: Field::Port, .. } if self.what == What::Advert => {
+                return Some(false);
+            }
+            Condition::Elsewhere => return Some(false),
             Condition::Is { field, negated, values } => (*field, *negated, values),
         };
         let mut unclear = false;
@@ -234,6 +245,14 @@ impl Packet<'_> {
             Field::Source if self.what == What::Copy => return None,
             Field::Source => self.source,
             Field::Destination => self.destination,
+            Field::Port => {
+                let What::Link(port) = self.what else { return None };
+                return match value {
+                    Value::Ports(from, to) => Some((from..=to).contains(&&port)),
+                    Value::Word(word) => word.parse::<u16>().ok().map(|word| word == port),
+                    _ => None,
+                };
+            }
             _ => {
                 let Value::Word(word) = value else { return None };
                 return self.says(field, word);
@@ -244,7 +263,7 @@ impl Packet<'_> {
             Value::Range(from, to) => {
                 Family::of(*from) == Family::of(address) && (from..=to).contains(&&address)
             }
-            Value::Word(_) | Value::Unclear => return None,
+            Value::Word(_) | Value::Ports(..) | Value::Unclear => return None,
         })
     }
 
@@ -253,13 +272,13 @@ impl Packet<'_> {
         Some(match field {
             Field::Protocol => match self.what {
                 What::Advert => matches!(word, "vrrp" | "112" | "carp"),
-                What::Copy => matches!(word, "tcp" | "6"),
+                What::Copy | What::Link(_) => matches!(word, "tcp" | "6"),
             },
             Field::In => self.incoming && interface_is(word, self.interface),
             Field::Out => !self.incoming && interface_is(word, self.interface),
             Field::State => word.eq_ignore_ascii_case(match self.what {
                 // Nobody answers an advert, so that no connection is ever known.
-                What::Advert => "new",
+                What::Advert | What::Link(_) => "new",
                 What::Copy => "untracked",
             }),
             Field::Cast => word == if multicast { "multicast" } else { "host" },
@@ -268,7 +287,7 @@ impl Packet<'_> {
                 "ipv6" | "ip6" => self.source.is_ipv6(),
                 _ => false,
             },
-            Field::Source | Field::Destination => return None,
+            Field::Source | Field::Destination | Field::Port => return None,
         })
     }
 }

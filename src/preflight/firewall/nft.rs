@@ -108,11 +108,13 @@ fn mapped(name: &str, before: &[Condition], map: &Json) -> Vec<Rule> {
     });
     pairs
         .map(|(value, verdict)| {
-            let condition = match field {
-                Some(Ok(field)) => {
-                    Condition::Is { field, negated: false, values: vec![self::value(value)] }
-                }
-                Some(Err(Never)) => Condition::Ports,
+            let condition = match &field {
+                Some(Ok(field)) => Condition::Is {
+                    field: *field,
+                    negated: false,
+                    values: vec![self::value(value)],
+                },
+                Some(Err(Never(condition))) => condition.clone(),
                 None => Condition::Unclear,
             };
             rule(condition, verdict)
@@ -123,7 +125,7 @@ fn mapped(name: &str, before: &[Condition], map: &Json) -> Vec<Rule> {
 fn condition(body: &Json) -> Condition {
     let field = match body.get("left").and_then(field) {
         Some(Ok(field)) => field,
-        Some(Err(Never)) => return Condition::Ports,
+        Some(Err(Never(condition))) => return condition,
         None => return Condition::Unclear,
     };
     let negated = match word(body, "op").as_str() {
@@ -140,8 +142,8 @@ fn condition(body: &Json) -> Condition {
     Condition::Is { field, negated, values }
 }
 
-/// A field that VRRP hasn't got.
-struct Never;
+/// A field that VRRP hasn't got, and what it is to TCP.
+struct Never(Condition);
 
 /// `None` for a field that isn't understood.
 fn field(left: &Json) -> Option<Result<Field, Never>> {
@@ -150,8 +152,10 @@ fn field(left: &Json) -> Option<Result<Field, Never>> {
             ("ip", "protocol") | ("ip6", "nexthdr") => Some(Ok(Field::Protocol)),
             ("ip" | "ip6", "saddr") => Some(Ok(Field::Source)),
             ("ip" | "ip6", "daddr") => Some(Ok(Field::Destination)),
-            ("tcp" | "udp" | "icmp" | "icmpv6" | "sctp" | "dccp" | "igmp" | "esp" | "ah", _) => {
-                Some(Err(Never))
+            ("tcp", "dport") => Some(Ok(Field::Port)),
+            ("tcp", _) => Some(Err(Never(Condition::Ports))),
+            ("udp" | "icmp" | "icmpv6" | "sctp" | "dccp" | "igmp" | "esp" | "ah", _) => {
+                Some(Err(Never(Condition::Elsewhere)))
             }
             _ => None,
         };
@@ -191,10 +195,17 @@ fn value(right: &Json) -> Value {
     });
     let range =
         right.get("range").and_then(Json::as_array).and_then(|ends| match ends.as_slice() {
-            [from, to] => Some(Value::Range(address(from)?, address(to)?)),
+            [from, to] => {
+                ports(from, to).or_else(|| Some(Value::Range(address(from)?, address(to)?)))
+            }
             _ => None,
         });
     net.map(Value::Net).or(range).unwrap_or(Value::Unclear)
+}
+
+fn ports(from: &Json, to: &Json) -> Option<Value> {
+    let port = |json: &Json| u16::try_from(json.as_u64()?).ok();
+    Some(Value::Ports(port(from)?, port(to)?))
 }
 
 #[cfg(test)]
@@ -305,6 +316,26 @@ mod tests {
         };
         assert_eq!(dropped(&map("new"), advert()), None);
         assert!(dropped(&map("established"), advert()).is_some());
+    }
+
+    #[test]
+    fn a_peer_link_is_let_in_by_its_port_alone() {
+        let link =
+            Packet { what: What::Link(8412), destination: "10.0.0.1".parse().unwrap(), ..advert() };
+        let port = r#"{"payload":{"protocol":"tcp","field":"dport"}}"#;
+        let udp = r#"{"payload":{"protocol":"udp","field":"dport"}}"#;
+        let with = |left: &str, right: &str| dropped(&input(&[equal(left, right)], ACCEPT), link);
+        assert!(dropped("", link).is_some());
+        for others in [r#"{"set":[22,80,443]}"#, r#"{"range":[8000,8411]}"#] {
+            assert!(with(port, others).is_some(), "{others}");
+        }
+        assert!(with(udp, "8412").is_some());
+        assert!(with(PROTOCOL, r#""vrrp""#).is_some());
+        for way in ["8412", r#"{"set":[22,{"range":[8000,9000]}]}"#, r#""@open""#] {
+            assert_eq!(with(port, way), None, "{way}");
+        }
+        assert_eq!(with(PROTOCOL, r#""tcp""#), None);
+        assert_eq!(with(r#"{"payload":{"protocol":"th","field":"dport"}}"#, "80"), None);
     }
 
     #[test]

@@ -23,6 +23,7 @@ pub(super) fn judge(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagno
     log(subject, facts, found);
     api(subject, facts, found);
     checks(subject, facts, found);
+    witnesses(subject, facts, found);
     inotify(subject, facts, found);
     unshared(subject, facts, found);
     shared_commands(subject, facts, found);
@@ -189,6 +190,33 @@ fn checks(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnostic>) {
                 .at(&subject.cluster.file, check.span.clone(), check.kind.word())
                 .help(mend),
         );
+    }
+}
+
+/// All of a VIP's witnesses gone: nothing happens, until a peer goes as well.
+fn witnesses(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnostic>) {
+    for vip in subject.vips().filter(|vip| !vip.witness.is_empty() && vip.members.len() > 1) {
+        let seen: Option<Vec<String>> = vip
+            .witness
+            .iter()
+            .map(|name| Some(format!("{name}: {}", facts.unwitnessed.get(name)?)))
+            .collect();
+        let Some(seen) = seen else { continue };
+        let message = format!(
+            "no witness of [vip.{}] is seen now ({}): the loss of any other node ends the VIP here",
+            vip.name,
+            seen.join("; ")
+        );
+        let finding = Diagnostic::warning(codes::NO_WITNESS, message);
+        let place = vip.witness.first().map_or("", String::as_str);
+        let check = subject.cluster.check(place);
+        let finding = match check {
+            Some(check) => finding.at(&subject.cluster.file, check.span.clone(), ""),
+            None => finding,
+        };
+        found.push(finding.help(
+            "correct what the check asks for, let it through the firewalls on the way, or take it out of `witness`",
+        ));
     }
 }
 

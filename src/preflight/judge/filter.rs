@@ -30,6 +30,47 @@ pub(super) fn judge(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagno
             }
         }
     }
+    link(subject, facts, found);
+}
+
+/// The peer link of each two nodes: either may begin it.
+fn link(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnostic>) {
+    let Some(interface) = subject.default_port(facts).map(|port| port.name.as_str()) else {
+        return;
+    };
+    if !facts.own.keys {
+        return;
+    }
+    let port = subject.cluster.link.port;
+    let mut told = BTreeSet::new();
+    let peers = subject.cluster.nodes.iter();
+    for peer in peers.filter(|node| node.name != subject.me.name && !node.vrrp_only) {
+        for (own, theirs) in Family::BOTH
+            .into_iter()
+            .filter_map(|family| Some((subject.me.address(family)?, peer.address(family)?)))
+        {
+            for (incoming, source, destination) in [(true, theirs, own), (false, own, theirs)] {
+                let packet =
+                    Packet { what: What::Link(port), incoming, interface, source, destination };
+                let Some(dropped) = facts.firewall.drops(&packet) else { continue };
+                let table = (dropped.base.family.as_str(), dropped.base.name.as_str());
+                if !told.insert((incoming, table)) {
+                    continue;
+                }
+                let way = if incoming { "from" } else { "to" };
+                let message = format!(
+                    "the firewall drops the peer link (TCP port {port}) {way} {} ({theirs}): without it a takeover \
+                     waits for adverts to stop, and neither a switchover nor the shared files reach the peer",
+                    peer.name
+                );
+                let severity = super::own::link_severity(subject);
+                let finding = Diagnostic::new(severity, codes::LINK_DROPPED, message);
+                let help = mend(&packet, Family::of(own), &facts.firewall, dropped.base);
+                let range = subject.me.span.clone();
+                found.push(finding.at(&subject.cluster.file, range, place(dropped)).help(help));
+            }
+        }
+    }
 }
 
 /// They leave through the chains for the host's own packets.
@@ -123,17 +164,25 @@ fn place(dropped: Dropped<'_>) -> String {
 /// The rule to add, in the words of whoever owns the firewall.
 fn mend(packet: &Packet<'_>, family: Family, ruleset: &Ruleset, base: &Chain) -> String {
     let interface = packet.interface;
-    let advert = packet.what == What::Advert;
-    if base.table == "firewalld" && advert {
+    let firewalld = match packet.what {
+        What::Advert => Some("protocol=vrrp".to_owned()),
+        What::Link(port) => Some(format!("port={port}/tcp")),
+        What::Copy => None,
+    };
+    if let Some(add) = firewalld.filter(|_| base.table == "firewalld") {
         return format!(
             "firewall-cmd --permanent --zone=$(firewall-cmd --get-zone-of-interface={interface}) \
-             --add-protocol=vrrp && firewall-cmd --reload"
+             --add-{add} && firewall-cmd --reload"
         );
     }
     let six = if family == Family::V6 { "6" } else { "" };
     let direction = if packet.incoming { "input" } else { "output" };
     let to = packet.destination;
-    let iptables = if advert { "-p vrrp".to_owned() } else { format!("-d {to} -p tcp") };
+    let iptables = match packet.what {
+        What::Advert => "-p vrrp".to_owned(),
+        What::Copy => format!("-d {to} -p tcp"),
+        What::Link(port) => format!("-p tcp --dport {port}"),
+    };
     if ruleset.chains.iter().any(|chain| chain.name.starts_with("ufw")) {
         return format!(
             "in /etc/ufw/before{six}.rules, above COMMIT: -A ufw{six}-before-{direction} {iptables} -j ACCEPT\n\
@@ -148,10 +197,11 @@ fn mend(packet: &Packet<'_>, family: Family, ruleset: &Ruleset, base: &Chain) ->
             base.name
         );
     }
-    let nft = match family {
-        _ if advert => "meta l4proto vrrp".to_owned(),
-        Family::V4 => format!("ip daddr {to} meta l4proto tcp"),
-        Family::V6 => format!("ip6 daddr {to} meta l4proto tcp"),
+    let nft = match (packet.what, family) {
+        (What::Advert, _) => "meta l4proto vrrp".to_owned(),
+        (What::Link(port), _) => format!("tcp dport {port}"),
+        (What::Copy, Family::V4) => format!("ip daddr {to} meta l4proto tcp"),
+        (What::Copy, Family::V6) => format!("ip6 daddr {to} meta l4proto tcp"),
     };
     format!(
         "nft insert rule {} {} {} {long} \"{interface}\" {nft} accept, and the same in \

@@ -5,6 +5,7 @@ mod filter;
 mod keepalived;
 mod network;
 mod nginx;
+mod own;
 mod privileges;
 mod switchover;
 mod virtual_mac;
@@ -107,6 +108,7 @@ pub(crate) fn judge(subject: Option<&Subject<'_>>, facts: &Facts) -> Vec<Diagnos
         virtual_mac::judge(subject, facts, &mut found);
         nginx::judge(subject, facts, &mut found);
         files::judge(subject, facts, &mut found);
+        own::judge(subject, facts, &mut found);
     } else {
         keepalived::judge(None, facts, &mut found);
     }

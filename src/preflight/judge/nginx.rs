@@ -1,12 +1,18 @@
 //! Whether nginx is there, runs, can be asked, and can start while the VIP is elsewhere.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
+use standin_apply::Refusal;
 use standin_config::model::{self, NGINX_CHECK};
 use standin_config::{Diagnostic, Severity};
 
 use super::{Subject, codes, listed};
+use crate::nginx::START;
 use crate::preflight::facts::{Facts, Nginx, Nonlocal};
+
+/// Letters of a line of nginx's; with a long path and its reason it has some two hundred.
+const COMPLAINT: usize = 400;
 
 pub(super) fn judge(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnostic>) {
     let (Some(section), Some(nginx)) = (&subject.cluster.nginx, &facts.nginx) else { return };
@@ -19,6 +25,8 @@ pub(super) fn judge(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagno
     if nginx.binary.is_none() {
         return;
     }
+    let refused = nginx.refusal.as_ref().and_then(|refusal| refused(nginx, refusal, severity));
+    found.extend(refused.map(|(finding, help)| at(finding, "").help(help)));
     // Whoever names one of several knows of the others.
     let named = section.binary.is_some() || section.conf.is_some();
     let notes = nginx.notes.iter().filter(|note| !named || !is_about_others(note)).map(|note| {
@@ -85,10 +93,66 @@ fn presence(
     let finding = Diagnostic::new(severity, codes::NGINX_STOPPED, message);
     let conf =
         nginx.conf.as_deref().map_or_else(String::new, |conf| format!(" -c {}", conf.display()));
-    found.push(at(finding, "").help(format!(
-        "systemctl enable --now nginx; if it doesn't start: {} -t{conf}",
-        binary.display()
-    )));
+    found.push(
+        at(finding, "")
+            .help(format!("{START}; if it doesn't start: {} -t{conf}", binary.display())),
+    );
+}
+
+/// What nginx has against its files, and what to do about it.
+fn refused(nginx: &Nginx, refusal: &Refusal, severity: Severity) -> Option<(Diagnostic, String)> {
+    let shown = |path: &Option<PathBuf>| {
+        path.as_deref().map_or_else(String::new, |path| path.display().to_string())
+    };
+    let (binary, conf) = (shown(&nginx.binary), shown(&nginx.conf));
+    let effect = match nginx.master {
+        Some(_) => "it goes on with what it has loaded, and can't be reloaded or started again",
+        None => "it can't be started",
+    };
+    let (severity, message, mend) = match refusal {
+        Refusal::BadFile { said } => (
+            severity,
+            format!("nginx refuses its configuration: {}", complaint(said)),
+            "correct it".to_owned(),
+        ),
+        Refusal::NameNotFound { name, said } => (
+            severity,
+            format!("nginx can't look up {name}: {}", complaint(said)),
+            "mend the host's DNS or /etc/hosts, or write the address".to_owned(),
+        ),
+        // The setting that this needs is told of already.
+        Refusal::Address { said }
+            if said.contains("(99:") && nginx.nonlocal.iter().any(|it| !it.set) =>
+        {
+            return None;
+        }
+        Refusal::Address { said } => (
+            severity,
+            format!("nginx couldn't listen: {}", complaint(said)),
+            "free the port, or take the listen out".to_owned(),
+        ),
+        Refusal::Late { after, .. } => (
+            Severity::Warning,
+            format!("`nginx -t` hasn't ended after {} s", after.as_secs()),
+            "a name that DNS doesn't answer keeps it waiting: mend the host's DNS".to_owned(),
+        ),
+        Refusal::Unable { .. } => return None,
+    };
+    let help = format!("{effect}; {mend}, then: {binary} -t -c {conf}");
+    Some((Diagnostic::new(severity, codes::BAD_CONFIG, message), help))
+}
+
+/// Of nginx's own lines the one that it ended for, with file and line.
+fn complaint(said: &str) -> String {
+    let is_fatal =
+        |line: &&str| ["[emerg]", "[alert]", "[crit]"].iter().any(|it| line.contains(it));
+    // It says it twice where it logs to stderr, once with the time.
+    let plain = said.lines().filter(is_fatal).find(|line| line.starts_with("nginx: "));
+    let line = plain.or_else(|| said.lines().find(is_fatal)).or_else(|| said.lines().next());
+    let line = line.unwrap_or_default();
+    let line = line.trim().trim_start_matches("nginx: ");
+    let short: String = line.chars().take(COMPLAINT).collect();
+    if short.len() < line.len() { format!("{short}…") } else { short }
 }
 
 fn probe(

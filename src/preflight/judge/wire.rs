@@ -15,15 +15,21 @@ pub(super) fn judge(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagno
         let Some(interface) = subject.interface(vip, facts) else { continue };
         let same = |heard: &&Heard| {
             heard.interface == interface && heard.vrid == vip.vrid.get() && {
-                vip.has(Family::of(heard.source)) && !subject.me.addresses.contains(&heard.source)
+                vip.has(Family::of(heard.source))
+                    && !subject.me.addresses.contains(&heard.source)
+                    && !(is_link_local(heard.source) && facts.address(heard.source).is_some())
             }
         };
         for heard in facts.wire.heard.iter().filter(same) {
-            match node_of(subject, heard.source) {
-                Some(node) if vip.members.iter().any(|member| member.node == node.name) => {
+            match sender(subject, vip, heard.source, facts) {
+                Sender::Node(node) if vip.members.iter().any(|it| it.node == node.name) => {
                     disagreements(subject, vip, node, heard, found);
                 }
-                node => found.extend(stranger(subject, vip, node, heard, facts)),
+                Sender::Node(node) => {
+                    found.extend(stranger(subject, vip, Some(node), heard, facts));
+                }
+                Sender::Stranger => found.extend(stranger(subject, vip, None, heard, facts)),
+                Sender::Unclear(why) => found.extend(unclear(subject, vip, heard, why)),
             }
         }
         for prefix in &vip.addresses {
@@ -32,8 +38,70 @@ pub(super) fn judge(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagno
     }
 }
 
-fn node_of<'a>(subject: &Subject<'a>, address: IpAddr) -> Option<&'a Node> {
-    subject.cluster.nodes.iter().find(|node| node.addresses.contains(&address))
+/// Who sent an advert.
+enum Sender<'a> {
+    Node(&'a Node),
+    Stranger,
+    /// It may be a node, and why that can't be told.
+    Unclear(String),
+}
+
+/// IPv6 adverts come from a link-local address (RFC 9568 §5.1.2.1), which the file doesn't name: the
+/// sender is the node whose own address answers from the same MAC, as the daemon has it, too.
+fn sender<'a>(subject: &Subject<'a>, vip: &Vip, source: IpAddr, facts: &Facts) -> Sender<'a> {
+    let nodes = &subject.cluster.nodes;
+    if let Some(node) = nodes.iter().find(|node| node.addresses.contains(&source)) {
+        return Sender::Node(node);
+    }
+    if !is_link_local(source) {
+        return Sender::Stranger;
+    }
+    let at = |address: IpAddr| {
+        let owners = facts.wire.owners.iter().filter(move |owner| owner.address == address);
+        owners.map(|owner| owner.mac)
+    };
+    let macs: Vec<Mac> = at(source).collect();
+    let answers = |node: &Node| node.addresses.iter().any(|address| at(*address).next().is_some());
+    let is_behind = |node: &&Node| {
+        let mut of_node = node.addresses.iter().flat_map(|address| at(*address));
+        of_node.any(|mac| macs.contains(&mac))
+    };
+    if let Some(node) = nodes.iter().find(is_behind) {
+        return Sender::Node(node);
+    }
+    if macs.is_empty() {
+        return Sender::Unclear(format!("nobody answers for {source}"));
+    }
+    let silent: Vec<&str> =
+        subject.peers(vip).filter(|it| !answers(it)).map(|it| it.name.as_str()).collect();
+    match silent.as_slice() {
+        [] => Sender::Stranger,
+        [one] => Sender::Unclear(format!("{one} doesn't answer for its own address")),
+        several => {
+            Sender::Unclear(format!("{} don't answer for their own addresses", listed(several)))
+        }
+    }
+}
+
+fn unclear(subject: &Subject<'_>, vip: &Vip, heard: &Heard, why: String) -> Option<Diagnostic> {
+    if vip.accept_unknown {
+        return None;
+    }
+    let message = format!(
+        "{} sends adverts with the virtual_router_id {} of [vip.{}] on {}, and it can't be told whether it is a \
+         node: {why}",
+        heard.source, vip.vrid, vip.name, heard.interface
+    );
+    let finding = Diagnostic::warning(codes::SENDER_UNCLEAR, message).at(
+        &subject.cluster.file,
+        vip.vrid_span.clone(),
+        format!("heard: priority {}, addresses {}", heard.priority, listed(&heard.addresses)),
+    );
+    Some(finding.help(format!(
+        "look for {} on the nodes: ip -6 address show scope link; if it is on none, give the VIP another \
+         virtual_router_id on every node",
+        heard.source
+    )))
 }
 
 fn stranger(
@@ -201,10 +269,10 @@ fn owner(
         if facts.ports.iter().any(|port| port.mac == Some(*mac)) {
             continue;
         }
-        let heard =
-            facts.wire.heard.iter().any(|heard| {
-                heard.vrid == vip.vrid.get() && node_of(subject, heard.source).is_some()
-            });
+        let heard = facts.wire.heard.iter().any(|heard| {
+            let by = || sender(subject, vip, heard.source, facts);
+            heard.vrid == vip.vrid.get() && matches!(by(), Sender::Node(_))
+        });
         let silence = vip.advert_interval.as_duration() * 3;
         let long_enough = facts.wire.listened.is_some_and(|listened| listened >= silence);
         let has_mac = |node: &&Node| {

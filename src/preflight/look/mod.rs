@@ -4,17 +4,19 @@ mod commands;
 mod keepalived;
 mod network;
 mod nginx;
+mod own;
 mod scripts;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use standin_config::Cluster;
 use standin_config::model::{CheckKind, ProcessBy};
+use standin_core::Verdict;
 use standin_core::types::Family;
 use standin_linux::forward::{self, Refusal};
 use standin_linux::{process, sched, sysctl};
@@ -22,6 +24,7 @@ use standin_linux::{process, sched, sysctl};
 use super::facts::{Facts, Inotify};
 use super::judge::Subject;
 use super::words;
+use crate::checks;
 use crate::engine::REALTIME_PRIORITY;
 
 pub(crate) use wire::lasting;
@@ -32,6 +35,9 @@ pub(crate) const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
 /// Directories counted for inotify: nobody's limit is higher by default.
 const DIRECTORIES: usize = 1_000_000;
 
+/// How often a witness is looked for: one packet may get lost.
+const LOOKS: usize = 3;
+
 /// How long to listen for adverts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Listen {
@@ -39,6 +45,8 @@ pub(crate) enum Listen {
     AsNeeded,
     /// Zero: nobody on the wire is listened to or asked.
     For(Duration),
+    /// Nor is nginx run to test its files: as a daemon looks, for another file of the same host.
+    Never,
 }
 
 /// This host's name and addresses: which node it is.
@@ -86,11 +94,25 @@ pub(crate) async fn here(subject: Option<&Subject<'_>>, listen: Listen) -> Facts
     }
     facts.no_second_chance = no_second_chance(&vips);
     if let Some(section) = &subject.cluster.nginx {
-        facts.nginx = Some(nginx::look(section, &vips, subject.cluster.sync.as_ref()).await);
+        let sync = subject.cluster.sync.as_ref();
+        let (nginx, prefix) = nginx::look(section, &vips, sync).await;
+        let tested = match listen {
+            Listen::Never => Ok(None),
+            _ => nginx::test(&nginx, &prefix).await,
+        };
+        let nginx = facts.nginx.insert(nginx);
+        match tested {
+            Ok(refusal) => nginx.refusal = refusal,
+            Err(why) => facts.unseen.push(why),
+        }
     }
     scripts::look(subject.cluster, &mut facts);
     facts.absent = absent(subject.cluster);
     facts.api_refused = subject.cluster.api.listen.and_then(api);
+    facts.own = own::look(subject);
+    if !matches!(listen, Listen::Never | Listen::For(Duration::ZERO)) {
+        facts.unwitnessed = unwitnessed(subject).await;
+    }
     facts.inotify = inotify(subject.cluster, &facts);
     match listening.await {
         Ok(Ok(wire)) => facts.wire = wire,
@@ -131,31 +153,29 @@ fn absent(cluster: &Cluster) -> Vec<PathBuf> {
     all.filter(|path| !path.exists()).map(Path::to_owned).collect()
 }
 
+/// All at once: those that don't answer take their time.
+async fn unwitnessed(subject: &Subject<'_>) -> BTreeMap<String, String> {
+    let mut asked = tokio::task::JoinSet::new();
+    let is_witness = |name: &str| subject.vips().any(|vip| vip.witness.iter().any(|it| it == name));
+    for check in subject.cluster.checks.iter().filter(|check| is_witness(&check.name)).cloned() {
+        asked.spawn(async move {
+            let mut seen = None;
+            for _ in 0..LOOKS {
+                let outcome = checks::once(&check).await?;
+                if outcome.verdict == Verdict::Pass {
+                    return None;
+                }
+                seen = Some((check.name.clone(), outcome.detail));
+            }
+            seen
+        });
+    }
+    asked.join_all().await.into_iter().flatten().collect()
+}
+
 /// Why the API can't listen there; a standin that does so already is no reason.
 fn api(listen: std::net::SocketAddr) -> Option<String> {
-    let error = TcpListener::bind(listen).err()?;
-    let holder = || {
-        process::all_pids().into_iter().find(|pid| {
-            process::listening_tcp(*pid).is_ok_and(|bound| {
-                bound.iter().any(|at| {
-                    at.port() == listen.port()
-                        && (at.ip().is_unspecified() || at.ip() == listen.ip())
-                })
-            })
-        })
-    };
-    match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            let who = holder().and_then(|pid| Some((pid, process::name(pid)?)));
-            match who {
-                Some((_, name)) if name == "standin" => None,
-                Some((pid, name)) => Some(format!("{name} (pid {pid}) listens there")),
-                None => Some("someone listens there".to_owned()),
-            }
-        }
-        io::ErrorKind::AddrNotAvailable => Some(format!("{} is not on this host", listen.ip())),
-        _ => Some(words(&error)),
-    }
+    own::refusal(listen, &TcpListener::bind(listen).err()?)
 }
 
 fn inotify(cluster: &Cluster, facts: &Facts) -> Option<Inotify> {

@@ -3,10 +3,12 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use standin_apply::{Refusal, Staged, Tester};
 use standin_config::model;
 use standin_config::nginx::{ListenAddress, also_line, outside};
-use standin_linux::sysctl;
+use standin_linux::{process, sysctl};
 
 use super::network::writable;
 use crate::nginx::{Found, find, glob, nonlocal};
@@ -21,12 +23,21 @@ const KEPT: &[&str] = &[
     "/usr/lib/sysctl.d/*.conf",
 ];
 
+/// Thousands of virtual hosts with TLS take 2 s; a name that DNS doesn't answer 10 s.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// nginx, and where its relative names begin.
 pub(super) async fn look(
     section: &model::Nginx,
     vips: &[IpAddr],
     sync: Option<&model::Sync>,
-) -> Nginx {
+) -> (Nginx, PathBuf) {
     let found = find(section).await;
+    let prefix = found.prefix.clone();
+    (seen(found, vips, sync), prefix)
+}
+
+fn seen(found: Found, vips: &[IpAddr], sync: Option<&model::Sync>) -> Nginx {
     let unshared = sync.and_then(|sync| unshared(sync, &found));
     let need = nonlocal::Need::of(&found.config, vips);
     let plain = found.config.listens.iter().filter(|listen| listen.is_plain_http());
@@ -59,6 +70,7 @@ pub(super) async fn look(
     Nginx {
         unshared,
         unequal: Vec::new(),
+        refusal: None,
         nonlocal: nonlocal.collect(),
         plain,
         elsewhere: need.v4.into_iter().chain(need.v6).collect(),
@@ -66,6 +78,36 @@ pub(super) async fn look(
         conf: found.conf,
         master: found.master,
         notes: found.notes,
+    }
+}
+
+/// Has nginx test the files that are there, as the master would read them, in a place where that
+/// writes nothing and binds nothing.
+///
+/// # Errors
+/// In words, when that can't be done here.
+pub(super) async fn test(nginx: &Nginx, prefix: &Path) -> Result<Option<Refusal>, String> {
+    let unseen = |why: &str| format!("nginx's configuration couldn't be tested: {why}");
+    let has_conf = nginx.conf.as_deref().is_some_and(Path::is_file);
+    if !has_conf || !nginx.binary.as_deref().is_some_and(Path::is_absolute) {
+        return Ok(None);
+    }
+    let tester = Tester::of_this_host("tester");
+    if matches!(tester, Tester::Child { .. }) && !process::may_mount() {
+        return Err(unseen("that takes root's privileges (CAP_SYS_ADMIN)"));
+    }
+    let running = standin_apply::Nginx {
+        master: nginx.master,
+        binary: nginx.binary.clone(),
+        conf: nginx.conf.clone(),
+        prefix: Some(prefix.to_owned()),
+        ..standin_apply::Nginx::default()
+    };
+    let test = move || standin_apply::test(&Staged::default(), &running, &tester, PATIENCE).err();
+    match tokio::task::spawn_blocking(test).await {
+        Ok(Some(Refusal::Unable { why })) => Err(unseen(&why)),
+        Ok(refusal) => Ok(refusal),
+        Err(error) => Err(unseen(&error.to_string())),
     }
 }
 

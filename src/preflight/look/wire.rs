@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,9 @@ const ADVERTS: u32 = 3;
 const PROBES: u32 = 3;
 const PROBE_EVERY: Duration = Duration::from_millis(100);
 
+/// IPv6 senders of one interface that are asked for: 16 nodes, and as many strangers.
+const SENDERS: usize = 32;
+
 /// 255 router ids on four interfaces in two families, twice.
 const HEARD: usize = 4096;
 
@@ -36,6 +39,7 @@ const HEARD: usize = 4096;
 pub(crate) fn lasting(subject: &Subject<'_>, listen: Listen) -> Duration {
     match listen {
         Listen::For(time) => time,
+        Listen::Never => Duration::ZERO,
         Listen::AsNeeded => subject
             .vips()
             .map(|vip| vip.advert_interval.as_duration() * ADVERTS)
@@ -55,6 +59,8 @@ struct Interface {
     mac: Option<Mac>,
     families: Vec<Family>,
     vips: usize,
+    /// Their router ids.
+    ids: Vec<u8>,
     ask: Vec<IpAddr>,
 }
 
@@ -69,21 +75,23 @@ impl Plan {
             let interface = interfaces.entry(port.name.clone()).or_default();
             (interface.index, interface.mac) = (port.index, port.mac);
             interface.vips += 1;
+            interface.ids.push(vip.vrid.get());
+            let works = |family| family == Family::V4 || !port.ipv6_disabled;
             for family in Family::BOTH.into_iter().filter(|family| vip.has(*family)) {
-                let works = family == Family::V4 || !port.ipv6_disabled;
-                if works && !interface.families.contains(&family) {
+                if works(family) && !interface.families.contains(&family) {
                     interface.families.push(family);
                 }
             }
             let addresses = vip.addresses.iter().map(|prefix| prefix.address());
-            interface.ask.extend(addresses.filter(|address| facts.address(*address).is_none()));
+            interface.ask.extend(addresses.filter(|address| {
+                works(Family::of(*address)) && facts.address(*address).is_none()
+            }));
+            // Of both families, whatever the VIP has: their MACs tell who sends from a link-local one.
             interface.ask.extend(subject.cluster.nodes.iter().flat_map(|node| &node.addresses));
         }
         for interface in interfaces.values_mut() {
             interface.ask.sort_unstable();
             interface.ask.dedup();
-            let families = interface.families.clone();
-            interface.ask.retain(|address| families.contains(&Family::of(*address)));
         }
         Self { interfaces, lasting: lasting(subject, listen) }
     }
@@ -121,6 +129,7 @@ impl Plan {
             poll.wait_for(&mut ready, left.min(PROBE_EVERY))?;
             for ear in &mut ears {
                 ear.take(&mut wire)?;
+                ear.ask_senders();
             }
         }
         Ok(wire)
@@ -133,6 +142,14 @@ struct Ear<'a> {
     interface: &'a Interface,
     adverts: Vec<AdvertReceiver>,
     neighbours: Option<NeighbourSocket>,
+    /// Who sends from a link-local address, and is asked for its MAC.
+    senders: Vec<Sender>,
+}
+
+struct Sender {
+    address: Ipv6Addr,
+    asked: u32,
+    at: Instant,
 }
 
 impl<'a> Ear<'a> {
@@ -149,7 +166,7 @@ impl<'a> Ear<'a> {
         if let Some(neighbours) = &neighbours {
             poll.add(neighbours.as_fd(), 0)?;
         }
-        Ok(Self { name, interface, adverts, neighbours })
+        Ok(Self { name, interface, adverts, neighbours, senders: Vec::new() })
     }
 
     fn ask(&self) {
@@ -165,18 +182,45 @@ impl<'a> Ear<'a> {
         }
     }
 
+    /// IPv6 adverts come from a link-local address (RFC 9568 §5.1.2.1), which no file names.
+    fn ask_senders(&mut self) {
+        let (Some(socket), Some(mac)) = (&self.neighbours, self.interface.mac) else { return };
+        let mut frame = Vec::new();
+        let due = |sender: &&mut Sender| {
+            sender.asked < PROBES && (sender.asked == 0 || sender.at.elapsed() >= PROBE_EVERY)
+        };
+        for sender in self.senders.iter_mut().filter(due) {
+            (sender.asked, sender.at) = (sender.asked + 1, Instant::now());
+            ndp::probe(&mut frame, mac, sender.address);
+            // It is asked again; a full queue is nobody's fault.
+            let _ = socket.send(&frame);
+        }
+    }
+
     fn take(&mut self, wire: &mut Wire) -> io::Result<()> {
+        let senders = &mut self.senders;
         for receiver in &mut self.adverts {
-            receiver.receive(&mut |received| note(self.name, &received, wire))?;
+            receiver.receive(&mut |received| {
+                let Some(heard) = note(self.name, &received, wire) else { return };
+                let IpAddr::V6(address) = heard.source else { return };
+                let new = address.is_unicast_link_local()
+                    && self.interface.ids.contains(&heard.vrid)
+                    && senders.iter().all(|known| known.address != address);
+                if new && senders.len() < SENDERS {
+                    senders.push(Sender { address, asked: 0, at: Instant::now() });
+                }
+            })?;
         }
         let Some(socket) = &mut self.neighbours else { return Ok(()) };
         let (ask, own) = (&self.interface.ask, self.interface.mac);
         socket.receive(&mut |frame| {
             let Some(seen) = neighbour::parse(frame) else { return };
             let owner = Owner { address: seen.address, mac: seen.mac };
+            let asked = ask.contains(&seen.address)
+                || senders.iter().any(|sender| IpAddr::V6(sender.address) == seen.address);
             let news = seen.kind == Kind::Claimed
                 && Some(seen.mac) != own
-                && ask.contains(&seen.address)
+                && asked
                 && !wire.owners.contains(&owner);
             if news && wire.owners.len() < HEARD {
                 wire.owners.push(owner);
@@ -186,12 +230,12 @@ impl<'a> Ear<'a> {
     }
 }
 
-/// Keeps the last advert of each sender.
-fn note(interface: &str, received: &Received<'_>, wire: &mut Wire) {
+/// Keeps the last advert of each sender, and says what it is.
+fn note(interface: &str, received: &Received<'_>, wire: &mut Wire) -> Option<Heard> {
     let Received { source, destination, hop_limit, payload } = *received;
     let envelope = Envelope { source, destination, hop_limit };
     // What is no advert is nobody's claim.
-    let Ok(advert) = vrrp::parse(&envelope, payload) else { return };
+    let advert = vrrp::parse(&envelope, payload).ok()?;
     let heard = Heard {
         interface: interface.to_owned(),
         source,
@@ -207,8 +251,9 @@ fn note(interface: &str, received: &Received<'_>, wire: &mut Wire) {
             == (&heard.interface, heard.source, heard.vrid, heard.version)
     };
     if let Some(other) = wire.heard.iter_mut().find(same) {
-        *other = heard;
+        other.clone_from(&heard);
     } else if wire.heard.len() < HEARD {
-        wire.heard.push(heard);
+        wire.heard.push(heard.clone());
     }
+    Some(heard)
 }

@@ -115,10 +115,11 @@ impl Backup {
         }
     }
 
+    /// Not before it had time to be heard: until then it is an active peer, most often.
     pub(super) const fn foreign_owner(&self) -> Option<Mac> {
         match self.foreign {
-            Some(foreign) => Some(foreign.mac),
-            None => None,
+            Some(Foreign { mac, said: true, .. }) => Some(mac),
+            Some(_) | None => None,
         }
     }
 

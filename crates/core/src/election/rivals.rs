@@ -105,6 +105,13 @@ impl VirtualRouter {
         }
     }
 
+    /// Who has the address as well while this node holds it: by its MAC, and which node that is.
+    #[must_use]
+    pub fn rival(&self, now: Instant) -> Option<(Mac, Option<NodeId>)> {
+        let rival = self.rival.filter(|rival| now.since(rival.last) <= GONE_AFTER)?;
+        self.holds().then(|| (rival.mac, rival.who.map(|who| who.node)))
+    }
+
     /// When the network is to be asked for the rival again.
     pub(super) fn rival_deadline(&self) -> Instant {
         self.rival.map_or(Instant::FAR, |rival| rival.next_at)

@@ -86,6 +86,12 @@ impl VirtualRouter {
         self.witnessing.unseen.map(|_| self.plan.interface)
     }
 
+    /// No witness is seen, and as yet nothing comes of it.
+    #[must_use]
+    pub const fn is_unwitnessed(&self) -> bool {
+        self.witnessing.unseen.is_some() && self.witnessing.missing.is_none()
+    }
+
     /// Looks at the witnesses anew; `answered` says when a node last answered for its own address
     /// on the VIP's interface, and who answered before `stale` is missing.
     pub fn review_witness(

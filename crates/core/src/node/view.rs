@@ -90,6 +90,12 @@ impl Node {
             effective_priority: router.effective_priority(),
             holder,
             holder_priority,
+            others: plan
+                .members
+                .iter()
+                .filter(|member| member.node != self.plan.me)
+                .map(|member| name(member.node))
+                .collect(),
             hears: router.heard_nodes(now).map(name).collect(),
             lost: router
                 .lost()
@@ -100,6 +106,8 @@ impl Node {
                 })
                 .collect(),
             foreign_owner: router.foreign_owner(),
+            rival: router.rival(now).map(|(mac, node)| node.map_or_else(|| mac.to_string(), name)),
+            unwitnessed: router.is_unwitnessed(),
             awaited: router.awaited(),
             counters: router.counters(),
         }

@@ -163,6 +163,20 @@ fn first_claim_comes_after_three_probes() {
 }
 
 #[test]
+fn who_answers_is_no_foreign_owner_before_an_active_peer_would_have_been_heard() {
+    let mut rig = Rig::new(plan());
+    let address: IpAddr = "10.0.0.41".parse().unwrap();
+    let shown = |rig: &Rig| rig.node.view(rig.now).vips[0].foreign_owner;
+    rig.step(Input::Sighting { interface: ETH0, address, mac: FOREIGN_MAC });
+    rig.run(ACTIVE_DOWN - ms(1));
+    rig.step(Input::Sighting { interface: ETH0, address, mac: FOREIGN_MAC });
+    assert_eq!(shown(&rig), None);
+    rig.run(ms(1));
+    rig.step(Input::Sighting { interface: ETH0, address, mac: FOREIGN_MAC });
+    assert_eq!(shown(&rig), Some(FOREIGN_MAC));
+}
+
+#[test]
 fn a_live_foreign_owner_is_never_robbed() {
     let mut rig = Rig::new(plan());
     let address: IpAddr = "10.0.0.41".parse().unwrap();

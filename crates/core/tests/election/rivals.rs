@@ -48,6 +48,19 @@ impl Rig {
 }
 
 #[test]
+fn a_rival_is_shown_while_it_is_there() {
+    let shown = |rig: &Rig| rig.node.view(rig.now).vips[0].rival.clone();
+    let mut rig = Rig::holding();
+    rig.run(ms(5_000));
+    assert_eq!(shown(&rig), None);
+    rig.see(VIP, FOREIGN_MAC);
+    rig.run_among(&[(VIP, FOREIGN_MAC)], 10_000);
+    assert_eq!(shown(&rig), Some(FOREIGN_MAC.to_string()));
+    rig.run(ms(5_000));
+    assert_eq!(shown(&rig), None);
+}
+
+#[test]
 fn a_stranger_with_our_address_is_named_and_answered_with_announcements_within_bounds() {
     let mut rig = Rig::holding();
     rig.run(ms(5_000));

@@ -65,6 +65,21 @@ impl Rig {
 }
 
 #[test]
+fn who_sees_no_witness_shows_it_before_a_peer_is_missed() {
+    let shown = |rig: &Rig| rig.node.view(rig.now).vips[0].unwitnessed;
+    let mut rig = Rig::witnessed_holder();
+    assert!(!shown(&rig));
+    rig.witness(Verdict::Fail);
+    rig.run_beside(&[N1, N3], 5_000);
+    assert_eq!(rig.role(), Role::Active);
+    assert!(shown(&rig));
+    rig.run_beside(&[N1], 5_000);
+    assert!(rig.obstacle().is_some() && !shown(&rig), "the obstacle says it now");
+    rig.witness(Verdict::Pass);
+    assert!(!shown(&rig));
+}
+
+#[test]
 fn an_active_that_sees_neither_witness_nor_peers_gives_up_within_a_second() {
     let mut rig = Rig::witnessed_holder();
     rig.witness(Verdict::Fail);
