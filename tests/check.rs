@@ -244,15 +244,12 @@ fn a_node_that_holds_the_vip_is_no_fault() {
     peer.wait_role("active", ms(10_000));
     check(&host, "").is_fine();
     check(&peer, "").is_fine();
-    let other = n1(
-        &lan,
-        &file.replace(
-            "[\"192.168.1.41/24\"]",
-            "[\"192.168.1.41/24\", \"192.168.1.42/24\"]\nadvert_interval = \"200ms\"",
-        ),
+    let other = file.replace(
+        "[\"192.168.1.41/24\"]",
+        "[\"192.168.1.41/24\", \"192.168.1.42/24\"]\nadvert_interval = \"200ms\"",
     );
-    drop(host);
-    let said = check(&other, "");
+    host.write(FILE, &other);
+    let said = check(&host, "");
     assert_eq!(said.exit, 0, "{}", said.text);
     said.has(&["H0303", "n2 (192.168.1.190) sends adverts every 100ms", "H0304", "2 warnings"]);
 }

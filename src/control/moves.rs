@@ -485,9 +485,9 @@ impl Control {
         drain: Option<Duration>,
     ) -> Vec<(String, Result<mpsc::Receiver<Progress>, String>)> {
         let Some(status) = self.status().await else { return Vec::new() };
-        let active = status.view.vips.into_iter().filter(|vip| vip.role == Role::Active);
+        let active = status.view.vips.iter().filter(|vip| vip.role == Role::Active);
         let mut begun = Vec::new();
-        for vip in active.map(|vip| vip.name) {
+        for vip in active.map(|vip| vip.name.clone()) {
             let drain = drain.or_else(|| self.cluster.vip(&vip).map(|it| it.drain_timeout));
             let wish = Wish {
                 vip: vip.clone(),
@@ -499,7 +499,12 @@ impl Control {
                 by: by.to_owned(),
                 asked: Asked::Here,
             };
-            begun.push((vip, self.switch_over(wish, false).await));
+            // Of a thousand that stay none asks the engine again.
+            let how = match self.successor(&status, &wish) {
+                Ok(_) => self.switch_over(wish, false).await,
+                Err(why) => Err(why),
+            };
+            begun.push((vip, how));
         }
         begun
     }
