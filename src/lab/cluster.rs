@@ -21,8 +21,9 @@ const KILL: i32 = 9;
 const STOP: i32 = 19;
 const CONT: i32 = 18;
 
-/// A daemon that stops hands over first; longer than that it has not done what it was told.
-const STOPS_WITHIN: Duration = Duration::from_secs(10);
+/// A daemon that stops hands over first, and drains for a minute at most where a connection is left whose
+/// client is gone; longer than that, and what nginx gets then, it has not done what it was told.
+const STOPS_WITHIN: Duration = Duration::from_secs(80);
 
 /// With `listen VIP:80` nginx can't start before its node has prepared for that.
 const NGINX_STARTS_WITHIN: Duration = Duration::from_secs(5);

@@ -15,8 +15,9 @@ use super::agent::{Answer, LONGEST_LINE, Order};
 /// A host that is not set up by then never will be; mounts take milliseconds.
 const SET_UP_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long one command inside a host may take.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one command inside a host may take: a switchover drains for 3 s, and where a connection is left
+/// whose client is gone (after an earlier fault, say) nginx gets 10 s more.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How a command inside a host ended.
 #[derive(Debug)]
