@@ -193,7 +193,7 @@ impl Scene {
         host.down = Some(match host.down {
             // It was stopped before it was killed.
             Some(down) => Down { bound: down.bound.max(now - down.since + bound), ..down },
-            None => Down { since: now, bound },
+            None => Down { since: now, bound, alone: host.lasts_alone() },
         });
     }
 
@@ -221,9 +221,8 @@ impl Scene {
         host.duties.clear();
         host.deferred[1].clear();
         (host.burying, host.restart_by) = (false, None);
-        let lasts = host.lasts_alone();
         if let Some(down) = &mut host.down {
-            down.bound = down.bound.max(lasts);
+            down.bound = down.bound.max(down.alone);
         }
         if run != Run::Off {
             self.later(machine, WAKES, Happening::Orphaned { life, forks });

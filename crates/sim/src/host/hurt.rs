@@ -248,7 +248,7 @@ impl Scene {
         let Some(host) = self.host(machine).filter(|host| host.guard == Guard::Up) else { return };
         host.guard = Guard::Stopped;
         if let Some(down) = &mut host.down {
-            down.bound = down.bound.max(3 * SECOND);
+            down.bound = down.bound.max(down.alone);
         }
         // A daemon that died is started again by whoever stands still, and not before it goes on.
         host.restart_by = None;

@@ -83,6 +83,9 @@ pub struct Down {
     pub since: Nanos,
     /// After this nothing may be left.
     pub bound: Nanos,
+    /// The same where no guard sees to them: an engine that hung at first had its thread beside it, also
+    /// where the guard ends both later, and dies.
+    pub alone: Nanos,
 }
 
 /// The processes of one machine.
