@@ -23,6 +23,17 @@ virtual_router_id = 41
 addresses = ["192.168.1.41/24"]
 "#;
 
+const DUAL: &str = r#"cluster = "edge"
+[node.n1]
+address = ["192.168.1.189", "fd00::189"]
+[node.n2]
+address = ["192.168.1.190", "fd00::190"]
+[vip.web]
+virtual_router_id = 41
+addresses = ["192.168.1.41/24", "fd00::41/64"]
+checks = []
+"#;
+
 const NGINX: &str = "daemon off;\nerror_log /run/nginx-error.log;\npid /run/nginx.pid;\nevents {}\n\
                      http { access_log off; server { listen 80; return 204; } }\n";
 
@@ -138,27 +149,17 @@ fn a_stranger_with_the_same_router_id() {
 
 fn a_node_and_a_stranger_that_send_over_ipv6() {
     let lan = Lan::new();
-    let file = r#"cluster = "edge"
-[node.n1]
-address = ["192.168.1.189", "fd00::189"]
-[node.n2]
-address = ["192.168.1.190", "fd00::190"]
-[vip.web]
-virtual_router_id = 41
-addresses = ["192.168.1.41/24", "fd00::41/64"]
-checks = []
-"#;
-    let (host, peer) = (n1(&lan, file), n2(&lan));
+    let (host, peer) = (n1(&lan, DUAL), n2(&lan));
     for (host, own) in [(&host, "fd00::189/64"), (&peer, "fd00::190/64")] {
         host.ip(&format!("addr add {own} dev eth0 nodad"));
     }
-    let daemon = peer.standin(file);
+    let daemon = peer.standin(DUAL);
     peer.wait_role("active", ms(10_000));
     check(&host, "--listen 3s").is_fine();
     check(&peer, "--listen 3s").is_fine();
     // IPv6 alone, and nodes that the file names by IPv4 only.
     daemon.stop();
-    let six = file
+    let six = DUAL
         .replace("[\"192.168.1.41/24\", \"fd00::41/64\"]", "[\"fd00::41/64\"]")
         .replace(", \"fd00::189\"", "")
         .replace(", \"fd00::190\"", "");
@@ -211,17 +212,7 @@ fn a_foreign_machine_that_has_the_address() {
     let foreign = format!("192.168.1.41 of [vip.web] is used by {}, which is no node", old.mac());
     check(&host, "").is_one_error(&["H0306", &foreign]);
     drop(old);
-    let dual = r#"cluster = "edge"
-[node.n1]
-address = ["192.168.1.189", "fd00::189"]
-[node.n2]
-address = ["192.168.1.190", "fd00::190"]
-[vip.web]
-virtual_router_id = 41
-addresses = ["192.168.1.41/24", "fd00::41/64"]
-checks = []
-"#;
-    host.write(FILE, dual);
+    host.write(FILE, DUAL);
     host.ip("addr add fd00::189/64 dev eth0 nodad");
     let old = lan.host("o6", &["fd00::41/64"]);
     let foreign = format!("fd00::41 of [vip.web] is used by {}, which is no node", old.mac());

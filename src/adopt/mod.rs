@@ -28,7 +28,7 @@ use standin_core::types::Prefix;
 
 use crate::api::PROBE_GAPS;
 use crate::cli::client::Unanswered;
-use crate::cli::{Places, orders};
+use crate::cli::{Places, STATE_DIR, orders};
 use crate::control;
 use files::Look;
 use host::{Host, Place};
@@ -76,7 +76,7 @@ pub(crate) struct AdoptArgs {
     #[arg(short = 'f', long, value_name = "FILE", default_value = "/etc/standin/standin.toml")]
     file: PathBuf,
     /// Where the record of it and the files as they were are kept, in `adopt`
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/standin")]
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
     #[command(flatten)]
     places: Places,

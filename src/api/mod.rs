@@ -44,7 +44,6 @@ use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::json;
-use standin_core::Command;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{mpsc, oneshot};
@@ -254,8 +253,7 @@ async fn maintenance(
     Json(order): Json<MaintenanceOrder>,
 ) -> Response {
     if !order.on {
-        let command = Command::MaintenanceOff;
-        return match ask(&desk, |reply| Request::Command { command, by, reply }).await {
+        return match ask(&desk, |reply| Request::MaintenanceOff { by, reply }).await {
             Some(true) => Json(json!({})).into_response(),
             Some(false) | None => stuck(),
         };

@@ -18,6 +18,7 @@ pub(crate) mod trust;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -143,16 +144,19 @@ pub(crate) fn start(
     let board = Board { live: Arc::new(Mutex::new(live)), sink: Arc::new(sink) };
     let mut tasks = Vec::new();
     let mut nginx = None;
+    let watched = |section, desk| {
+        let view = Arc::new(Mutex::new(earlier.and_then(Running::nginx).unwrap_or_default()));
+        let watch = nginx::watch(section, nginx::Places::of(&cluster), desk, Arc::clone(&view));
+        (tokio::spawn(vital(watch)), Some(view))
+    };
     for (place, planned) in plan.checks.iter().enumerate() {
         let Ok(place) = u16::try_from(place) else { break };
         let desk = Desk { check: CheckId(place), board: board.clone() };
         if planned.name == NGINX_CHECK {
             if let Some(section) = cluster.nginx.clone() {
-                let known = earlier.and_then(Running::nginx).unwrap_or_default();
-                let view = Arc::new(Mutex::new(known));
-                let places = nginx::Places::of(&cluster);
-                nginx = Some(Arc::clone(&view));
-                tasks.push(tokio::spawn(vital(nginx::watch(section, places, desk, view))));
+                let (task, view) = watched(section, desk);
+                tasks.push(task);
+                nginx = view;
                 continue;
             }
         } else if let Some(check) = cluster.check(&planned.name) {
@@ -164,81 +168,73 @@ pub(crate) fn start(
     if nginx.is_none()
         && let Some(section) = cluster.nginx.clone()
     {
-        let view = Arc::new(Mutex::new(earlier.and_then(Running::nginx).unwrap_or_default()));
-        let places = nginx::Places::of(&cluster);
-        tasks.push(tokio::spawn(vital(nginx::watch(
-            section,
-            places,
-            Desk::of_nobody(),
-            Arc::clone(&view),
-        ))));
-        nginx = Some(view);
+        let (task, view) = watched(section, Desk::of_nobody());
+        tasks.push(task);
+        nginx = view;
     }
     Running { board, tasks, nginx }
 }
 
 fn begin(check: Check, desk: Desk) -> JoinHandle<()> {
     let Cadence { interval, timeout, .. } = check.cadence;
-    match check.kind {
-        CheckKind::Http { url, host, status, body } => {
-            let request = Arc::new(http::Request { url, from: None, host, status, body, timeout });
-            scheduled(interval, desk, move || {
-                let request = Arc::clone(&request);
-                async move { http::probe(&request).await }
-            })
-        }
-        CheckKind::Tcp { address } => {
-            scheduled(interval, desk, move || schedule::within(timeout, tcp(address)))
-        }
-        CheckKind::Process(by) => tokio::spawn(vital(process::watch(by, interval, desk))),
-        CheckKind::Script { command, user } => {
-            let starts = script::Starts::default();
-            let script = Arc::new(script::Script { command, user, timeout, starts });
-            scheduled(interval, desk, move || {
-                let script = Arc::clone(&script);
-                async move { script.run().await }
-            })
-        }
-        CheckKind::File { path } => {
-            let looks = host::Looks::default();
-            let path: Arc<Path> = path.into();
-            scheduled(interval, desk, move || {
-                schedule::within(timeout, looks.file(Arc::clone(&path)))
-            })
-        }
-        CheckKind::Interface { name } => {
-            scheduled(interval, desk, move || std::future::ready(host::interface(&name)))
-        }
-        CheckKind::Route { to, via } => {
-            scheduled(interval, desk, move || std::future::ready(host::route(to, via)))
-        }
-        CheckKind::Ping { to } => {
-            let mut pinger = ping::Pinger::default();
-            scheduled(interval, desk, move || schedule::within(timeout, pinger.ping(to)))
-        }
+    match eye(check.kind, timeout) {
+        Ok(look) => scheduled(interval, desk, look),
+        Err(by) => tokio::spawn(vital(process::watch(by, interval, desk))),
     }
 }
 
 /// What a check sees now; `None` for scripts and processes, which nobody runs for a look.
 pub(crate) async fn once(check: &Check) -> Option<Outcome> {
-    let Cadence { timeout, .. } = check.cadence;
-    Some(match &check.kind {
+    if matches!(check.kind, CheckKind::Script { .. }) {
+        return None;
+    }
+    let mut look = eye(check.kind.clone(), check.cadence.timeout).ok()?;
+    Some(look().await)
+}
+
+/// Looks once each time that it is called.
+type Eye = Box<dyn FnMut() -> Pin<Box<dyn Future<Output = Outcome> + Send>> + Send>;
+
+/// How a check looks.
+///
+/// # Errors
+/// A process isn't looked at, but watched.
+fn eye(kind: CheckKind, timeout: Duration) -> Result<Eye, ProcessBy> {
+    Ok(match kind {
         CheckKind::Http { url, host, status, body } => {
-            let (url, host) = (url.clone(), host.clone());
-            let (status, body) = (status.clone(), body.clone());
-            http::probe(&http::Request { url, from: None, host, status, body, timeout }).await
+            let request = Arc::new(http::Request { url, from: None, host, status, body, timeout });
+            Box::new(move || {
+                let request = Arc::clone(&request);
+                Box::pin(async move { http::probe(&request).await })
+            })
         }
-        CheckKind::Tcp { address } => schedule::within(timeout, tcp(*address)).await,
+        CheckKind::Tcp { address } => {
+            Box::new(move || Box::pin(schedule::within(timeout, tcp(address))))
+        }
+        CheckKind::Process(by) => return Err(by),
+        CheckKind::Script { command, user } => {
+            let starts = script::Starts::default();
+            let script = Arc::new(script::Script { command, user, timeout, starts });
+            Box::new(move || {
+                let script = Arc::clone(&script);
+                Box::pin(async move { script.run().await })
+            })
+        }
         CheckKind::File { path } => {
             let looks = host::Looks::default();
-            schedule::within(timeout, looks.file(path.as_path().into())).await
+            let path: Arc<Path> = path.into();
+            Box::new(move || Box::pin(schedule::within(timeout, looks.file(Arc::clone(&path)))))
         }
-        CheckKind::Interface { name } => host::interface(name),
-        CheckKind::Route { to, via } => host::route(*to, *via),
+        CheckKind::Interface { name } => {
+            Box::new(move || Box::pin(std::future::ready(host::interface(&name))))
+        }
+        CheckKind::Route { to, via } => {
+            Box::new(move || Box::pin(std::future::ready(host::route(to, via))))
+        }
         CheckKind::Ping { to } => {
-            schedule::within(timeout, ping::Pinger::default().ping(*to)).await
+            let mut pinger = ping::Pinger::default();
+            Box::new(move || Box::pin(schedule::within(timeout, pinger.ping(to))))
         }
-        CheckKind::Script { .. } | CheckKind::Process(_) => return None,
     })
 }
 

@@ -1,7 +1,7 @@
 //! `standin apply`: a change goes to all nodes, or to none.
 
 use std::io::{ErrorKind, IsTerminal, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
@@ -91,14 +91,15 @@ struct ClusterArgs {
 
 pub(super) fn main(args: &ApplyArgs) -> Result<()> {
     match &args.what {
-        Some(What::Cluster(args)) => cluster(args),
+        Some(What::Cluster(args)) => cluster(args).map(drop),
         Some(What::Nginx(args)) => sync::apply(args),
         None => {
             let Both { json, places } = args.both.clone();
             let (file, without) = (PathBuf::from(FILE), Vec::new());
-            let shares = shares(&file);
-            cluster(&ClusterArgs { file, without, json, places: places.clone() })?;
-            if !shares {
+            let text = cluster(&ClusterArgs { file, without, json, places: places.clone() })?;
+            // The daemons have taken it, so that it is a good one.
+            let loaded = standin_config::load(FILE, &text);
+            if loaded.model.is_some_and(|cluster| cluster.sync.is_none()) {
                 if !json {
                     println!("no files are shared: the cluster file has no [sync]");
                 }
@@ -109,14 +110,8 @@ pub(super) fn main(args: &ApplyArgs) -> Result<()> {
     }
 }
 
-/// Whether the file shares nginx's files; one that can't be read is told of by who applies it.
-fn shares(file: &Path) -> bool {
-    let Ok(bytes) = std::fs::read(file) else { return true };
-    let loaded = standin_config::load_bytes(&file.display().to_string(), &bytes);
-    loaded.model.is_none_or(|cluster| cluster.sync.is_some())
-}
-
-fn cluster(args: &ClusterArgs) -> Result<()> {
+/// Hands back the text that all nodes have then.
+fn cluster(args: &ClusterArgs) -> Result<String> {
     let name = args.file.display().to_string();
     let text = match std::fs::read_to_string(&args.file) {
         Ok(text) => text,
@@ -130,7 +125,8 @@ fn cluster(args: &ClusterArgs) -> Result<()> {
         }
     };
     let order = json!({ "text": text, "name": name, "without": args.without });
-    client::block_on(follow(&args.places, "/v1/apply/cluster", &order, args.json))
+    client::block_on(follow(&args.places, "/v1/apply/cluster", &order, args.json))?;
+    Ok(text)
 }
 
 /// Orders it, and says step by step what becomes of it.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Places, sync};
+use super::{Places, STATE_DIR, sync};
 use crate::link::file::power::Approved;
 
 #[derive(Debug, Args)]
@@ -22,7 +22,7 @@ pub(crate) struct ApproveArgs {
     #[arg(long, requires = "list")]
     json: bool,
     /// The directory of what outlives the daemon: what was agreed to
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/standin")]
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
     #[command(flatten)]
     places: Places,

@@ -7,9 +7,10 @@ use std::time::SystemTime;
 use anyhow::Result;
 use clap::Args;
 use hyper::Method;
+use hyper::body::Bytes;
 
 use super::client::Unanswered;
-use super::{Places, client};
+use super::{Places, STATE_DIR, client};
 use crate::control::history::{self, Record};
 use crate::control::time;
 use crate::exit::Exit;
@@ -26,7 +27,7 @@ pub(crate) struct EventsArgs {
     #[arg(short = 'n', value_name = "N")]
     last: Option<usize>,
     /// Where the events are kept; read where no daemon answers
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/standin")]
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
     #[command(flatten)]
     places: Places,
@@ -35,41 +36,39 @@ pub(crate) struct EventsArgs {
 pub(super) fn main(args: &EventsArgs) -> Result<()> {
     let socket = args.places.socket();
     client::block_on(async {
-        let past = client::call(&socket, Method::GET, "/v1/events", None).await;
-        let past = match past {
-            Err(error) => return past_daemons(args, error),
-            Ok(past) => past,
+        let (past, gone) = match client::call(&socket, Method::GET, "/v1/events", None).await {
+            Ok(past) => (past, None),
+            Err(error) => match of_past_daemons(args, &error) {
+                Some(past) => (past, Some(error)),
+                None => return Err(error),
+            },
         };
         let lines: Vec<_> = past.split(|byte| *byte == b'\n').filter(|l| !l.is_empty()).collect();
         let skip = args.last.map_or(0, |last| lines.len().saturating_sub(last));
-        let mut after = 0;
-        for line in lines {
-            after = serde_json::from_slice::<Record>(line).map_or(after, |record| record.seq);
+        lines.iter().skip(skip).try_for_each(|line| show(line, args.json))?;
+        match gone {
+            Some(error) if args.follow => Err(error),
+            Some(error) => {
+                let file = history::file_in(&args.state_dir);
+                eprintln!("that is what is kept in {}: {error}", file.display());
+                Ok(())
+            }
+            None if args.follow => {
+                let read = |line: &&[u8]| serde_json::from_slice::<Record>(line).ok();
+                let last = lines.iter().rev().find_map(read);
+                follow(args, last.map_or(0, |record| record.seq)).await
+            }
+            None => Ok(()),
         }
-        let shown = past.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).skip(skip);
-        shown.into_iter().try_for_each(|line| show(line, args.json))?;
-        if args.follow { follow(args, after).await } else { Ok(()) }
     })
 }
 
-/// Why a daemon has ended is asked when there is none.
-fn past_daemons(args: &EventsArgs, error: anyhow::Error) -> Result<()> {
-    let absent = |error: &Unanswered| error.exit == Exit::NoDaemon;
-    let file = history::file_in(&args.state_dir);
-    let kept = match error.downcast_ref() {
-        Some(unanswered) if absent(unanswered) => history::kept(&file),
-        _ => return Err(error),
-    };
-    if kept.is_empty() {
-        return Err(error);
-    }
-    let skip = args.last.map_or(0, |last| kept.len().saturating_sub(last));
-    kept.iter().skip(skip).try_for_each(|record| show(&serde_json::to_vec(record)?, args.json))?;
-    if args.follow {
-        return Err(error);
-    }
-    eprintln!("that is what is kept in {}: {error}", file.display());
-    Ok(())
+/// Why a daemon has ended is asked when there is none; `None` where nothing is kept, or one answered.
+fn of_past_daemons(args: &EventsArgs, error: &anyhow::Error) -> Option<Bytes> {
+    error.downcast_ref().filter(|error: &&Unanswered| error.exit == Exit::NoDaemon)?;
+    let kept = history::kept(&history::file_in(&args.state_dir));
+    let lines = kept.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>().ok()?;
+    (!lines.is_empty()).then(|| lines.join("\n").into())
 }
 
 async fn follow(args: &EventsArgs, after: u64) -> Result<()> {

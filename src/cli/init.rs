@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use super::client::Unanswered;
-use super::{Places, token};
+use super::{Places, STATE_DIR, token};
 use crate::authority::roster::{Newcomer, quoted_if_needed};
 use crate::authority::{Authority, Keys, NodeKey, files, fingerprint_of_key};
 use crate::exit::Exit;
@@ -50,7 +50,7 @@ pub(crate) struct Kept {
     #[arg(short = 'f', long, value_name = "FILE", default_value = "/etc/standin/standin.toml")]
     pub(crate) file: PathBuf,
     /// The directory of what outlives the daemon: events, keys
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/standin")]
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     pub(crate) state_dir: PathBuf,
 }
 

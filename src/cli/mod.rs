@@ -140,6 +140,7 @@ enum Command {
 
 /// Where a daemon is that nobody told otherwise.
 const RUN_DIR: &str = "/run/standin";
+pub(crate) const STATE_DIR: &str = "/var/lib/standin";
 pub(crate) const SOCKET: &str = "standin.sock";
 
 /// Where the daemon's files are.
@@ -194,7 +195,7 @@ struct RunArgs {
     #[command(flatten)]
     places: Places,
     /// The directory of what outlives the daemon: events
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/standin")]
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
 }
 

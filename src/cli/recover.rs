@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use standin_apply::Recovered;
 
-use super::Places;
+use super::{Places, STATE_DIR};
 use crate::authority::Keys;
 use crate::tickets::Place;
 
@@ -17,7 +17,7 @@ pub(crate) struct RecoverArgs {
     #[command(flatten)]
     places: Places,
     /// The directory of what outlives the daemon
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/standin")]
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
 }
 

@@ -55,7 +55,7 @@ use archive::Archive;
 use events::Events;
 use history::Record;
 use log::{Log, Severity};
-pub(crate) use moves::{Asked, Wish, status};
+pub(crate) use moves::{Asked, STOP_DRAINS_FOR, Wish, status};
 use notify::{Call, Notifier, State};
 use service::Whereabouts;
 use slim::at;
@@ -100,8 +100,7 @@ pub(crate) enum Request {
         reply: oneshot::Sender<(Vec<Record>, broadcast::Receiver<Record>)>,
     },
     /// `by` says who asked.
-    Command {
-        command: Command,
+    MaintenanceOff {
         by: String,
         reply: oneshot::Sender<bool>,
     },
@@ -512,17 +511,10 @@ impl Control {
                 self.note(Severity::Notice, "maintenance_order", None, &words);
                 self.maintain((lasting, at_once), &by, reply).await;
             }
-            Request::Command { command, by, reply } => {
-                let words = match command {
-                    Command::MaintenanceOn { .. } => "maintenance on",
-                    Command::MaintenanceOff => "maintenance off",
-                    Command::SwitchTo { .. } => "switchover",
-                    Command::Stop => "stop",
-                    Command::AwaitVacancy { .. } => "await vacancy",
-                };
-                let words = format!("{words}, asked by {by}");
+            Request::MaintenanceOff { by, reply } => {
+                let words = format!("maintenance off, asked by {by}");
                 self.note(Severity::Notice, "maintenance_order", None, &words);
-                let _ = reply.send(self.engine.offer(ToEngine::Command(command)));
+                let _ = reply.send(self.engine.offer(ToEngine::Command(Command::MaintenanceOff)));
             }
             Request::Sync(ask) => self.ask_sync(ask),
             Request::AwaitVacancy { vip, gap, by, reply } => {

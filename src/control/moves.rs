@@ -21,7 +21,7 @@ use crate::sync::Ask;
 const SYNC_ANSWERS: Duration = Duration::from_secs(1);
 
 /// At a stop the drain takes no longer, whatever the file says: systemd and operators wait for it.
-const STOP_DRAINS_FOR: Duration = Duration::from_secs(60);
+pub(crate) const STOP_DRAINS_FOR: Duration = Duration::from_secs(60);
 
 /// What an operator asks for.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
-use crate::cli::{Places, exit_of, orders};
+use crate::cli::{Places, STATE_DIR, exit_of, orders};
 use crate::lab;
 
 #[derive(Debug, Args)]
@@ -85,7 +85,7 @@ struct HistoryArgs {
 #[derive(Debug, Args)]
 struct Kept {
     /// The directory of what outlives the daemon
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/standin")]
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
     state_dir: PathBuf,
 }
 

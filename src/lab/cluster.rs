@@ -15,15 +15,17 @@ use super::membership::Membership;
 use super::network::{self, Switch};
 use super::nginx::{self, Nginx};
 use super::{daemon, keepalived};
+use crate::control::STOP_DRAINS_FOR;
+use crate::switchover::{GRACE, OVERHEAD};
 
 const TERM: i32 = 15;
 const KILL: i32 = 9;
 const STOP: i32 = 19;
 const CONT: i32 = 18;
 
-/// A daemon that stops hands over first, and drains for a minute at most where a connection is left whose
-/// client is gone; longer than that, and what nginx gets then, it has not done what it was told.
-const STOPS_WITHIN: Duration = Duration::from_secs(80);
+/// A daemon that stops hands over first, and drains where a connection is left whose client is gone; longer
+/// than that, and what nginx gets then, it has not done what it was told.
+const STOPS_WITHIN: Duration = STOP_DRAINS_FOR.saturating_add(GRACE).saturating_add(OVERHEAD);
 
 /// With `listen VIP:80` nginx can't start before its node has prepared for that.
 const NGINX_STARTS_WITHIN: Duration = Duration::from_secs(5);

@@ -130,11 +130,11 @@ impl Driver {
             return Ok("nothing waits for an approval on this node".to_owned());
         };
         let (store, before) = (Arc::clone(&running.store), view.line.tip());
-        let lies = running.disk.as_ref().map(|disk| disk.scan.manifest.clone());
+        let lies = running.disk.as_ref().map(|disk| Arc::clone(&disk.scan));
         let (dir, lens) = (self.around.state_dir.join("sync"), running.lens.clone());
         let approved = tokio::task::spawn_blocking(move || {
             let manifest = store.manifest(&own(problem.id))?;
-            let new = report::unapproved(&store, &lens, &manifest, before, lies.as_ref(), &dir);
+            let new = report::unapproved(&store, &lens, &manifest, before, lies.as_deref(), &dir);
             powers::approve(&dir, &new)?;
             Ok::<_, std::io::Error>(new)
         });

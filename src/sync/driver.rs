@@ -76,7 +76,7 @@ pub(super) type Had = (Option<TreeHash>, SystemTime);
 /// The tree on disk, as it was read last.
 pub(super) struct Disk {
     pub(super) tree: TreeHash,
-    pub(super) scan: Box<Scan>,
+    pub(super) scan: Arc<Scan>,
     /// It has been so since this time, or for longer.
     pub(super) since: SystemTime,
     /// When it was read last.

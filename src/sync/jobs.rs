@@ -81,9 +81,9 @@ impl Driver {
         let forget = running.records.is_multiple_of(FORGET_EVERY);
         let view = running.replica.view();
         let pinned: Vec<store::Id> = view.line.ids().iter().take(2).map(|id| own(*id)).collect();
-        let manifest = disk.scan.manifest.clone();
+        let scan = Arc::clone(&disk.scan);
         // A tree that this host made of a generation has a name of its own here.
-        let hash = manifest.hash();
+        let hash = scan.manifest.hash();
         let why = match origin {
             Origin::Generation => "written here",
             Origin::Drift if view.line.tip().is_none() => "before the first generation",
@@ -99,7 +99,7 @@ impl Driver {
         };
         let store = Arc::clone(&running.store);
         tokio::task::spawn_blocking(move || {
-            let kept = store.record(&generation, &manifest).and_then(|()| store.commit(&[]));
+            let kept = store.record(&generation, &scan.manifest).and_then(|()| store.commit(&[]));
             done(match kept {
                 Ok(()) => Outcome::Done,
                 Err(error) => Outcome::Failed {
@@ -127,7 +127,7 @@ impl Driver {
         let before = running.replica.view().line.tip();
         // What nginx has run with here brings nothing new.
         let had = running.replica.had(id);
-        let lies = running.disk.as_ref().map(|disk| disk.scan.manifest.clone());
+        let lies = running.disk.as_ref().map(|disk| Arc::clone(&disk.scan));
         let (dir, lens) = (self.around.state_dir.join("sync"), running.lens.clone());
         let order = fetch::Order {
             id,
@@ -144,7 +144,7 @@ impl Driver {
                 if let Err(Wrong::Disk(why)) = lens.resolved(store, manifest) {
                     return Err((Trouble::Passing, why));
                 }
-                let new = report::unapproved(store, &lens, manifest, before, lies.as_ref(), &dir);
+                let new = report::unapproved(store, &lens, manifest, before, lies.as_deref(), &dir);
                 if lies.is_none() && !new.is_empty() {
                     return Err((Trouble::Passing, "this node's own files aren't read yet".into()));
                 }

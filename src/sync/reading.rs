@@ -68,6 +68,7 @@ impl Driver {
         let since = self.since(newest, tree, (cause, now));
         let loss = self.loss(&scan.manifest).await;
         if let Some(running) = &mut self.running {
+            let scan = Arc::from(scan);
             running.disk = Some(Disk { tree, scan, since, read: now, unready });
         }
         self.feed(Input::Disk { tree, loss }).await;

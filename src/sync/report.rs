@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use standin_core::sync::{Id, Job, Ordered, State, Step, TreeHash, Trouble};
 use standin_tree::changes::changes;
 use standin_tree::manifest::{Kind, Manifest};
+use standin_tree::read::Scan;
 use standin_tree::store::{Origin, Store};
 use standin_tree::watch::Limit;
 
@@ -106,14 +107,16 @@ impl Driver {
             let state = view.peers.get(name).and_then(|peer| peer.state.as_ref());
             (name.clone(), state.and_then(|state| state.applied))
         });
-        let disk = running.disk.as_ref().map(|disk| disk.scan.manifest.clone());
+        let disk = running.disk.as_ref().map(|disk| Arc::clone(&disk.scan));
         tokio::task::spawn_blocking(move || {
             let kept = |id: Option<Id>| id.and_then(|id| store.manifest(&own(id)).ok());
             let found = match theirs {
                 None => {
                     let before = kept(applied).unwrap_or_default();
-                    disk.map(|disk| difference((&here, &before), ("what lies on disk", &disk)))
-                        .ok_or_else(|| "the files haven't been read yet".to_owned())
+                    disk.map(|disk| {
+                        difference((&here, &before), ("what lies on disk", &disk.manifest))
+                    })
+                    .ok_or_else(|| "the files haven't been read yet".to_owned())
                 }
                 Some((name, id)) => match (kept(id), kept(applied)) {
                     (Some(theirs), Some(ours)) => {
@@ -238,7 +241,7 @@ pub(super) fn unapproved(
     lens: &Lens,
     manifest: &Manifest,
     before: Option<Id>,
-    lies: Option<&Manifest>,
+    lies: Option<&Scan>,
     dir: &Path,
 ) -> BTreeSet<String> {
     // Of the files as nginx would read them; those that can't be filled in are never live.
@@ -256,7 +259,7 @@ pub(super) fn unapproved(
     let mut new = powers::of(store, &manifest, &known);
     if !new.is_empty() {
         // Who has put it here has said yes; else a node that joins would be asked for what it runs with.
-        for there in [Some(&before), lies].into_iter().flatten() {
+        for there in [Some(&before), lies.map(|scan| &scan.manifest)].into_iter().flatten() {
             let known = powers::of(store, there, &HashSet::new());
             new.retain(|one| !known.contains(one));
         }

@@ -2,14 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't be set up has failed")]
 
+#[path = "../hosts/mod.rs"]
+mod hosts;
+
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 
+use hosts::skipped;
 use rustix::io::{FdFlags, fcntl_setfd};
 use serde_json::Value;
 use standin_linux::process::PidFd;
-use standin_linux::spawn;
 
 const STANDIN: &str = env!("CARGO_BIN_EXE_standin");
 
@@ -30,14 +33,6 @@ virtual_mac = true
 [nginx]
 [sync]
 "#;
-
-fn skipped() -> bool {
-    let skipped = !spawn::is_root();
-    if skipped {
-        eprintln!("SKIPPED: needs root");
-    }
-    skipped
-}
 
 fn standin(words: &[&str]) -> Command {
     let mut command = Command::new(STANDIN);

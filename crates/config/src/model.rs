@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -351,6 +351,14 @@ pub struct Notify {
     pub timeout: Duration,
     /// `None`: the daemon's own.
     pub user: Option<String>,
+}
+
+impl Notify {
+    /// All that are named, for whatever state; one that is named twice comes twice.
+    pub fn scripts(&self) -> impl Iterator<Item = &Path> {
+        let lists = [&self.active, &self.backup, &self.fault, &self.stop, &self.any];
+        lists.into_iter().flatten().map(PathBuf::as_path)
+    }
 }
 
 /// `[log]`: where the events go; `None` leaves it to the daemon (journald under systemd, else stderr).

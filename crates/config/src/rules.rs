@@ -31,9 +31,7 @@ fn shared_commands(cluster: &Cluster, found: &mut Vec<Diagnostic>) {
     // Where it isn't said nginx's directory is found out on the host.
     let by_default = conf.filter(|_| sync.paths.is_empty());
     let roots = || sync.paths.iter().chain(&sync.also).map(PathBuf::as_path).chain(by_default);
-    let notify = &cluster.notify;
-    let lists = [&notify.active, &notify.backup, &notify.fault, &notify.stop, &notify.any];
-    let scripts = lists.into_iter().flatten().map(|path| (path.as_path(), None));
+    let scripts = cluster.notify.scripts().map(|path| (path, None));
     let checks = cluster.checks.iter().filter_map(|check| match &check.kind {
         CheckKind::Script { command, .. } => {
             Some((Path::new(command.first()?), Some(check.span.clone())))

@@ -195,12 +195,6 @@ pub fn missing_capabilities() -> Vec<&'static str> {
     NEEDED.iter().filter(|(one, _)| !effective.contains(*one)).map(|(_, name)| *name).collect()
 }
 
-/// Whether this process is root's.
-#[must_use]
-pub fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
 /// Whether files may be made in a directory, as the kernel would answer this process.
 ///
 /// # Errors

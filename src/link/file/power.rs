@@ -25,9 +25,7 @@ pub(super) fn powers(cluster: &Cluster) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     let notify = &cluster.notify;
     let user = notify.user.as_deref().unwrap_or("root");
-    let scripts =
-        [&notify.active, &notify.backup, &notify.fault, &notify.stop, &notify.any].into_iter();
-    all.extend(scripts.flatten().map(|script| format!("run {script:?} as {user}")));
+    all.extend(notify.scripts().map(|script| format!("run {script:?} as {user}")));
     for check in &cluster.checks {
         if let CheckKind::Script { command, user } = &check.kind {
             let user = user.as_deref().unwrap_or("root");

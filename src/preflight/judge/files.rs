@@ -37,13 +37,11 @@ fn shared_commands(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnos
         return;
     };
     let Some(root) = nginx.conf.as_deref().and_then(Path::parent) else { return };
-    let section = &cluster.notify;
-    let lists = [&section.active, &section.backup, &section.fault, &section.stop, &section.any];
     let checks = cluster.checks.iter().filter_map(|check| match &check.kind {
         CheckKind::Script { command, .. } => command.first().map(Path::new),
         _ => None,
     });
-    let programs = lists.into_iter().flatten().map(AsRef::as_ref).chain(checks);
+    let programs = cluster.notify.scripts().chain(checks);
     let mut shared: Vec<&Path> = programs.filter(|program| program.starts_with(root)).collect();
     shared.sort_unstable();
     shared.dedup();
@@ -59,12 +57,10 @@ fn shared_commands(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnos
 }
 
 fn notify(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagnostic>) {
-    let section = &subject.cluster.notify;
-    let all = [&section.active, &section.backup, &section.fault, &section.stop, &section.any];
     let mut told: Vec<&Path> = Vec::new();
-    for path in all.into_iter().flatten() {
+    for path in subject.cluster.notify.scripts() {
         let Some(why) = facts.scripts.get(path) else { continue };
-        if told.contains(&path.as_path()) {
+        if told.contains(&path) {
             continue;
         }
         told.push(path);

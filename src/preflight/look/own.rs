@@ -6,20 +6,18 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use standin_linux::process;
+use standin_linux::{process, spawn};
 
+use crate::cli::STATE_DIR;
 use crate::preflight::facts::{Own, OwnFile};
 use crate::preflight::judge::Subject;
 use crate::preflight::words;
-
-/// Where the daemon's unit keeps what outlives it.
-const STATE: &str = "/var/lib/standin";
 
 /// Cluster files elsewhere are drafts.
 const CONFIGURATION: &str = "/etc";
 
 pub(super) fn look(subject: &Subject<'_>) -> Own {
-    let keys = Path::new(STATE).join("keys");
+    let keys = Path::new(STATE_DIR).join("keys");
     let mut files = Vec::new();
     files.extend(file(keys.clone(), true));
     files.extend(["authority.key", "node.key"].iter().filter_map(|it| file(keys.join(it), true)));
@@ -49,10 +47,10 @@ fn file(path: PathBuf, secret: bool) -> Option<OwnFile> {
 /// The state directory, or the first one above it that is there.
 fn unwritable() -> Option<(PathBuf, String)> {
     // Whoever isn't root would be told of it every time; the daemon runs as root.
-    if !process::is_root() {
+    if !spawn::is_root() {
         return None;
     }
-    let state = Path::new(STATE);
+    let state = Path::new(STATE_DIR);
     let there = state.ancestors().find(|folder| fs::symlink_metadata(folder).is_ok())?;
     let folder = there.to_owned();
     if !fs::metadata(there).is_ok_and(|found| found.is_dir()) {

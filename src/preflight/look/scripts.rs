@@ -15,11 +15,8 @@ use crate::preflight::words;
 
 pub(super) fn look(cluster: &Cluster, facts: &mut Facts) {
     let notify = &cluster.notify;
-    let hooks = [&notify.active, &notify.backup, &notify.fault, &notify.stop, &notify.any];
-    let hooks = hooks
-        .into_iter()
-        .flatten()
-        .map(|path| (vec![path.display().to_string()], notify.user.as_deref()));
+    let hooks =
+        notify.scripts().map(|path| (vec![path.display().to_string()], notify.user.as_deref()));
     let checks = cluster.checks.iter().filter_map(|check| match &check.kind {
         CheckKind::Script { command, user } => Some((command.clone(), user.as_deref())),
         _ => None,
