@@ -10,7 +10,7 @@ use clap::Args;
 use hyper::Method;
 use standin_config::{Cluster, Diagnostic, Loaded, Severity, Source};
 
-use super::{Places, client};
+use super::{Places, STATE_DIR, client};
 use crate::api::types::sync::Sync;
 use crate::exit::Exit;
 use crate::preflight::{self, Listen, Subject};
@@ -46,6 +46,9 @@ pub(crate) struct CheckArgs {
     /// For programs: a list of findings
     #[arg(long)]
     json: bool,
+    /// The directory of what outlives the daemon: keys
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    state_dir: PathBuf,
     #[command(flatten)]
     places: Places,
 }
@@ -154,7 +157,7 @@ impl Report {
             say_how_long(preflight::lasting(subject, listen));
         }
         let facts = client::block_on(async {
-            let mut facts = preflight::here(subject, listen).await;
+            let mut facts = preflight::here(subject, &args.state_dir, listen).await;
             if let Some(nginx) = facts.nginx.as_mut().filter(|nginx| nginx.unshared.is_some()) {
                 nginx.unequal = unequal(&args.places).await;
             }

@@ -92,6 +92,14 @@ pub(crate) struct Paths {
     pub(crate) node: Option<String>,
 }
 
+impl Paths {
+    /// What is this node's own and goes to no other.
+    fn own(&self) -> Vec<PathBuf> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        [&self.file, &self.state_dir].map(absolute).into()
+    }
+}
+
 /// What the API asks of the control plane.
 pub(crate) enum Request {
     Status(oneshot::Sender<Option<Status>>),
