@@ -59,7 +59,7 @@ pub(crate) use moves::{Asked, STOP_DRAINS_FOR, Wish, status};
 use notify::{Call, Notifier, State};
 use service::Whereabouts;
 use slim::at;
-pub(crate) use startup::{Misfit, Refusal, fits, hold, read_file};
+pub(crate) use startup::{Misfit, Refusal, bytes_of, fits, hold, read_file};
 use watched::Watched;
 
 /// Events that a slow follower of the API may be behind; more and it is told that it missed some.

@@ -46,6 +46,17 @@ fn each_way_to_fail_has_its_exit_code() {
             let said = host.standin(words);
             assert_eq!(said.code, 3, "{words}: {said:?}");
         }
+        // What has no end is no cluster file.
+        for words in [
+            "lab /dev/zero",
+            "run -f /dev/zero",
+            "check --file-only /dev/zero",
+            "apply cluster /dev/zero",
+        ] {
+            let said = host.standin(words);
+            assert_eq!(said.code, 3, "{words}: {said:?}");
+            assert!(format!("{said:?}").contains("more than 1048576 bytes"), "{words}: {said:?}");
+        }
         let missing = host.standin("run -f /etc/standin/none.toml");
         assert_eq!(missing.code, 3, "{missing:?}");
         host.write("/etc/standin/bad.toml", "cluster = \"edge\"\nnodes = 3\n");
