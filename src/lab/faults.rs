@@ -142,6 +142,9 @@ impl Fault {
         let found_hung =
             probe.map_or(Duration::ZERO, |it| it.interval * u32::from(it.fall) + it.timeout);
         let second = Duration::from_secs(1);
+        // Who was seen to have the VIP by a heartbeat is believed until three questions are unanswered.
+        let heartbeats = cluster.vips.iter().any(|vip| !vip.heartbeat.is_empty());
+        let believed = if heartbeats { second } else { Duration::ZERO };
         let moved = |outage: Duration| Expected {
             outage: Some(outage),
             overlap: OVERLAP,
@@ -154,8 +157,8 @@ impl Fault {
             Self::HostCut | Self::HostSevered | Self::HostDied | Self::TwoInARow => moved(silent),
             Self::DaemonKilled => Expected {
                 overlap: VIP_OUTLIVES_DAEMON,
-                watch_for: VIP_OUTLIVES_DAEMON + second,
-                ..moved(silent)
+                watch_for: VIP_OUTLIVES_DAEMON + believed + second,
+                ..moved(silent + believed)
             },
             Self::VipDeleted => Expected {
                 outage: Some(PUT_BACK),

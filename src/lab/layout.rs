@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::{Result, bail};
-use standin_config::model::Cluster;
+use standin_config::model::{Check, CheckKind, Cluster, Node};
 use standin_core::types::{Family, Prefix};
 
 /// The interface of a host where the file names none.
 const INTERFACE: &str = "eth0";
+
+/// It is there already.
+const LOOPBACK: &str = "lo";
 
 /// What nodes get where no VIP shares their network.
 const DEFAULT_LEN: [u8; 2] = [24, 64];
@@ -54,8 +57,14 @@ impl Layout {
         if cluster.vips.is_empty() || cluster.vips.iter().any(|vip| vip.interface.is_none()) {
             interfaces.push(INTERFACE.to_owned());
         }
-        for name in cluster.vips.iter().filter_map(|vip| vip.interface.as_ref()) {
-            if !interfaces.contains(name) {
+        let of_vips =
+            cluster.vips.iter().flat_map(|vip| vip.interface.iter().chain(&vip.heartbeat));
+        let of_checks = cluster.checks.iter().filter_map(|check| match &check.kind {
+            CheckKind::Interface { name } => Some(name),
+            _ => None,
+        });
+        for name in of_vips.chain(of_checks) {
+            if name != LOOPBACK && !interfaces.contains(name) {
                 interfaces.push(name.clone());
             }
         }
@@ -73,6 +82,7 @@ impl Layout {
         taken.extend(cluster.nodes.iter().flat_map(|node| &node.addresses));
         let mut layout =
             Self { interfaces, nodes: Vec::new(), client: Vec::new(), routes: Vec::new() };
+        layout.client_plays(&cluster.checks, &cluster.nodes, &vips, &mut taken);
         for node in &cluster.nodes {
             let mut node_layout =
                 NodeLayout { name: node.name.clone(), addresses: Vec::new(), gateways: Vec::new() };
@@ -91,6 +101,36 @@ impl Layout {
             }
         }
         Ok(layout)
+    }
+
+    /// Whom checks ask, and gateways that they look for: nobody else would be there.
+    fn client_plays(
+        &mut self,
+        checks: &[Check],
+        nodes: &[Node],
+        vips: &[(usize, Prefix)],
+        taken: &mut BTreeSet<IpAddr>,
+    ) {
+        let near = nodes.iter().flat_map(|node| &node.addresses);
+        let near = near.map(|own| (0, own_prefix(*own, vips))).chain(vips.iter().copied());
+        let near: Vec<(usize, Prefix)> = near.collect();
+        for check in checks {
+            let wanted = match &check.kind {
+                CheckKind::Ping { to } => *to,
+                CheckKind::Route { via: Some(via), .. } => *via,
+                _ => continue,
+            };
+            if wanted.is_loopback() || !taken.insert(wanted) {
+                continue;
+            }
+            let network = near.iter().find(|(_, it)| it.contains(wanted));
+            // Far away ones are reached by the default route, which leads to the client.
+            let (segment, len) = network.map_or_else(
+                || (0, Prefix::host(wanted).prefix_len()),
+                |(segment, it)| (*segment, it.prefix_len()),
+            );
+            self.client.extend(Prefix::new(wanted, len).map(|it| (segment, it)));
+        }
     }
 
     /// The client's address in the network of `neighbour`, chosen now if it has none there.
@@ -142,5 +182,48 @@ fn host_in(prefix: Prefix, number: u8) -> IpAddr {
             let mask = u128::MAX.checked_shl(128 - u32::from(prefix.prefix_len())).unwrap_or(0);
             IpAddr::V6(((address.to_bits() & mask) | u128::from(number)).into())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(text: &str) -> Layout {
+        let loaded = standin_config::load("standin.toml", text);
+        let rendered = loaded.render(false);
+        Layout::of(&loaded.model.unwrap_or_else(|| panic!("{rendered}"))).unwrap()
+    }
+
+    const PAIR: &str = r#"
+cluster = "edge"
+[node.n1]
+address = "192.168.1.189"
+[node.n2]
+address = "192.168.1.190"
+[vip.web]
+virtual_router_id = 41
+addresses = ["192.168.1.41/24"]
+checks = []
+"#;
+
+    #[test]
+    fn the_client_is_whoever_is_asked_and_the_gateway_that_is_named() {
+        let plain = layout(PAIR);
+        assert_eq!(plain.nodes[0].gateways, ["192.168.1.10".parse::<IpAddr>().unwrap()]);
+        let witness = |to: &str| {
+            let witness = "witness = [\"far\"]\nheartbeat = [\"eth1\"]\n";
+            layout(&format!("{PAIR}{witness}[check.far]\ntype = \"ping\"\nto = \"{to}\"\n"))
+        };
+        let near = witness("192.168.1.254");
+        let gateway: IpAddr = "192.168.1.254".parse().unwrap();
+        assert_eq!(near.client, [(0, Prefix::new(gateway, 24).unwrap())]);
+        assert_eq!(near.nodes[1].gateways, [gateway]);
+        assert_eq!(near.interfaces, ["eth0", "eth1"]);
+        let far = witness("203.0.113.9");
+        assert!(far.client.contains(&(0, Prefix::host("203.0.113.9".parse().unwrap()))));
+        assert_eq!(far.nodes[0].gateways, plain.nodes[0].gateways);
+        // Who is there already stays who it is.
+        assert_eq!(witness("192.168.1.190").client, plain.client);
     }
 }

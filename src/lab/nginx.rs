@@ -68,6 +68,8 @@ fn configuration(cluster: &Cluster, bind_vip: bool) -> String {
     } else {
         "    listen 80;\n    listen [::]:80;\n".to_owned()
     };
+    // A client that a cut has taken away tells nobody that it is gone, and a later drain waits for it: not
+    // for nginx's usual minute.
     // The bare `user root` is for user namespaces, which have no other user.
     format!(
         "user root;
@@ -80,6 +82,9 @@ events {{
 http {{
   access_log off;
   keepalive_requests 1000000;
+  keepalive_timeout 5s;
+  client_header_timeout 5s;
+  send_timeout 5s;
   server {{
 {listen}    location = /healthz {{
       return 200 \"ok\\n\";

@@ -34,10 +34,55 @@ virtual_mac = true
 [sync]
 "#;
 
+/// Whose checks ask for others than the nodes: a gateway that is there, and another cable.
+const ASKING: &str = r#"
+cluster = "asks"
+[node.n1]
+address = "192.0.2.11"
+priority = 150
+[node.n2]
+address = "192.0.2.12"
+[vip.web]
+virtual_router_id = 41
+addresses = ["192.0.2.41/24"]
+witness = ["gateway"]
+heartbeat = ["eth1"]
+checks = ["nginx", "way-out"]
+[check.gateway]
+type = "ping"
+to = "192.0.2.1"
+[check.way-out]
+type = "route"
+to = "default"
+via = "192.0.2.1"
+[nginx]
+"#;
+
 fn standin(words: &[&str]) -> Command {
     let mut command = Command::new(STANDIN);
     command.args(words).stdin(Stdio::null());
     command
+}
+
+/// The report of a drill of a file of one's own.
+fn drilled(name: &str, text: &str, faults: &str) -> Value {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("standin.toml");
+    std::fs::write(&file, text).unwrap();
+    let mut drill = standin(&["lab", "--name", name, "--drill", "--json", "--only", faults]);
+    let output = drill.arg(&file).env("TMPDIR", dir.path()).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+}
+
+/// In a cut, the side that doesn't see the gateway gives up: it has to be there.
+#[test]
+fn whom_the_checks_ask_is_there() {
+    if skipped() {
+        return;
+    }
+    let report = drilled("asked", ASKING, "host-severed");
+    let run = &report["runs"][0];
+    assert_eq!((&run["before"], &run["after"]), (&"n1".into(), &"n2".into()), "{report:#}");
 }
 
 /// A file of one's own can be rehearsed. How long it took isn't asked: others may be busy here.
@@ -46,14 +91,7 @@ fn a_file_with_shared_files_and_a_virtual_mac_is_drilled() {
     if skipped() {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("standin.toml");
-    std::fs::write(&file, FILE).unwrap();
-    let mut drill = standin(&["lab", "--name", "drilled", "--drill", "--json"]);
-    drill.args(["--only", "vip-deleted,switched-over"]).arg(&file).env("TMPDIR", dir.path());
-    let output = drill.output().unwrap();
-    let report: Value =
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    let report = drilled("drilled", FILE, "vip-deleted,switched-over");
     let runs = report["runs"].as_array().unwrap();
     let moved = |fault: &str| {
         let run = runs.iter().find(|run| run["fault"] == fault).unwrap();
