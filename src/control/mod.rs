@@ -14,6 +14,7 @@ mod record;
 mod records;
 mod reload;
 mod service;
+mod signals;
 mod slim;
 mod startup;
 pub(crate) mod time;
@@ -36,7 +37,6 @@ use standin_core::resume::Resume;
 use standin_core::types::Prefix;
 use standin_core::view::View;
 use standin_linux::output;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -58,6 +58,7 @@ use log::{Log, Severity};
 pub(crate) use moves::{Asked, STOP_DRAINS_FOR, Wish, status};
 use notify::{Call, Notifier, State};
 use service::Whereabouts;
+use signals::Signals;
 use slim::at;
 pub(crate) use startup::{Misfit, Refusal, bytes_of, fits, hold, read_file};
 use watched::Watched;
@@ -288,6 +289,10 @@ async fn serve(
     guarded: Option<guard::Daemon>,
 ) -> io::Result<()> {
     let startup::Ready { chosen, log, history, socket, lock: _lock } = ready;
+    let mut signals = Signals::listen()?;
+    if guarded.as_ref().is_some_and(|guarded| guarded.resume.is_some()) {
+        watched::adopt_children();
+    }
     let Posts { engine, addresses, control, handovers } = Posts::new()?;
     let ledger = guarded.as_ref().map(|guarded| guarded.ledger.clone());
     let beat = Arc::new(Beat::new(ledger.clone()));
@@ -356,7 +361,8 @@ async fn serve(
         watched.renew_guard();
     }
     this.mourn(&watched);
-    attend(&mut this, &events, &mut requests, &mut ran, &mut of_link, &mut watched).await?;
+    attend(&mut this, &mut signals, &events, &mut requests, &mut ran, &mut of_link, &mut watched)
+        .await?;
     this.hear_the_rest(&events);
     this.finish_telling().await;
     this.wind_down(&mut ran).await;
@@ -369,15 +375,13 @@ async fn serve(
 /// Hears everybody until the engine has stopped.
 async fn attend(
     this: &mut Control,
+    signals: &mut Signals,
     (events, handovers): &(Events<FromEngine>, Events<Handover>),
     requests: &mut mpsc::Receiver<Request>,
     ran: &mut mpsc::UnboundedReceiver<notify::Ran>,
     of_link: &mut mpsc::Receiver<link::Told>,
     watched: &mut Watched,
 ) -> io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let mut watchdog = tokio::time::interval(startup::watchdog_interval());
     let told = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     if let Err(error) = told {
@@ -401,20 +405,20 @@ async fn attend(
                 let reload = matches!(request, Request::Reload { .. });
                 this.request(request).await;
                 if reload && this.file_error.is_none() {
-                    this.upgrade(watched).await;
+                    this.upgrade(watched, signals).await;
                 }
             }
             Some(ran) = ran.recv() => this.ran(&ran),
             Some(told) = of_link.recv() => this.told(told),
-            _ = hangup.recv() => {
+            _ = signals.hangup.recv() => {
                 // The outcome is in the log and in status.
                 if this.reload("SIGHUP").await.is_ok() {
                     this.listen_tcp().await;
-                    this.upgrade(watched).await;
+                    this.upgrade(watched, signals).await;
                 }
             }
-            _ = terminate.recv() => this.stop("SIGTERM").await,
-            _ = interrupt.recv() => this.stop("SIGINT").await,
+            _ = signals.terminate.recv() => this.stop("SIGTERM").await,
+            _ = signals.interrupt.recv() => this.stop("SIGINT").await,
             _ = watchdog.tick() => this.feed_watchdog(),
             () = at(this.settled_at) => this.slim(),
             () = watched.guard_died() => this.guard_died(watched),
