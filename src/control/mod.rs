@@ -290,9 +290,7 @@ async fn serve(
 ) -> io::Result<()> {
     let startup::Ready { chosen, log, history, socket, lock: _lock } = ready;
     let mut signals = Signals::listen()?;
-    if guarded.as_ref().is_some_and(|guarded| guarded.resume.is_some()) {
-        watched::adopt_children();
-    }
+    watched::adopt_children(guarded.as_ref());
     let Posts { engine, addresses, control, handovers } = Posts::new()?;
     let ledger = guarded.as_ref().map(|guarded| guarded.ledger.clone());
     let beat = Arc::new(Beat::new(ledger.clone()));
@@ -356,9 +354,7 @@ async fn serve(
     let events = (Events::new(control.1)?, Events::new(handovers.1)?);
     let mut watched = Watched::new(guarded)?;
     if resumed {
-        let text = format!("standin {} took over in place", env!("CARGO_PKG_VERSION"));
-        this.note(Severity::Notice, "upgraded", None, &text);
-        watched.renew_guard();
+        this.took_over(&watched);
     }
     this.mourn(&watched);
     attend(&mut this, &mut signals, &events, &mut requests, &mut ran, &mut of_link, &mut watched)

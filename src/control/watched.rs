@@ -45,7 +45,7 @@ impl Watched {
         }
     }
 
-    pub(super) fn renew_guard(&self) {
+    fn renew_guard(&self) {
         if let Some(guarded) = &self.guarded {
             // If it has died, another one is started with the new program anyway.
             let _ = guarded.renew_guard();
@@ -70,9 +70,12 @@ impl Watched {
     }
 }
 
-/// Buries what the program before this one had started, as it ends: a check script, say. To be called
-/// before this one starts anything.
-pub(super) fn adopt_children() {
+/// Buries what the program before this one had started, if there was one, as it ends: a check script,
+/// say. To be called before this one starts anything.
+pub(super) fn adopt_children(guarded: Option<&guard::Daemon>) {
+    if guarded.is_none_or(|guarded| guarded.resume.is_none()) {
+        return;
+    }
     for child in process::children_listed(std::process::id()) {
         // One that has ended is there until it is reaped.
         let Ok(ended) = PidFd::open(child).and_then(|it| it.as_fd().try_clone_to_owned()) else {
@@ -129,6 +132,13 @@ impl Control {
         let error = guard::exec(guarded, &path, &resume.to_text());
         let text = format!("{} couldn't be taken up: {error}", path.display());
         self.note(Severity::Error, "upgrade_refused", None, &text);
+    }
+
+    /// This is the newer program; its guard is to become it as well.
+    pub(super) fn took_over(&mut self, watched: &Watched) {
+        let text = format!("standin {} took over in place", env!("CARGO_PKG_VERSION"));
+        self.note(Severity::Notice, "upgraded", None, &text);
+        watched.renew_guard();
     }
 
     /// The guard has said it where it could; here it stays.
