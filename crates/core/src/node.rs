@@ -122,7 +122,13 @@ impl Node {
         node.maintenance =
             resume.maintenance.map(|left| left.map_or(Instant::FAR, |left| now + left));
         node.judge_all(now, &mut effects);
-        for router in node.routers.iter_mut().flatten() {
+        for (vip, slot) in (0..).map(VipId).zip(&mut node.routers) {
+            let Some(router) = slot else { continue };
+            if let Some((_, gap)) =
+                resume.awaits.iter().find(|(name, _)| *name == router.plan().name)
+            {
+                router.await_vacancy(&mut Step { now, vip, effects: &mut effects }, Some(*gap));
+            }
             if resume.active.contains(&router.plan().name) {
                 router.resume();
             }
