@@ -165,6 +165,8 @@ pub(crate) enum Request {
     /// Answers with what is wrong with the file, if anything.
     Reload {
         by: String,
+        /// A newer program is taken up as well; not while a file is on its way to the other nodes.
+        program: bool,
         reply: oneshot::Sender<Result<String, String>>,
     },
     /// A cluster file for all nodes.
@@ -398,9 +400,9 @@ async fn attend(
             },
             handover = handovers.next() => this.hand_over(handover?),
             Some(request) = requests.recv() => {
-                let reload = matches!(request, Request::Reload { .. });
+                let whole = matches!(request, Request::Reload { program: true, .. });
                 this.request(request).await;
-                if reload && this.file_error.is_none() {
+                if whole && this.file_error.is_none() {
                     this.upgrade(watched, signals).await;
                 }
             }
@@ -546,7 +548,7 @@ impl Control {
             Request::Given { vip, id } => self.given(&vip, id),
             Request::Taken { vip, id } => self.taken(&vip, id),
             Request::Stop => self.stop_now("its clients have finished"),
-            Request::Reload { by, reply } => {
+            Request::Reload { by, reply, .. } => {
                 let outcome = self.reload(&by).await;
                 self.listen_tcp().await;
                 let _ = reply.send(outcome);

@@ -163,3 +163,29 @@ fn a_check_script_that_runs_meanwhile_leaves_no_zombie() {
     });
     assert_eq!(first.stop(), Some(0));
 }
+
+#[test]
+fn a_cluster_file_that_is_applied_takes_up_no_newer_program() {
+    if skipped() {
+        return;
+    }
+    let lan = Lan::new();
+    let n1 = lan.host("n1", &["192.168.1.189/24"]);
+    n1.run(
+        "/run/bin/standin init --no-sync --cluster edge --node n1=192.168.1.189 --vip web=192.168.1.41/24",
+    );
+    n1.run("cp /run/bin/standin /run/standin-program");
+    let first = n1.launch("standin", "/run/standin-program run");
+    wait_until("it to answer", Duration::from_secs(5), || n1.try_status().is_some());
+    replace_program(&n1);
+    let file = n1.read("/etc/standin/standin.toml");
+    n1.write("/run/new.toml", &format!("# Another one.\n{file}"));
+    n1.run("/run/bin/standin apply cluster /run/new.toml");
+    n1.wait_said("file_applied", "", Duration::from_secs(3));
+    // Longer than the trial of a program takes.
+    std::thread::sleep(ms(1_000));
+    assert!(!n1.said("upgraded", ""), "who applies it may still be telling the others");
+    n1.run("/run/bin/standin reload");
+    n1.wait_said("upgraded", "took over in place", Duration::from_secs(3));
+    assert_eq!(first.stop(), Some(0));
+}
