@@ -365,7 +365,7 @@ async fn reload(
     State(desk): State<Desk>,
     ConnectInfo(Caller { words: by, .. }): ConnectInfo<Caller>,
 ) -> Response {
-    match ask(&desk, |reply| Request::Reload { by, reply }).await {
+    match ask(&desk, |reply| Request::Reload { by, program: true, reply }).await {
         Some(Ok(text)) => Json(json!({ "text": text })).into_response(),
         Some(Err(text)) => {
             (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({ "error": text }))).into_response()

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -53,6 +53,8 @@ pub(crate) struct HistoryFile {
     path: PathBuf,
     file: File,
     bytes: u64,
+    /// Its last line may have no end: the disk was full, or the power went.
+    torn: bool,
 }
 
 impl History {
@@ -70,7 +72,8 @@ impl History {
         let next_seq = records.back().map_or(1, |last| last.seq.saturating_add(1));
         let file = append_to(path)?;
         let bytes = file.metadata()?.len();
-        Ok((Self { records, next_seq }, HistoryFile { path: path.to_owned(), file, bytes }))
+        let (path, torn) = (path.to_owned(), !ends_whole(path));
+        Ok((Self { records, next_seq }, HistoryFile { path, file, bytes, torn }))
     }
 
     /// Numbers the record and keeps it; returns it with its number.
@@ -94,15 +97,19 @@ impl HistoryFile {
     /// # Errors
     /// As write(2) and rename(2).
     pub(crate) fn write(&mut self, record: &Record) -> io::Result<()> {
-        let mut line = serde_json::to_vec(record)?;
-        line.push(b'\n');
         if self.bytes > FILE_BYTES {
             std::fs::rename(&self.path, turned_over(&self.path))?;
             self.file = append_to(&self.path)?;
-            self.bytes = 0;
+            (self.bytes, self.torn) = (0, false);
         }
+        // What was torn loses itself only.
+        let mut line = if self.torn { vec![b'\n'] } else { Vec::new() };
+        serde_json::to_writer(&mut line, record)?;
+        line.push(b'\n');
         self.bytes += line.len() as u64;
-        self.file.write_all(&line)
+        let written = self.file.write_all(&line);
+        self.torn = written.is_err();
+        written
     }
 }
 
@@ -128,6 +135,19 @@ pub(crate) fn kept(path: &Path) -> VecDeque<Record> {
         }
     }
     records
+}
+
+/// Whether a file's last line has its end, if there is one; of a file that can't be read nothing is known.
+fn ends_whole(path: &Path) -> bool {
+    let last = || {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::End(-1))?;
+        let mut last = [0];
+        file.read_exact(&mut last)?;
+        io::Result::Ok(last)
+    };
+    // There is no place before the end of an empty file.
+    last().map_or(true, |last| last == *b"\n")
 }
 
 fn turned_over(path: &Path) -> PathBuf {
@@ -187,6 +207,22 @@ mod tests {
         let mut history = History::open(&path).unwrap();
         assert_eq!(history.0.since(0).count(), 1);
         assert_eq!(write(&mut history, "two"), 2);
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_loses_itself_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("events.jsonl");
+        let mut history = History::open(&path).unwrap();
+        write(&mut history, "one");
+        drop(history);
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"{\"seq\": 2, \"at\"").unwrap();
+        let mut history = History::open(&path).unwrap();
+        write(&mut history, "two");
+        write(&mut history, "three");
+        let texts: Vec<String> = kept(&path).into_iter().map(|record| record.text).collect();
+        assert_eq!(texts, ["one", "two", "three"]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod record;
 mod records;
 mod reload;
 mod service;
+mod signals;
 mod slim;
 mod startup;
 pub(crate) mod time;
@@ -36,7 +37,6 @@ use standin_core::resume::Resume;
 use standin_core::types::Prefix;
 use standin_core::view::View;
 use standin_linux::output;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -58,6 +58,7 @@ use log::{Log, Severity};
 pub(crate) use moves::{Asked, STOP_DRAINS_FOR, Wish, status};
 use notify::{Call, Notifier, State};
 use service::Whereabouts;
+use signals::Signals;
 use slim::at;
 pub(crate) use startup::{Misfit, Refusal, bytes_of, fits, hold, read_file};
 use watched::Watched;
@@ -164,6 +165,8 @@ pub(crate) enum Request {
     /// Answers with what is wrong with the file, if anything.
     Reload {
         by: String,
+        /// A newer program is taken up as well; not while a file is on its way to the other nodes.
+        program: bool,
         reply: oneshot::Sender<Result<String, String>>,
     },
     /// A cluster file for all nodes.
@@ -288,6 +291,8 @@ async fn serve(
     guarded: Option<guard::Daemon>,
 ) -> io::Result<()> {
     let startup::Ready { chosen, log, history, socket, lock: _lock } = ready;
+    let mut signals = Signals::listen()?;
+    watched::adopt_children(guarded.as_ref());
     let Posts { engine, addresses, control, handovers } = Posts::new()?;
     let ledger = guarded.as_ref().map(|guarded| guarded.ledger.clone());
     let beat = Arc::new(Beat::new(ledger.clone()));
@@ -351,12 +356,11 @@ async fn serve(
     let events = (Events::new(control.1)?, Events::new(handovers.1)?);
     let mut watched = Watched::new(guarded)?;
     if resumed {
-        let text = format!("standin {} took over in place", env!("CARGO_PKG_VERSION"));
-        this.note(Severity::Notice, "upgraded", None, &text);
-        watched.renew_guard();
+        this.took_over(&watched);
     }
     this.mourn(&watched);
-    attend(&mut this, &events, &mut requests, &mut ran, &mut of_link, &mut watched).await?;
+    attend(&mut this, &mut signals, &events, &mut requests, &mut ran, &mut of_link, &mut watched)
+        .await?;
     this.hear_the_rest(&events);
     this.finish_telling().await;
     this.wind_down(&mut ran).await;
@@ -369,15 +373,13 @@ async fn serve(
 /// Hears everybody until the engine has stopped.
 async fn attend(
     this: &mut Control,
+    signals: &mut Signals,
     (events, handovers): &(Events<FromEngine>, Events<Handover>),
     requests: &mut mpsc::Receiver<Request>,
     ran: &mut mpsc::UnboundedReceiver<notify::Ran>,
     of_link: &mut mpsc::Receiver<link::Told>,
     watched: &mut Watched,
 ) -> io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let mut watchdog = tokio::time::interval(startup::watchdog_interval());
     let told = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     if let Err(error) = told {
@@ -398,23 +400,23 @@ async fn attend(
             },
             handover = handovers.next() => this.hand_over(handover?),
             Some(request) = requests.recv() => {
-                let reload = matches!(request, Request::Reload { .. });
+                let whole = matches!(request, Request::Reload { program: true, .. });
                 this.request(request).await;
-                if reload && this.file_error.is_none() {
-                    this.upgrade(watched).await;
+                if whole && this.file_error.is_none() {
+                    this.upgrade(watched, signals).await;
                 }
             }
             Some(ran) = ran.recv() => this.ran(&ran),
             Some(told) = of_link.recv() => this.told(told),
-            _ = hangup.recv() => {
+            _ = signals.hangup.recv() => {
                 // The outcome is in the log and in status.
                 if this.reload("SIGHUP").await.is_ok() {
                     this.listen_tcp().await;
-                    this.upgrade(watched).await;
+                    this.upgrade(watched, signals).await;
                 }
             }
-            _ = terminate.recv() => this.stop("SIGTERM").await,
-            _ = interrupt.recv() => this.stop("SIGINT").await,
+            _ = signals.terminate.recv() => this.stop("SIGTERM").await,
+            _ = signals.interrupt.recv() => this.stop("SIGINT").await,
             _ = watchdog.tick() => this.feed_watchdog(),
             () = at(this.settled_at) => this.slim(),
             () = watched.guard_died() => this.guard_died(watched),
@@ -546,7 +548,7 @@ impl Control {
             Request::Given { vip, id } => self.given(&vip, id),
             Request::Taken { vip, id } => self.taken(&vip, id),
             Request::Stop => self.stop_now("its clients have finished"),
-            Request::Reload { by, reply } => {
+            Request::Reload { by, reply, .. } => {
                 let outcome = self.reload(&by).await;
                 self.listen_tcp().await;
                 let _ = reply.send(outcome);

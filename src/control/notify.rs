@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -87,6 +87,8 @@ struct Queue {
     waiting: Mutex<VecDeque<(Call, Arc<Notify>)>>,
     changed: tokio::sync::Notify,
     ending: AtomicBool,
+    /// Calls whose scripts haven't all run.
+    open: AtomicUsize,
 }
 
 impl Queue {
@@ -101,6 +103,8 @@ impl Queue {
         let full = waiting.len() >= WAITING;
         if full {
             waiting.pop_front();
+        } else {
+            self.open.fetch_add(1, Ordering::Relaxed);
         }
         waiting.push_back((call, section));
         drop(waiting);
@@ -126,6 +130,11 @@ impl Queue {
 impl Notifier {
     pub(crate) fn new(section: Notify, ran: mpsc::UnboundedSender<Ran>) -> Self {
         Self { section: Arc::new(section), queues: BTreeMap::new(), states: BTreeMap::new(), ran }
+    }
+
+    /// Whether no script runs or waits.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.queues.values().all(|(queue, _)| queue.open.load(Ordering::Relaxed) == 0)
     }
 
     /// Takes new scripts from the next call on; what waits runs with those of its time.
@@ -213,6 +222,7 @@ async fn run(queue: Arc<Queue>, ran: mpsc::UnboundedSender<Ran>) {
             // The log has gone only when the daemon has.
             let _ = ran.send(Ran { vip: call.vip.clone(), text, ok });
         }
+        queue.open.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -4,9 +4,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::sync_channel;
 
+use standin_linux::fork;
+use standin_linux::process::{self, PidFd};
 use tokio::io::unix::AsyncFd;
 
 use super::log::Severity;
+use super::signals::Signals;
 use super::{Control, ENGINE_ANSWERS, upgrade};
 use crate::engine::messages::ToEngine;
 use crate::exit::Exit;
@@ -42,7 +45,7 @@ impl Watched {
         }
     }
 
-    pub(super) fn renew_guard(&self) {
+    fn renew_guard(&self) {
         if let Some(guarded) = &self.guarded {
             // If it has died, another one is started with the new program anyway.
             let _ = guarded.renew_guard();
@@ -67,14 +70,45 @@ impl Watched {
     }
 }
 
+/// Buries what the program before this one had started, if there was one, as it ends: a check script,
+/// say. To be called before this one starts anything.
+pub(super) fn adopt_children(guarded: Option<&guard::Daemon>) {
+    if guarded.is_none_or(|guarded| guarded.resume.is_none()) {
+        return;
+    }
+    for child in process::children_listed(std::process::id()) {
+        // One that has ended is there until it is reaped.
+        let Ok(ended) = PidFd::open(child).and_then(|it| it.as_fd().try_clone_to_owned()) else {
+            continue;
+        };
+        let Ok(ended) = crate::readable::readable(ended) else { continue };
+        tokio::spawn(async move {
+            if ended.readable().await.is_ok() {
+                // How it ended is nobody's business any more.
+                let _ = fork::reap(child);
+            }
+        });
+    }
+}
+
 impl Control {
     /// If the program on disk is another one than this, goes on as that one.
-    pub(super) async fn upgrade(&mut self, watched: &Watched) {
+    pub(super) async fn upgrade(&mut self, watched: &Watched, signals: &mut Signals) {
         let (Some(path), Some(guarded)) = (self.program.newer(), &watched.guarded) else { return };
-        if !self.moves.is_empty() {
-            let text = "a newer program is on disk; it is taken up by a reload after the switchover \
-                        that is under way";
-            self.note(Severity::Warning, "upgrade_refused", None, text);
+        if self.moves.stop_by.is_some() {
+            // Its successor wouldn't know that it is to stop.
+            return;
+        }
+        // The successor would know of neither.
+        let under_way = match (self.moves.is_empty(), self.notifier.is_idle()) {
+            (true, true) => None,
+            (false, _) => Some("the switchover that is under way"),
+            (true, false) => Some("the notify scripts that are running"),
+        };
+        if let Some(what) = under_way {
+            let text =
+                format!("a newer program is on disk; it is taken up by a reload after {what}");
+            self.note(Severity::Warning, "upgrade_refused", None, &text);
             return;
         }
         if let Err(why) = upgrade::trial(&path).await {
@@ -85,6 +119,10 @@ impl Control {
         // The answer to who asked for the reload is on its way.
         tokio::time::sleep(upgrade::ANSWERS_GO_OUT).await;
         self.finish_writing(upgrade::WRITES_OUT);
+        if let Some(signal) = signals.stop_came().await {
+            // The successor would never hear of it.
+            return self.stop(signal).await;
+        }
         let (sender, receiver) = sync_channel(1);
         if !self.engine.offer(ToEngine::Resume(sender)) {
             return;
@@ -94,6 +132,13 @@ impl Control {
         let error = guard::exec(guarded, &path, &resume.to_text());
         let text = format!("{} couldn't be taken up: {error}", path.display());
         self.note(Severity::Error, "upgrade_refused", None, &text);
+    }
+
+    /// This is the newer program; its guard is to become it as well.
+    pub(super) fn took_over(&mut self, watched: &Watched) {
+        let text = format!("standin {} took over in place", env!("CARGO_PKG_VERSION"));
+        self.note(Severity::Notice, "upgraded", None, &text);
+        watched.renew_guard();
     }
 
     /// The guard has said it where it could; here it stays.

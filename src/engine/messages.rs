@@ -78,13 +78,13 @@ pub(crate) enum ToEngine {
         name: String,
         says: Vec<(String, Option<Says>)>,
     },
-    /// A peer says that it has released a VIP, and that it is this node's.
     /// A peer sees `mac` answer for an address of a VIP that this node holds.
     StillSeen {
         vip: String,
         address: IpAddr,
         mac: Mac,
     },
+    /// A peer says that it has released a VIP, and that it is this node's.
     TakeOver {
         from: String,
         vip: String,

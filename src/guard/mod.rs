@@ -36,12 +36,18 @@ use crate::engine::REALTIME_PRIORITY;
 use crate::exit::Exit;
 use ledger::Ledger;
 
+/// From whoever wants a reload; it ends who doesn't listen for it yet.
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
 const SIGKILL: i32 = 9;
 /// From the daemon: take up the program that is on disk now.
 const SIGUSR1: i32 = 10;
 const SIGTERM: i32 = 15;
+
+/// What a guard is told, and hands on.
+const SIGNALS: [i32; 4] = [SIGHUP, SIGUSR1, SIGINT, SIGTERM];
+/// Of these, what ends a daemon that doesn't listen yet, as it should.
+const ENDS: [i32; 3] = [SIGUSR1, SIGINT, SIGTERM];
 
 /// [`fork::reap`] adds it to a signal.
 const SIGNALLED: i32 = 128;
@@ -87,9 +93,22 @@ impl Daemon {
 
 /// Splits the process: the parent guards and returns only at the end, the child is the daemon.
 ///
+/// For a daemon, with a guard or without, SIGHUP waits until it [`listens`].
+///
 /// # Errors
 /// When the kernel refuses memory, descriptors or a process.
 pub(crate) fn begin() -> io::Result<Role> {
+    fork::hold_back(&[SIGHUP]);
+    // A guard that couldn't begin has taken signals that nobody would read.
+    split().inspect_err(|_| fork::let_through(&ENDS))
+}
+
+/// The daemon hears of a SIGHUP from now on, also of one that came while it began.
+pub(crate) fn listens() {
+    fork::let_through(&[SIGHUP]);
+}
+
+fn split() -> io::Result<Role> {
     if let Some(daemon) = resumed()? {
         return Ok(Role::Daemon(daemon));
     }
@@ -137,7 +156,10 @@ pub(crate) fn exec(daemon: &Daemon, path: &Path, resume: &str) -> io::Error {
     let ledger = daemon.ledger.region().pass(&mut command);
     let resume = text.pass(&mut command);
     let guard = daemon.guard_pid;
+    // The successor reads the file anew, but to hear it has to begin first.
+    fork::hold_back(&[SIGHUP]);
     let error = command.env(RESUMES, format!("{ledger}:{guard}:{resume}")).exec();
+    listens();
     daemon.ledger.region().seal();
     daemon.ledger.set_patience(patience);
     error
@@ -202,7 +224,7 @@ struct Guard {
 impl Guard {
     fn new(ledger: Ledger) -> io::Result<Self> {
         let (poll, timer) = (Poll::new()?, Timer::new()?);
-        let signals = Signals::take(&[SIGHUP, SIGUSR1, SIGINT, SIGTERM])?;
+        let signals = Signals::take(&SIGNALS)?;
         poll.add(timer.as_fd(), TOKEN_TIMER)?;
         poll.add(signals.as_fd(), TOKEN_SIGNALS)?;
         // Opened now: when it is needed there may be no descriptor left.
@@ -224,7 +246,7 @@ impl Guard {
                     let this = std::process::id();
                     match fork::split()? {
                         Half::Child => {
-                            self.signals.give_back();
+                            fork::let_through(&ENDS);
                             let guard = PidFd::open(this)?;
                             return Ok(Role::Daemon(Daemon {
                                 ledger: self.ledger,

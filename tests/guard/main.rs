@@ -8,6 +8,7 @@ mod hosts;
 #[cfg(target_arch = "x86_64")]
 mod injected;
 mod memory;
+mod upgrade;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

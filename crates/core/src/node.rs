@@ -122,7 +122,13 @@ impl Node {
         node.maintenance =
             resume.maintenance.map(|left| left.map_or(Instant::FAR, |left| now + left));
         node.judge_all(now, &mut effects);
-        for router in node.routers.iter_mut().flatten() {
+        for (vip, slot) in (0..).map(VipId).zip(&mut node.routers) {
+            let Some(router) = slot else { continue };
+            if let Some((_, gap)) =
+                resume.awaits.iter().find(|(name, _)| *name == router.plan().name)
+            {
+                router.await_vacancy(&mut Step { now, vip, effects: &mut effects }, Some(*gap));
+            }
             if resume.active.contains(&router.plan().name) {
                 router.resume();
             }
@@ -261,18 +267,13 @@ impl Node {
         // The second byte is the router id in every version; other routers' messages aren't ours.
         let Some(vrid) = payload.get(1).copied().and_then(Vrid::new) else { return };
         let Some(vip) = self.vip_at(interface, family, vrid) else { return };
+        let source = envelope.source;
+        if self.is_own(interface, source) {
+            return;
+        }
         let Some(router) = self.routers.get_mut(vip.index()).and_then(Option::as_mut) else {
             return;
         };
-        let source = envelope.source;
-        if self
-            .plan
-            .nodes
-            .get(self.plan.me.index())
-            .is_some_and(|me| me.addresses.contains(&source))
-        {
-            return;
-        }
         let mut step = Step { now, vip, effects };
         let advert = match read(router.plan(), envelope, payload) {
             Ok(advert) => advert,
@@ -305,6 +306,14 @@ impl Node {
         if let Some(last) = node.and_then(|node| self.last_advert.get_mut(node.index())) {
             *last = Some(now);
         }
+    }
+
+    /// Whether this node sent it: a loop in the network brings it back.
+    fn is_own(&self, interface: InterfaceId, source: IpAddr) -> bool {
+        let me = self.plan.nodes.get(self.plan.me.index());
+        let here = self.interfaces.get(interface.index());
+        me.is_some_and(|me| me.addresses.contains(&source))
+            || here.is_some_and(|(_, state)| state.link_local.map(IpAddr::V6) == Some(source))
     }
 
     /// Takes in the adverts of which it is known by now who sent them.

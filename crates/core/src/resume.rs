@@ -20,6 +20,8 @@ pub struct Resume {
     pub passing: Vec<String>,
     /// `Some(None)`: until it is switched off.
     pub maintenance: Option<Option<Duration>>,
+    /// Names of VIPs whose addresses are waited for, and how often they are asked for.
+    pub awaits: Vec<(String, Duration)>,
 }
 
 impl Resume {
@@ -32,6 +34,10 @@ impl Resume {
             active: active.map(|vip| vip.name).collect(),
             passing: passing.map(|check| check.name).collect(),
             maintenance: view.maintenance.map(|maintenance| maintenance.remaining),
+            awaits: node
+                .routers()
+                .filter_map(|(_, router)| Some((router.plan().name.clone(), router.awaits()?)))
+                .collect(),
         }
     }
 
@@ -45,6 +51,9 @@ impl Resume {
         }
         for name in &self.passing {
             let _ = writeln!(out, "passing {name}");
+        }
+        for (name, gap) in &self.awaits {
+            let _ = writeln!(out, "awaits {} {name}", gap.as_millis());
         }
         match self.maintenance {
             None => {}
@@ -64,6 +73,12 @@ impl Resume {
             match line.split_once(' ') {
                 Some(("active", name)) => resume.active.push(name.to_owned()),
                 Some(("passing", name)) => resume.passing.push(name.to_owned()),
+                Some(("awaits", rest)) => {
+                    let one = rest.split_once(' ').and_then(|(ms, name)| {
+                        Some((name.to_owned(), Duration::from_millis(ms.parse().ok()?)))
+                    });
+                    resume.awaits.extend(one);
+                }
                 Some(("maintenance", left)) => {
                     let left = left.parse().ok().map(Duration::from_millis);
                     resume.maintenance = left.map(Some);
@@ -86,6 +101,7 @@ mod tests {
             active: vec!["web".into(), "api".into()],
             passing: vec!["nginx".into()],
             maintenance: Some(Some(Duration::from_millis(1500))),
+            awaits: vec![("web".into(), Duration::from_millis(100))],
         };
         let text = format!("colour blue\n{}", resume.to_text());
         assert_eq!(Resume::from_text(&text), resume);

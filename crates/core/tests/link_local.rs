@@ -98,7 +98,11 @@ impl Rig {
     }
 
     fn hear(&mut self, priority: u8) {
-        let source: IpAddr = PEER.parse().unwrap();
+        self.hear_from(PEER, priority);
+    }
+
+    fn hear_from(&mut self, source: &str, priority: u8) {
+        let source: IpAddr = source.parse().unwrap();
         let destination = MULTICAST_V6.into();
         let mut payload = Vec::new();
         let out = Outgoing {
@@ -190,4 +194,22 @@ fn a_sender_that_is_known_is_not_asked_for_again_and_again() {
     let peers = [PEER, "fd00::1"].map(|it| it.parse::<IpAddr>().unwrap());
     let asks = |effect: &&Effect| matches!(effect, Effect::Identify { address, .. } if peers.contains(address));
     assert_eq!(rig.effects.iter().filter(asks).count(), 0);
+}
+
+#[test]
+fn its_own_adverts_that_a_loop_in_the_network_brings_back_are_nobody_s() {
+    let mut rig = Rig::new();
+    // The announcements after its claim are over.
+    rig.run(Duration::from_secs(10));
+    assert_eq!(rig.role(), Role::Active);
+    rig.effects.clear();
+    for _ in 0..5 {
+        rig.hear_from("fe80::2", 100);
+        rig.run(Duration::from_millis(400));
+    }
+    assert!(!rig.called_a_stranger());
+    assert!(!rig.effects.contains(&Effect::Announce { vip: VIP }), "each would make more");
+    let own: IpAddr = "fe80::2".parse().unwrap();
+    assert!(!rig.effects.contains(&Effect::Identify { interface: ETH0, address: own }));
+    assert_eq!(rig.node.router(VIP).unwrap().counters().adverts_ignored, 0);
 }

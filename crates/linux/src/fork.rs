@@ -53,36 +53,58 @@ pub fn reap(child: u32) -> io::Result<i32> {
     }
 }
 
-/// Signals that are kept from their ordinary effect and read from a descriptor instead.
-#[derive(Debug)]
-pub struct Signals {
-    fd: OwnedFd,
-    taken: libc::sigset_t,
+/// Keeps signals from the calling thread and those that it starts, also over exec: what comes waits.
+pub fn hold_back(signals: &[i32]) {
+    mask(libc::SIG_BLOCK, &set_of(signals));
 }
 
+/// Gives signals their ordinary effect, what waits at once.
+///
+/// They are unblocked even if they were blocked before: a program that replaced another by exec
+/// finds them so.
+pub fn let_through(signals: &[i32]) {
+    mask(libc::SIG_UNBLOCK, &set_of(signals));
+}
+
+fn mask(how: libc::c_int, set: &libc::sigset_t) {
+    // SAFETY: the set is initialised and outlives the call.
+    unsafe { libc::pthread_sigmask(how, &raw const *set, std::ptr::null_mut()) };
+}
+
+fn set_of(signals: &[i32]) -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set.
+    let mut set = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        set.assume_init()
+    };
+    for signal in signals {
+        // SAFETY: the set is initialised; it refuses what is no signal.
+        unsafe { libc::sigaddset(&raw mut set, *signal) };
+    }
+    set
+}
+
+/// Signals that are kept from their ordinary effect and read from a descriptor instead.
+#[derive(Debug)]
+pub struct Signals(OwnedFd);
+
 impl Signals {
-    /// Blocks `signals` for the calling thread and those that it starts.
+    /// Holds `signals` back from the calling thread and those that it starts; they stay so.
     ///
     /// # Errors
     /// As signalfd(2).
     pub fn take(signals: &[i32]) -> io::Result<Self> {
-        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: sigemptyset initialises the set that the other calls use; all outlive the calls.
-        let (taken, fd) = unsafe {
-            libc::sigemptyset(set.as_mut_ptr());
-            let mut set = set.assume_init();
-            for signal in signals {
-                libc::sigaddset(&raw mut set, *signal);
-            }
-            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
-            let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
-            (set, libc::signalfd(-1, &raw const set, flags))
-        };
+        hold_back(signals);
+        let set = set_of(signals);
+        // SAFETY: the set is initialised and outlives the call.
+        let fd =
+            unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the descriptor was just made and belongs to nobody else.
-        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) }, taken })
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
     /// The next signal that came; `None` when there is none.
@@ -91,28 +113,17 @@ impl Signals {
         let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
         let len = size_of::<libc::signalfd_siginfo>();
         // SAFETY: the buffer is as long as said.
-        let read = unsafe { libc::read(self.fd.as_raw_fd(), info.as_mut_ptr().cast(), len) };
+        let read = unsafe { libc::read(self.0.as_raw_fd(), info.as_mut_ptr().cast(), len) };
         if usize::try_from(read) != Ok(len) {
             return None;
         }
         // SAFETY: the kernel has filled it in.
         i32::try_from(unsafe { info.assume_init() }.ssi_signo).ok()
     }
-
-    /// Gives the signals their ordinary effect.
-    ///
-    /// They are unblocked even if they were blocked before: a program that replaced another by exec
-    /// finds them so.
-    pub fn give_back(self) {
-        // SAFETY: the set is initialised and outlives the call.
-        unsafe {
-            libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const self.taken, std::ptr::null_mut());
-        }
-    }
 }
 
 impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.0.as_fd()
     }
 }

@@ -251,7 +251,8 @@ impl Desk {
         *self.version.lock().unwrap_or_else(PoisonError::into_inner) = new;
         let (reply, answer) = oneshot::channel();
         let by = format!("{by}, version {number}");
-        if self.requests.send(Request::Reload { by, reply }).await.is_err() {
+        let reload = Request::Reload { by, program: false, reply };
+        if self.requests.send(reload).await.is_err() {
             return Ok(Some("this node stops".to_owned()));
         }
         Ok(match answer.await {

@@ -80,6 +80,12 @@ impl VirtualRouter {
         Some(Awaited { owner: vacancy.owner, unanswered: vacancy.unanswered })
     }
 
+    /// How often they are asked for; `None` when they aren't waited for.
+    #[must_use]
+    pub fn awaits(&self) -> Option<Duration> {
+        self.vacancy.map(|vacancy| vacancy.gap)
+    }
+
     pub(super) fn vacancy_deadline(&self) -> Option<Instant> {
         self.vacancy.map(|vacancy| vacancy.next_at)
     }

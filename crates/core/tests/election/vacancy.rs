@@ -1,7 +1,9 @@
 //! Waiting for an address to fall vacant: what is taken, and what is given back.
 
 use standin_core::event::{Kind, Reason, Role};
+use standin_core::node::Node;
 use standin_core::plan::{AllIneligible, Plan};
+use standin_core::resume::Resume;
 use standin_core::{Command, Effect, Input, Verdict};
 
 use crate::rig::{ETH0, FOREIGN_MAC, Rig, VIP, ms, plan};
@@ -194,4 +196,25 @@ fn what_is_held_when_the_waiting_ends_is_kept_and_what_is_not_is_probed_as_ever(
     old.rig.step(end());
     old.run(20_000);
     assert_eq!(old.rig.role(), Role::Backup, "a foreign owner is not robbed");
+}
+
+#[test]
+fn a_program_that_replaces_another_waits_on_and_gives_back_as_that_one_would_have() {
+    for holds in [true, false] {
+        let mut old = Old::new(plan());
+        old.there = !holds;
+        old.run(2_000);
+        assert_eq!(old.rig.role() == Role::Active, holds);
+        let resume = Resume::from_text(&Resume::of(&old.rig.node, old.rig.now).to_text());
+        let node = Node::resumed(old.rig.now, plan(), &resume);
+        let mut next = Old { rig: Rig { node, ..old.rig }, there: old.there };
+        next.rig.seen = next.rig.log.len();
+        next.rig.own(&["10.0.0.2"]);
+        next.rig.interface(true);
+        next.run(10_000);
+        assert_eq!(next.rig.role() == Role::Active, holds, "no more and no less than before");
+        assert!((90..=110).contains(&next.probes()), "it asks as often");
+        next.there = !next.there;
+        next.until(if holds { Role::Backup } else { Role::Active });
+    }
 }

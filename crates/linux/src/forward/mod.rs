@@ -174,19 +174,14 @@ impl Forwarding {
     pub fn begin_with(order: &Order<'_>, owned: bool) -> Result<Self, Refusal> {
         let name = name_of(order.name);
         let tables = tables_of(order, &name, owned)?;
-        let mut forwarding = Self {
-            nft: Nft::open()?,
-            families: tables.iter().map(|table| table.family).collect(),
-            name: name.clone(),
-        };
+        let mut nft = Nft::open()?;
         // First: it may be refused.
         let seeds = seeds_of(order.addresses)?;
-        forwarding.nft.make(&tables)?;
-        if let Err(refusal) = forwarding.seed(seeds) {
-            // The refusal says more than a failure to clear up; leftovers are found by their name.
-            let _ = forwarding.nft.remove(&forwarding.name, &forwarding.families);
-            return Err(refusal);
-        }
+        nft.make(&tables)?;
+        // Not before: what is dropped takes the table of its name away, and that may be another's.
+        let families = tables.iter().map(|table| table.family).collect();
+        let mut forwarding = Self { nft, name: name.clone(), families };
+        forwarding.seed(seeds)?;
         Ok(forwarding)
     }
 

@@ -376,6 +376,23 @@ fn what_has_no_owner_is_found_by_its_name_and_marks() {
 }
 
 #[test]
+fn a_second_one_of_the_same_name_is_refused_and_leaves_the_first_alone() {
+    alone(|| {
+        let vips = vips();
+        let old = [nobody("10.9.0.1", 1), nobody("fd09::1", 1)];
+        // As on a kernel without owners, which lets anybody remove a table.
+        let mut first = Forwarding::begin_with(&order("web", &vips, &old), false).unwrap();
+        let shown = ruleset();
+        let again = Forwarding::begin_with(&order("web", &vips, &old), false).unwrap_err();
+        assert!(matches!(again, Refusal::Table { errno: 17, .. }), "{again}");
+        assert_eq!(ruleset(), shown);
+        assert_eq!(first.progress().unwrap().packets, 0);
+        first.end().unwrap();
+        assert_eq!(ruleset(), "");
+    });
+}
+
+#[test]
 fn an_order_that_cannot_be_met_is_refused_in_words() {
     alone(|| {
         let vips = vips();
