@@ -33,6 +33,11 @@ const PROBE_EVERY: Duration = Duration::from_millis(100);
 /// Duplicate address detection of a new IPv6 address takes one to two seconds (RFC 4862 §5.4).
 const DETECTION: Duration = Duration::from_secs(6);
 
+/// How long an address stays that is kept here while its daemon stops: whoever keeps it may be killed, and an
+/// address that nothing takes away would be here beside the node that has the VIP then. Ten times as long as
+/// it may take until it is said again.
+const BRIDGE_S: u32 = 5;
+
 /// An address on this host, and what goes with it.
 pub(super) struct Place {
     pub(super) link: Link,
@@ -161,12 +166,14 @@ impl Host {
         self.arrange(&link, old, &order)
     }
 
-    /// Keeps packets to an address coming whatever happens to it, or ends that.
+    /// Keeps packets to an address coming whatever happens to it, for [`BRIDGE_S`] or until it is said
+    /// again; or ends that.
     ///
     /// An interface can have an IPv6 address once only, whatever its length: its twin is on the
     /// loopback. Neighbours aren't answered by that one, but they ask only every few seconds.
     pub(super) fn bridge(&mut self, whole: &Whole, there: bool) -> Result<()> {
-        let Some(bridge) = whole.bridge().map(|bridge| bridge.permanent(0)) else { return Ok(()) };
+        let bridge = whole.bridge().map(|bridge| bridge.permanent(0).lasting(BRIDGE_S));
+        let Some(bridge) = bridge else { return Ok(()) };
         let bridge = if family(whole.address.prefix) == Family::V6 {
             let links = self.rtnl.links().context("the host's interfaces")?;
             let Some(lo) = links.iter().find(|link| link.loopback) else { return Ok(()) };
