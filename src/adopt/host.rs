@@ -161,9 +161,20 @@ impl Host {
         };
         let mut order: Vec<Whole> = now.iter().filter(keeps).cloned().collect();
         let place = |prefix: Prefix| record.order.iter().position(|one| *one == prefix);
+        // A run that was killed had these in its hands: what bridged them is there.
+        let is_there = |prefix: Prefix| {
+            all.iter().any(|one| (one.address.index, one.address.prefix) == (link.index, prefix))
+        };
+        let in_hand = record.order.iter().copied().filter(|prefix| {
+            *prefix != old && !is_there(*prefix) && is_there(Prefix::host(prefix.address()))
+        });
+        let plain = back.labelled(Some(&link.name));
+        order.extend(in_hand.map(|prefix| plain.renamed(prefix)));
         order.push(back);
         order.sort_by_key(|one| place(one.address.prefix).unwrap_or(usize::MAX));
-        self.arrange(&link, old, &order)
+        self.arrange(&link, old, &order)?;
+        // No other way than by such a run.
+        if record.new_was_here { Ok(()) } else { self.drop(Prefix::host(new.address())) }
     }
 
     /// Keeps packets to an address coming whatever happens to it, for [`BRIDGE_S`] or until it is said

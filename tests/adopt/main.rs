@@ -371,3 +371,20 @@ fn an_undo_while_another_node_holds_the_vip_is_refused_before_standin_has_to_sto
     assert!(!o1.has("192.168.1.41"));
     assert_eq!(o1.role(), "backup");
 }
+
+#[test]
+fn an_undo_finds_again_what_a_run_that_was_killed_had_in_its_hands() {
+    if skipped() {
+        return;
+    }
+    let live = Live::new();
+    let o1 = &live.o1;
+    let before = state(o1);
+    adopt(o1, "192.168.1.41 --vip web --new-address 192.168.1.189/24 --yes --no-files");
+    // SIGKILL between two steps of the new order.
+    o1.ip("addr del 192.168.1.42/24 dev eth0");
+    o1.ip("addr add 192.168.1.42/32 dev eth0");
+    o1.ip("addr add 192.168.1.189/32 dev eth0");
+    adopt(o1, "--undo --yes");
+    assert_eq!(state(o1), before);
+}
