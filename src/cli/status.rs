@@ -186,6 +186,18 @@ fn sync_block(out: &mut String, sync: &Sync, color: bool) {
     }
 }
 
+/// What must be added to this node's clock to have the peer's. From a second on the two nodes' events can't be
+/// read together.
+fn difference(clock_ms: f64, color: bool) -> String {
+    if clock_ms.abs() < 1000.0 {
+        // Not "-0.0".
+        return format!("{:+.1} ms", (clock_ms * 10.0).round() / 10.0 + 0.0);
+    }
+    let sign = if clock_ms < 0.0 { '-' } else { '+' };
+    let far = Duration::try_from_secs_f64(clock_ms.abs() / 1000.0).unwrap_or(Duration::MAX);
+    painted(&format!("{sign}{}", ago(far)), Paint::Attention, color)
+}
+
 /// What a peer says of itself, and how it is reached.
 fn peer_link(out: &mut String, link: &PeerLink, color: bool) {
     let since = link
@@ -200,9 +212,7 @@ fn peer_link(out: &mut String, link: &PeerLink, color: bool) {
     // Writing to a String can't fail; the same below.
     let _ = write!(out, "      link {}{since}{why}", painted(&link.state, paint, color));
     if let (Some(trip), Some(clock)) = (link.round_trip_ms, link.clock_difference_ms) {
-        // Not "-0.0".
-        let clock = (clock * 10.0).round() / 10.0 + 0.0;
-        let _ = write!(out, ", round trip {trip:.1} ms, its clock {clock:+.1} ms");
+        let _ = write!(out, ", round trip {trip:.1} ms, its clock {}", difference(clock, color));
     }
     if let Some(version) = link.version.as_ref().filter(|it| *it != env!("CARGO_PKG_VERSION")) {
         let _ = write!(out, ", standin {version}");
@@ -356,6 +366,15 @@ mod tests {
             "restored":0}}{more}}}"#
         );
         serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn a_clock_that_is_far_off_is_told_in_units_that_can_be_read() {
+        let told = [0.04, -3.26, 999.0, -1000.0, 3_600_000.4, -946_684_800_000.0];
+        let told = told.map(|clock| difference(clock, false));
+        let far = ["+0.0 ms", "-3.3 ms", "+999.0 ms", "-1 s", "+1h 00m", "-10957d 00h"];
+        assert_eq!(told, far);
+        assert!(difference(f64::INFINITY, false).starts_with('+'));
     }
 
     #[test]
