@@ -267,6 +267,14 @@ fn vip_block(out: &mut String, vip: &Vip, node: &str, color: bool) {
     let paint = if vip.eligible { Paint::Good } else { Paint::Bad };
     let obstacle = vip.obstacle.as_ref().map_or_else(String::new, |why| format!(": {why}"));
     let _ = writeln!(out, "             {}{obstacle}", painted(&vip.standing, paint, color));
+    if vip.role == "idle" {
+        let text = format!(
+            "waits until {} is there and up, and this node has its own address; standin check says what is missing. \
+             If the interface has another name by now: standin reload",
+            vip.interface
+        );
+        let _ = writeln!(out, "             {}", painted(&text, Paint::Attention, color));
+    }
     let said = match vip.role.as_str() {
         "active" if vip.effective_priority != vip.priority => {
             format!(", advertised as {}", vip.effective_priority)
@@ -375,6 +383,14 @@ mod tests {
         let far = ["+0.0 ms", "-3.3 ms", "+999.0 ms", "-1 s", "+1h 00m", "-10957d 00h"];
         assert_eq!(told, far);
         assert!(difference(f64::INFINITY, false).starts_with('+'));
+    }
+
+    #[test]
+    fn an_idle_vip_says_what_it_waits_for() {
+        let idle = Vip { role: "idle".to_owned(), ..vip("") };
+        let mut out = String::new();
+        vip_block(&mut out, &idle, "n1", false);
+        assert!(out.contains("waits until eth0 is there and up") && out.contains("standin reload"));
     }
 
     #[test]
