@@ -401,11 +401,11 @@ fn carry_out(
         prefix_route: !place.whole.has_no_prefix_route(),
         order: place.subnet.iter().map(|one| one.address.prefix).collect(),
         routes: place.routes.iter().map(Way::of).collect(),
-        files: files::keep(&look.changes, &folder)?,
+        files: files::keep(&look.changes, &folder).context("nothing was done")?,
     };
     let _signals = uninterrupted()?;
     // Before anything is changed: what is half done can be undone.
-    record.save(&args.state_dir)?;
+    record.save(&args.state_dir).context("nothing was done")?;
     let done = host.adopt(place, new).and_then(|()| files::write(&look.changes));
     let Err(error) = done else { return Ok(()) };
     // The copies go only once they aren't needed.
