@@ -125,7 +125,8 @@ impl<'a> Edit<'a> {
         let what = format!("{old} stands {form}, which isn't edited");
         let finding = self.finding(codes::NET_FORM, what, place);
         self.found.push(finding.help(format!(
-            "write {new} here by hand if this gives the host its address, else nothing; then run this again"
+            "write {new} here by hand if this gives the host its address, else write the line in a plain form; then run \
+             this again. Or change the files by hand, and say --no-files"
         )));
     }
 
