@@ -16,6 +16,10 @@ use crate::api::types::{Check, Nginx, Peer, Status, Vip};
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 
+/// Ten times what a takeover takes with the usual interval of adverts, and no more than its three adverts with
+/// that of version 2.
+const SILENT: Duration = Duration::from_secs(3);
+
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// For programs
@@ -95,7 +99,7 @@ fn page(status: &Status, color: bool) -> String {
         let _ = writeln!(out, "{}", painted(stuck, Paint::Bad, color));
     }
     for vip in &status.vips {
-        vip_block(&mut out, vip, &status.node, color);
+        vip_block(&mut out, vip, &status.node, silence(vip, &status.peers), color);
     }
     if !status.checks.is_empty() {
         out.push_str("\nchecks\n");
@@ -237,7 +241,15 @@ fn peer_link(out: &mut String, link: &PeerLink, color: bool) {
     }
 }
 
-fn vip_block(out: &mut String, vip: &Vip, node: &str, color: bool) {
+/// For how long the node that is taken for the holder hasn't been heard, where that is worth a word: a node
+/// that may not claim the VIP goes on taking it for that.
+fn silence(vip: &Vip, peers: &[Peer]) -> Option<Duration> {
+    let holder = vip.holder.as_ref().filter(|_| vip.role != "active")?;
+    let peer = peers.iter().find(|peer| peer.name == *holder)?;
+    peer.last_advert_ms.map(Duration::from_millis).filter(|silent| *silent >= SILENT)
+}
+
+fn vip_block(out: &mut String, vip: &Vip, node: &str, silent: Option<Duration>, color: bool) {
     let holder = match (&vip.holder, vip.role.as_str()) {
         (Some(holder), _) if holder == node => painted("this node", Paint::Good, color),
         (Some(holder), _) => painted(holder, Paint::Good, color),
@@ -256,7 +268,11 @@ fn vip_block(out: &mut String, vip: &Vip, node: &str, color: bool) {
     }
     let last_resort = vip.holder_priority == Some(1);
     let note = if last_resort { ", as a last resort: it isn't healthy" } else { "" };
-    let _ = writeln!(out, "  held by    {holder}{note}");
+    let silent = silent.map_or_else(String::new, |silent| {
+        let text = format!(", as of {} ago: nothing was heard of it since", ago(silent));
+        painted(&text, Paint::Attention, color)
+    });
+    let _ = writeln!(out, "  held by    {holder}{note}{silent}");
     let _ = writeln!(
         out,
         "  this node  {} for {}{}",
@@ -386,10 +402,26 @@ mod tests {
     }
 
     #[test]
+    fn a_holder_that_is_not_heard_any_more_is_told_as_that() {
+        let backup = Vip { role: "backup".to_owned(), ..vip("") };
+        let told = |last: &str| {
+            let peer = format!(
+                r#"[{{"name":"n1","addresses":[],"vrrp_only":false,"last_advert_ms":{last},"link":null}}]"#
+            );
+            let peers: Vec<Peer> = serde_json::from_str(&peer).unwrap();
+            let mut out = String::new();
+            vip_block(&mut out, &backup, "n2", silence(&backup, &peers), false);
+            out
+        };
+        assert!(told("4200").contains("held by    n1, as of 4 s ago: nothing was heard"));
+        assert!(told("90").contains("held by    n1\n") && told("null").contains("held by    n1\n"));
+    }
+
+    #[test]
     fn an_idle_vip_says_what_it_waits_for() {
         let idle = Vip { role: "idle".to_owned(), ..vip("") };
         let mut out = String::new();
-        vip_block(&mut out, &idle, "n1", false);
+        vip_block(&mut out, &idle, "n1", None, false);
         assert!(out.contains("waits until eth0 is there and up") && out.contains("standin reload"));
     }
 
@@ -397,7 +429,7 @@ mod tests {
     fn what_threatens_a_vip_that_is_held_has_a_line_each_and_else_none() {
         let block = |more: &str| {
             let mut out = String::new();
-            vip_block(&mut out, &vip(more), "n1", false);
+            vip_block(&mut out, &vip(more), "n1", None, false);
             out
         };
         let well = block("");
