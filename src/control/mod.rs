@@ -35,7 +35,7 @@ use standin_core::plan::Plan;
 use standin_core::resume::Resume;
 use standin_core::types::Prefix;
 use standin_core::view::View;
-use standin_linux::{output, sched};
+use standin_linux::output;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -229,7 +229,7 @@ pub(crate) fn run(paths: Paths) -> Exit {
         }
     };
     // One that was started in a dead one's place has its guard's, and `check` goes by it.
-    sched::name_thread("standin");
+    standin_linux::sched::name_thread("standin");
     let log = Log::to_stderr();
     let ready = match startup::prepare(&paths, &log) {
         Ok(ready) => ready,
