@@ -1,15 +1,17 @@
 //! `standin apply`: a change goes to all nodes, or to none.
 
-use std::io::{ErrorKind, IsTerminal, Write as _};
+use std::io::{IsTerminal, Write as _};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::json;
+use standin_config::MAX_FILE_BYTES;
 
 use super::client::{self, Unanswered};
 use super::{Places, sync};
+use crate::control;
 use crate::exit::Exit;
 use crate::link::file::apply::Step;
 
@@ -113,17 +115,18 @@ pub(super) fn main(args: &ApplyArgs) -> Result<()> {
 /// Hands back the text that all nodes have then.
 fn cluster(args: &ClusterArgs) -> Result<String> {
     let name = args.file.display().to_string();
-    let text = match std::fs::read_to_string(&args.file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::InvalidData => {
-            let words = format!("{name} is no UTF-8 text; nothing was changed");
-            return Err(Unanswered { exit: Exit::BadFile, words }.into());
-        }
-        Err(error) => {
-            let words = format!("can't read the cluster file {name}: {error}; nothing was changed");
-            return Err(Unanswered { exit: Exit::BadFile, words }.into());
-        }
-    };
+    let bad = |words: String| Unanswered { exit: Exit::BadFile, words };
+    let bytes = control::bytes_of(&args.file).map_err(|error| {
+        bad(format!("can't read the cluster file {name}: {error}; nothing was changed"))
+    })?;
+    if bytes.len() > MAX_FILE_BYTES {
+        let words = format!(
+            "{name} has more than {MAX_FILE_BYTES} bytes: no cluster file; nothing was changed"
+        );
+        return Err(bad(words).into());
+    }
+    let text = String::from_utf8(bytes)
+        .map_err(|_| bad(format!("{name} is no UTF-8 text; nothing was changed")))?;
     let order = json!({ "text": text, "name": name, "without": args.without });
     client::block_on(follow(&args.places, "/v1/apply/cluster", &order, args.json))?;
     Ok(text)

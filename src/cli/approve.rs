@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{Places, STATE_DIR, sync};
+use super::{Places, STATE_DIR, say, sync};
 use crate::link::file::power::Approved;
 
 #[derive(Debug, Args)]
@@ -18,8 +18,8 @@ pub(crate) struct ApproveArgs {
     /// Show what cluster files want to do here
     #[arg(long, conflicts_with = "which")]
     list: bool,
-    /// With --list: for programs
-    #[arg(long, requires = "list")]
+    /// For programs
+    #[arg(long)]
     json: bool,
     /// The directory of what outlives the daemon: what was agreed to
     #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
@@ -47,7 +47,7 @@ pub(super) fn main(args: &ApproveArgs) -> Result<()> {
         return Ok(());
     }
     if args.which.is_empty() {
-        return sync::approve(&args.places);
+        return sync::approve(args.json, &args.places);
     }
     for which in &args.which {
         let Some((id, power)) = waiting.iter().find(|(id, _)| id == which) else {
@@ -58,7 +58,8 @@ pub(super) fn main(args: &ApproveArgs) -> Result<()> {
         approved.approve(id).with_context(|| {
             format!("can't write to {}", args.state_dir.join("cluster").display())
         })?;
-        println!("approved on this node: {power}");
+        let approved = json!({ "digits": id, "what": power.to_string() });
+        say(args.json, &approved, &format!("approved on this node: {power}"))?;
     }
     Ok(())
 }

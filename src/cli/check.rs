@@ -1,6 +1,5 @@
 //! `standin check`: what is wrong with the cluster file, and with this host for it.
 
-use std::fs;
 use std::io::{self, IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,8 +9,9 @@ use clap::Args;
 use hyper::Method;
 use standin_config::{Cluster, Diagnostic, Loaded, Severity, Source};
 
-use super::{Places, client};
+use super::{Places, STATE_DIR, client};
 use crate::api::types::sync::Sync;
+use crate::control;
 use crate::exit::Exit;
 use crate::preflight::{self, Listen, Subject};
 
@@ -46,6 +46,9 @@ pub(crate) struct CheckArgs {
     /// For programs: a list of findings
     #[arg(long)]
     json: bool,
+    /// The directory of what outlives the daemon: keys
+    #[arg(long, value_name = "DIR", default_value = STATE_DIR)]
+    state_dir: PathBuf,
     #[command(flatten)]
     places: Places,
 }
@@ -154,7 +157,7 @@ impl Report {
             say_how_long(preflight::lasting(subject, listen));
         }
         let facts = client::block_on(async {
-            let mut facts = preflight::here(subject, listen).await;
+            let mut facts = preflight::here(subject, &args.state_dir, listen).await;
             if let Some(nginx) = facts.nginx.as_mut().filter(|nginx| nginx.unshared.is_some()) {
                 nginx.unequal = unequal(&args.places).await;
             }
@@ -255,11 +258,14 @@ fn say_how_long(listening: Duration) {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>, Diagnostic> {
-    fs::read(file).map_err(|error| {
+    control::bytes_of(file).map_err(|error| {
         let why = preflight::words(&error);
         let message = format!("can't read the cluster file {}: {why}", file.display());
         let help = match error.kind() {
-            io::ErrorKind::NotFound => "write one there, or name another: standin check FILE",
+            io::ErrorKind::NotFound => {
+                "`standin init` makes one, `standin join` fetches the cluster's; or name another: \
+                 standin check FILE"
+            }
             io::ErrorKind::PermissionDenied => "run this as root",
             _ => "name a file: standin check FILE",
         };

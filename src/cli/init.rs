@@ -7,10 +7,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use serde_json::json;
 
 use super::client::Unanswered;
-use super::{Places, STATE_DIR, token};
+use super::{Places, STATE_DIR, say, token};
 use crate::authority::roster::{Newcomer, quoted_if_needed};
+use crate::authority::token::LIFE;
 use crate::authority::{Authority, Keys, NodeKey, files, fingerprint_of_key};
 use crate::exit::Exit;
 
@@ -37,6 +39,9 @@ pub(crate) struct InitArgs {
     /// Don't share nginx's configuration between the nodes
     #[arg(long)]
     no_sync: bool,
+    /// For programs
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     kept: Kept,
     #[command(flatten)]
@@ -120,18 +125,29 @@ pub(super) fn main(args: &InitArgs) -> Result<()> {
     keys.create((&authority.key_pem, &authority.certificate_pem), &key, &certificate)?;
     files::write_atomically(file, text.as_bytes(), 0o644)
         .with_context(|| format!("can't write {}", file.display()))?;
-    eprintln!(
-        "{cluster} has its first node, {}: {} and {} are written.\nStart it with `systemctl enable \
-         --now standin`. On the next machine, within {} minutes:",
-        node.name,
-        file.display(),
-        keys.dir.display(),
-        crate::authority::token::LIFE.as_secs() / 60
-    );
-    let token = token::make(&args.kept, &args.places)?;
+    if !args.json {
+        eprintln!(
+            "{cluster} has its first node, {}: {} and {} are written.\nStart it with `systemctl \
+             enable --now standin`. On the next machine, within {} minutes:",
+            node.name,
+            file.display(),
+            keys.dir.display(),
+            LIFE.as_secs() / 60
+        );
+    }
+    let token = token::make(&args.kept, &args.places)?.text();
     let address = node.value.first().map_or_else(String::new, ToString::to_string);
-    println!("standin join {address} {} --node NAME=ADDRESS", token.text());
-    Ok(())
+    let join = format!("standin join {address} {token} --node NAME=ADDRESS");
+    let made = json!({
+        "cluster": cluster,
+        "node": node.name,
+        "file": file,
+        "keys": keys.dir,
+        "token": token,
+        "valid_s": LIFE.as_secs(),
+        "join": join,
+    });
+    say(args.json, &made, &join)
 }
 
 /// What the command line says, and for the rest what a person at the terminal says.

@@ -10,14 +10,16 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use hyper::Method;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
+use serde_json::json;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::init::{Kept, Named, must_be_local, node};
-use super::{Places, client};
+use super::{Places, client, say};
 use crate::authority::token::Token;
 use crate::authority::{Keys, NodeKey, files, fingerprint, fingerprint_of_key};
+use crate::exit::Exit;
 use crate::link::file::shelf::Shelf;
 use crate::link::frame::{self, JOINED_BYTES, Reader};
 use crate::link::message::{Join, Joined, Message, PROTOCOL};
@@ -48,6 +50,9 @@ pub(crate) struct JoinArgs {
     /// This node's priority: higher is preferred
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u8).range(2..))]
     priority: u8,
+    /// For programs
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     kept: Kept,
     #[command(flatten)]
@@ -87,38 +92,52 @@ pub(super) fn main(args: &JoinArgs) -> Result<()> {
         .take(&joined.file, &joined.version)
         .with_context(|| format!("can't write {}", args.kept.file.display()))?;
     let (name, cluster) = (&args.node.name, &joined.cluster);
-    println!("{name} is a node of {cluster}; its file is {}", args.kept.file.display());
-    if let Some(old) = kept {
-        println!("what was there before is kept as {old}");
+    let mut words =
+        format!("{name} is a node of {cluster}; its file is {}", args.kept.file.display());
+    if let Some(old) = &kept {
+        words.push_str(&format!("\nwhat was there before is kept as {old}"));
     }
     let shared = standin_config::load("", &joined.file).model.and_then(|cluster| cluster.sync);
     if shared.is_some() {
-        println!(
-            "nginx's configuration will come from the active node; what is here is kept (standin sync \
-             history)"
+        words.push_str(
+            "\nnginx's configuration will come from the active node; what is here is kept (standin \
+             sync history)",
         );
     }
-    started(&args.places)
+    let became = json!({
+        "node": name,
+        "cluster": cluster,
+        "file": args.kept.file,
+        "kept": kept,
+        "shares_files": shared.is_some(),
+    });
+    // Said before the daemon is asked, which may refuse.
+    say(args.json, &became, &words)?;
+    let taken = taken(&args.places)?;
+    if !args.json {
+        println!(
+            "{}",
+            if taken {
+                "the daemon that runs here has taken it"
+            } else {
+                "start it: systemctl enable --now standin"
+            }
+        );
+    }
+    Ok(())
 }
 
-/// A daemon that runs already takes the file at once.
-fn started(places: &Places) -> Result<()> {
+/// A daemon that runs already takes the file at once; whether one does.
+fn taken(places: &Places) -> Result<bool> {
     let socket = places.socket();
     let reload = client::call(&socket, Method::POST, "/v1/reload", None);
     match client::block_on(reload) {
-        Ok(_) => println!("the daemon that runs here has taken it"),
+        Ok(_) => Ok(true),
         Err(error) => match error.downcast_ref::<client::Unanswered>() {
-            Some(unanswered) if unanswered.exit == crate::exit::Exit::NoDaemon => {
-                println!("start it: systemctl enable --now standin");
-            }
-            _ => {
-                return Err(
-                    error.context("the node has joined, but its daemon didn't take the file")
-                );
-            }
+            Some(unanswered) if unanswered.exit == Exit::NoDaemon => Ok(false),
+            _ => Err(error.context("the node has joined, but its daemon didn't take the file")),
         },
     }
-    Ok(())
 }
 
 /// Found out before the token is spent.

@@ -16,12 +16,14 @@ mod sync;
 mod token;
 
 use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use serde_json::Value;
 
 use crate::adopt;
 use crate::control::{self, Paths};
@@ -122,7 +124,7 @@ enum Command {
     Expel(apply::ExpelArgs),
     /// Serve tokens while no daemon does; `init` and `token` start it
     #[command(hide = true)]
-    ServeTokens(token::TokenArgs),
+    ServeTokens(token::ServiceArgs),
     /// Rehearse a cluster on this machine, in network namespaces
     #[command(after_help = "Examples:\n  standin lab              a pair and a client, left \
                             running\n  standin lab --drill      every fault once, measured\n  \
@@ -261,6 +263,20 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<std::io::Error>()
         .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// What was done, to a program or to a person.
+///
+/// # Errors
+/// Standard output is closed or full.
+pub(crate) fn say(json: bool, value: &Value, words: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{value}")?;
+    } else {
+        writeln!(out, "{words}")?;
+    }
+    Ok(())
 }
 
 /// `1h 02m`, `3m 20s`, `12 s`, `340 ms`.

@@ -34,6 +34,9 @@ enum Switch {
 
 #[derive(Debug, Args)]
 pub(crate) struct ReloadArgs {
+    /// For programs
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     places: Places,
 }
@@ -101,6 +104,5 @@ pub(super) fn reload(args: &ReloadArgs) -> Result<()> {
     let socket = args.places.socket();
     let answer = client::block_on(client::call(&socket, Method::POST, "/v1/reload", None))?;
     let answer: Value = serde_json::from_slice(&answer)?;
-    println!("{}", answer.get("text").and_then(Value::as_str).unwrap_or("taken"));
-    Ok(())
+    super::say(args.json, &answer, answer.get("text").and_then(Value::as_str).unwrap_or("taken"))
 }

@@ -1,19 +1,24 @@
 //! `standin recover`: after a change of nginx's files was interrupted, the old ones are put back; and
 //! what they name of standin's own is there, so that nginx can start.
 
+use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use serde_json::{Value, json};
 use standin_apply::Recovered;
 
-use super::{Places, STATE_DIR};
+use super::{Places, STATE_DIR, say};
 use crate::authority::Keys;
 use crate::tickets::Place;
 
 #[derive(Debug, Args)]
 pub(crate) struct RecoverArgs {
+    /// For programs
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     places: Places,
     /// The directory of what outlives the daemon
@@ -32,27 +37,45 @@ pub(super) fn main(args: &RecoverArgs) -> Result<()> {
         let prepare = || Place::of_this_host().prepare(None).map_err(anyhow::Error::msg);
         there.then(prepare).transpose()
     });
-    match found.context("nginx's files couldn't be put back")? {
-        Recovered::Clean => {
-            println!("nothing to recover: no change of nginx's files was interrupted");
-        }
+    let found = found.context("nginx's files couldn't be put back")?;
+    say(args.json, &of(&found), &words(&found))?;
+    tickets.map(drop)
+}
+
+fn of(found: &Recovered) -> Value {
+    match found {
+        Recovered::Clean => json!({ "interrupted": false }),
         Recovered::Undone { generation, roots, drift } => {
-            println!("generation {generation} was interrupted before it was proven");
-            for root in roots {
-                println!("{} has its old files again", root.display());
-            }
-            for one in drift {
-                let kept = one.kept.map(|path| format!(", kept as {}", path.display()));
-                println!(
-                    "{} was edited meanwhile{}",
-                    one.root.join(&one.path).display(),
-                    kept.unwrap_or_default()
-                );
-            }
-            println!("an nginx that runs may have loaded the other files: reload it");
+            let edited = drift
+                .iter()
+                .map(|one| json!({ "path": one.root.join(&one.path), "kept": one.kept }));
+            json!({
+                "interrupted": true,
+                "generation": generation,
+                "put_back": roots,
+                "edited": edited.collect::<Value>(),
+            })
         }
     }
-    tickets.map(drop)
+}
+
+fn words(found: &Recovered) -> String {
+    let Recovered::Undone { generation, roots, drift } = found else {
+        return "nothing to recover: no change of nginx's files was interrupted".to_owned();
+    };
+    let mut out = format!("generation {generation} was interrupted before it was proven\n");
+    // Writing to a String can't fail.
+    for root in roots {
+        let _ = writeln!(out, "{} has its old files again", root.display());
+    }
+    for one in drift {
+        let kept = one.kept.as_ref().map(|path| format!(", kept as {}", path.display()));
+        let path = one.root.join(&one.path);
+        let _ =
+            writeln!(out, "{} was edited meanwhile{}", path.display(), kept.unwrap_or_default());
+    }
+    out.push_str("an nginx that runs may have loaded the other files: reload it");
+    out
 }
 
 /// Answers one request on standard input; this process has one thread yet.

@@ -4,11 +4,12 @@ use std::io;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use serde_json::json;
 use standin_core::guard::Setting;
 use standin_linux::netlink::{Change, PROTOCOL, Rtnl};
 use standin_linux::{forward, sysctl};
 
-use super::Places;
+use super::{Places, say};
 use crate::left::Left;
 
 #[derive(Debug, Args)]
@@ -16,6 +17,9 @@ pub(crate) struct ReleaseArgs {
     /// Say only what was removed
     #[arg(long)]
     quiet: bool,
+    /// For programs: what was removed or put back, one JSON object a line
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     places: Places,
 }
@@ -37,7 +41,7 @@ pub(super) fn main(args: &ReleaseArgs) -> Result<()> {
     let settings = left.read(Vec::new());
     let no_table = tables.as_ref().is_ok_and(Vec::is_empty);
     if leftovers.is_empty() && own.is_empty() && settings.is_empty() && no_table {
-        if !args.quiet {
+        if !args.quiet && !args.json {
             println!(
                 "nothing to release: no address, link, table or setting on this host was left by a \
                  standin"
@@ -55,40 +59,48 @@ pub(super) fn main(args: &ReleaseArgs) -> Result<()> {
     for (address, result) in leftovers.iter().zip(&results) {
         let link = links.iter().find(|link| link.index == address.index);
         let name = link.map_or("?", |link| link.name.as_str());
-        match result {
-            Ok(()) => println!("removed {} from {name}", address.prefix),
-            Err(errno) => {
-                failed += 1;
-                let error = io::Error::from_raw_os_error(*errno);
-                println!("couldn't remove {} from {name}: {error}", address.prefix);
-            }
-        }
+        let address = address.prefix;
+        let error = result.err().map(io::Error::from_raw_os_error);
+        let words = error.as_ref().map_or_else(
+            || format!("removed {address} from {name}"),
+            |error| format!("couldn't remove {address} from {name}: {error}"),
+        );
+        failed += usize::from(error.is_some());
+        let error = error.map(|error| error.to_string());
+        let gone = json!({ "address": address.to_string(), "interface": name, "error": error });
+        say(args.json, &gone, &words)?;
     }
     if !own.is_empty() {
         let indexes: Vec<u32> = own.iter().map(|link| link.index).collect();
         rtnl.remove_links(&indexes).context("removing links; find them with: ip link")?;
     }
     for link in own {
-        println!("removed the link {}", link.name);
+        let words = format!("removed the link {}", link.name);
+        say(args.json, &json!({ "link": link.name, "error": null }), &words)?;
     }
     for table in tables.context("removing nftables tables; find them with: nft list tables")? {
-        println!("removed nftables table {table}");
+        let words = format!("removed nftables table {table}");
+        say(args.json, &json!({ "table": table.to_string(), "error": null }), &words)?;
     }
     anyhow::ensure!(failed == 0, "{failed} addresses are still there");
-    put_back(&mut left, &settings)
+    put_back(&mut left, &settings, args.json)
 }
 
 /// The settings come last: the kernel needs them for the end of the addresses.
-fn put_back(left: &mut Left, settings: &[Setting]) -> Result<()> {
+fn put_back(left: &mut Left, settings: &[Setting], json: bool) -> Result<()> {
     let mut kept = Vec::new();
     for setting in settings.iter().rev() {
-        match sysctl::put_back(setting) {
-            Ok(()) => println!("put back {} = {}", setting.path, setting.old),
-            Err(error) => {
-                println!("couldn't put {} back: {error}", setting.path);
-                kept.push(setting.clone());
-            }
+        let error = sysctl::put_back(setting).err();
+        let words = error.as_ref().map_or_else(
+            || format!("put back {} = {}", setting.path, setting.old),
+            |error| format!("couldn't put {} back: {error}", setting.path),
+        );
+        if error.is_some() {
+            kept.push(setting.clone());
         }
+        let error = error.map(|error| error.to_string());
+        let told = json!({ "setting": setting.path, "value": setting.old, "error": error });
+        say(json, &told, &words)?;
     }
     kept.reverse();
     left.write(&kept).context("the list of changed settings")?;

@@ -11,7 +11,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Places, client, orders};
+use super::{Places, client, orders, say};
 use crate::exit::Exit;
 
 #[derive(Debug, Args)]
@@ -30,7 +30,7 @@ pub(crate) struct SwitchoverArgs {
     #[arg(long)]
     stale_ok: bool,
     /// Call off the one that is under way: the VIP comes back, also when it has moved already
-    #[arg(long, conflicts_with_all = ["node", "drain", "now", "stale_ok", "json"])]
+    #[arg(long, conflicts_with_all = ["node", "drain", "now", "stale_ok"])]
     abort: bool,
     /// One JSON object a line
     #[arg(long)]
@@ -41,8 +41,8 @@ pub(crate) struct SwitchoverArgs {
 
 pub(super) fn main(args: &SwitchoverArgs) -> Result<()> {
     if args.abort {
-        println!("{}", client::block_on(call_off(&args.places.socket(), &args.vip))?);
-        return Ok(());
+        let said = client::block_on(call_off(&args.places.socket(), &args.vip))?;
+        return say(args.json, &json!({ "vip": args.vip, "text": said }), &said);
     }
     let drain = if args.now { Some(Duration::ZERO) } else { args.drain };
     let order = json!({

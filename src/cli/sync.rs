@@ -10,7 +10,7 @@ use hyper::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Places, client};
+use super::{Places, client, say};
 use crate::api::types::sync::{Diff, Generation, Kept, Node, Outside, Sync, Target, Tickets};
 
 /// How often `apply` looks how far it has come.
@@ -40,7 +40,7 @@ enum What {
         /// Its number, or the first digits of its tree; else the one before
         generation: Option<String>,
         #[command(flatten)]
-        places: Places,
+        asked: Asked,
     },
     /// Make new keys of TLS session tickets, on all nodes; run it on the writer
     Rotate {
@@ -48,17 +48,17 @@ enum What {
         #[arg(long)]
         all: bool,
         #[command(flatten)]
-        places: Places,
+        asked: Asked,
     },
     /// Take nothing from others and ship nothing, until `resume`
-    Hold(Places),
+    Hold(Asked),
     /// Go on after `hold`, or after a question that was asked
     Resume {
         /// It is meant that so many files are gone
         #[arg(long)]
         accept_deletion: bool,
         #[command(flatten)]
-        places: Places,
+        asked: Asked,
     },
 }
 
@@ -80,8 +80,8 @@ pub(crate) struct ApplyArgs {
     pub(super) places: Places,
 }
 
-pub(super) fn approve(places: &Places) -> Result<()> {
-    order(places, "approve", &json!({}))
+pub(super) fn approve(json: bool, places: &Places) -> Result<()> {
+    order(&Asked { json, places: places.clone() }, "approve", &json!({}))
 }
 
 pub(super) fn main(args: &SyncArgs) -> Result<()> {
@@ -96,13 +96,13 @@ pub(super) fn main(args: &SyncArgs) -> Result<()> {
             show(asked, &path, differences)
         }
         What::History(asked) => show(asked, "/v1/sync/history", |kept: &Vec<Kept>| history(kept)),
-        What::Rollback { generation, places } => {
-            order(places, "rollback", &json!({ "generation": generation }))
+        What::Rollback { generation, asked } => {
+            order(asked, "rollback", &json!({ "generation": generation }))
         }
-        What::Rotate { all, places } => order(places, "rotate", &json!({ "all": all })),
-        What::Hold(places) => order(places, "hold", &json!({})),
-        What::Resume { accept_deletion, places } => {
-            order(places, "resume", &json!({ "accept_deletion": accept_deletion }))
+        What::Rotate { all, asked } => order(asked, "rotate", &json!({ "all": all })),
+        What::Hold(asked) => order(asked, "hold", &json!({})),
+        What::Resume { accept_deletion, asked } => {
+            order(asked, "resume", &json!({ "accept_deletion": accept_deletion }))
         }
     }
 }
@@ -132,13 +132,13 @@ fn show<T: DeserializeOwned>(
     Ok(())
 }
 
-fn order(places: &Places, what: &str, body: &Value) -> Result<()> {
+fn order(asked: &Asked, what: &str, body: &Value) -> Result<()> {
     let path = format!("/v1/sync/{what}");
-    let socket = places.socket();
+    let socket = asked.places.socket();
     let call = client::call(&socket, Method::POST, &path, Some(body));
     let answer: Value = serde_json::from_slice(&client::block_on(call)?)?;
-    println!("{}", answer.as_str().unwrap_or("done"));
-    Ok(())
+    let said = answer.as_str().unwrap_or("done");
+    say(asked.json, &json!({ "text": said }), said)
 }
 
 fn page(sync: &Sync) -> String {

@@ -12,13 +12,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use hyper::Method;
+use serde_json::json;
 use standin_linux::spawn::{self, Birth};
 use tokio_rustls::TlsAcceptor;
 
 use super::init::Kept;
-use super::{Places, client};
+use super::{Places, client, say};
 use crate::authority::Keys;
-use crate::authority::token::{Token, Tokens};
+use crate::authority::token::{LIFE, Token, Tokens};
 use crate::link::listen::{self, Rooms};
 use crate::link::{admit, tls};
 
@@ -37,6 +38,15 @@ const READY: &str = "ready";
 
 #[derive(Debug, Args)]
 pub(crate) struct TokenArgs {
+    /// For programs
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServiceArgs {
     #[command(flatten)]
     kept: Kept,
     #[command(flatten)]
@@ -44,7 +54,8 @@ pub(crate) struct TokenArgs {
 }
 
 pub(super) fn main(args: &TokenArgs) -> Result<()> {
-    let keys = Keys::of(&args.kept.state_dir);
+    let ServiceArgs { kept, places } = &args.service;
+    let keys = Keys::of(&kept.state_dir);
     if !keys.exist()? {
         bail!(
             "this machine is no node of a cluster with a peer link: {} isn't there. `standin init` \
@@ -52,8 +63,8 @@ pub(super) fn main(args: &TokenArgs) -> Result<()> {
             keys.dir.display()
         );
     }
-    println!("{}", make(&args.kept, &args.places)?.text());
-    Ok(())
+    let token = make(kept, places)?.text();
+    say(args.json, &json!({ "token": token, "valid_s": LIFE.as_secs() }), &token)
 }
 
 /// Makes a token that is being served when this returns.
@@ -127,7 +138,7 @@ fn start_service(kept: &Kept, places: &Places) -> Result<()> {
 }
 
 /// Serves this node's tokens until all are used or expired, or a daemon does it.
-pub(super) fn serve(args: &TokenArgs) -> Result<()> {
+pub(super) fn serve(args: &ServiceArgs) -> Result<()> {
     let outcome = client::block_on(serving(args));
     if let Err(error) = &outcome {
         // Whoever started it reads one line.
@@ -136,7 +147,7 @@ pub(super) fn serve(args: &TokenArgs) -> Result<()> {
     outcome
 }
 
-async fn serving(args: &TokenArgs) -> Result<()> {
+async fn serving(args: &ServiceArgs) -> Result<()> {
     let keys = Keys::of(&args.kept.state_dir);
     let identity = keys.identity()?;
     let acceptor = TlsAcceptor::from(Arc::new(tls::server(&identity)?));

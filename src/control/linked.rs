@@ -60,7 +60,7 @@ impl Control {
 
     /// Makes the synchronisation fit the file that is in force.
     fn arrange_sync(&mut self) {
-        let settings = Settings::of(&self.cluster, &self.node);
+        let settings = Settings::of(&self.cluster, &self.node, self.paths.own());
         // Sessions wait until what they have is taken, also where nothing is shared.
         let wanted = self.link.is_some() || settings.is_some();
         if self.sync.is_none() && wanted {

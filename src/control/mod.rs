@@ -59,7 +59,7 @@ pub(crate) use moves::{Asked, STOP_DRAINS_FOR, Wish, status};
 use notify::{Call, Notifier, State};
 use service::Whereabouts;
 use slim::at;
-pub(crate) use startup::{Misfit, Refusal, fits, hold, read_file};
+pub(crate) use startup::{Misfit, Refusal, bytes_of, fits, hold, read_file};
 use watched::Watched;
 
 /// Events that a slow follower of the API may be behind; more and it is told that it missed some.
@@ -90,6 +90,14 @@ pub(crate) struct Paths {
     pub(crate) run_dir: PathBuf,
     pub(crate) state_dir: PathBuf,
     pub(crate) node: Option<String>,
+}
+
+impl Paths {
+    /// What is this node's own and goes to no other.
+    fn own(&self) -> Vec<PathBuf> {
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        [&self.file, &self.state_dir].map(absolute).into()
+    }
 }
 
 /// What the API asks of the control plane.

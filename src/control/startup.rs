@@ -1,7 +1,7 @@
 //! From a command line to a node that may start: the file, this node, its interface, its lock.
 
 use std::fs::{self, File, Permissions};
-use std::io;
+use std::io::{self, Read as _};
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -285,10 +285,24 @@ struct Read {
     sha256: String,
 }
 
+/// The bytes of a cluster file, and one more where it is too large to be one: what was named may have
+/// no end.
+///
+/// # Errors
+/// As open(2) and read(2).
+pub(crate) fn bytes_of(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let most = standin_config::MAX_FILE_BYTES as u64 + 1;
+    File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 fn read(path: &Path) -> Result<Read, Refusal> {
-    let bytes = fs::read(path).map_err(|error| {
+    let bytes = bytes_of(path).map_err(|error| {
         let mend = match error.kind() {
-            io::ErrorKind::NotFound => "; write one there, or name another with -f",
+            io::ErrorKind::NotFound => {
+                "; `standin init` makes one, `standin join` fetches the cluster's, -f names another"
+            }
             _ => "",
         };
         let text = format!("can't read the cluster file {}: {error}{mend}", path.display());

@@ -16,6 +16,7 @@ use super::drill::{self, Report, Wish};
 use super::example::{self, Variant};
 use super::faults::Fault;
 use super::{Wanted, table};
+use crate::control;
 use crate::exit::Exit;
 
 /// The arguments, as one line.
@@ -112,11 +113,11 @@ pub(super) fn main() -> Result<ExitCode> {
 
 /// The cluster file, read; `None` when it has faults or is none, which is shown.
 fn read(args: &Wanted) -> Result<Option<(Cluster, String)>> {
-    let (name, text) = match &args.file {
+    let (name, bytes) = match &args.file {
         Some(path) => {
             let name = path.display().to_string();
-            match std::fs::read_to_string(path) {
-                Ok(text) => (name, text),
+            match control::bytes_of(path) {
+                Ok(bytes) => (name, bytes),
                 Err(error) => {
                     eprintln!("error: can't read the cluster file {name}: {error}");
                     return Ok(None);
@@ -127,14 +128,15 @@ fn read(args: &Wanted) -> Result<Option<(Cluster, String)>> {
             let variant =
                 Variant { nodes: args.nodes, ipv4: !args.ipv6, ipv6: args.ipv6 || args.dual };
             let text = example::cluster_file(variant, args.advert_interval.as_deref());
-            ("the lab's cluster file".to_owned(), text)
+            ("the lab's cluster file".to_owned(), text.into_bytes())
         }
     };
-    let loaded = standin_config::load(&name, &text);
+    let loaded = standin_config::load_bytes(&name, &bytes);
     if !loaded.diagnostics.is_empty() {
         eprint!("{}", loaded.render(std::io::stderr().is_terminal()));
     }
-    Ok(loaded.model.map(|cluster| (cluster, text)))
+    // What has a model is text.
+    Ok(loaded.model.map(|cluster| (cluster, String::from_utf8_lossy(&bytes).into_owned())))
 }
 
 fn wished_faults(args: &Wanted) -> Result<Vec<Fault>> {

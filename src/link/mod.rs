@@ -36,7 +36,7 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::authority::{Identity, Keys};
+use crate::authority::Identity;
 use crate::control::log::Severity;
 use crate::control::{self, Request};
 use crate::engine::messages::{Handover, Post, StillSeen, ToEngine};
@@ -217,10 +217,8 @@ impl Link {
             engine: around.engine,
             requests: around.requests.clone(),
             desk: Arc::new(file::Desk::new(
-                file::shelf::Shelf::of(&around.state_dir, &around.file),
-                file::power::Approved::of(&around.state_dir),
+                around.state_dir.clone(),
                 around.file.clone(),
-                Keys::of(&around.state_dir),
                 around.requests.clone(),
             )),
             places: admit::Places { file: around.file, state_dir: around.state_dir },

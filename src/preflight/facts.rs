@@ -192,6 +192,8 @@ pub(crate) struct Nonlocal {
 /// What is standin's own on this host.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Own {
+    /// The directory of what outlives the daemon.
+    pub(crate) state_dir: PathBuf,
     /// It has the keys of a node.
     pub(crate) keys: bool,
     /// Who owns its files and may do what with them.

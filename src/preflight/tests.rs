@@ -462,6 +462,7 @@ fn of_its_own() -> Vec<Bad> {
         }),
         ("nothing_can_be_kept", with("[sync]"), |facts| {
             let why = "read-only file system".to_owned();
+            facts.own.state_dir = "/var/lib/standin".into();
             facts.own.unwritable = Some(("/var/lib/standin".into(), why));
         }),
         (

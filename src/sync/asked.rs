@@ -115,7 +115,16 @@ impl Driver {
                 |writer| format!("the keys come from {writer}: run it there"),
             ));
         }
+        let away = view.peers.iter().filter(|(_, peer)| !peer.connected);
+        let away: Vec<&str> = away.map(|(name, _)| name.as_str()).collect();
         let said = self.tickets_rotate(all)?;
+        let said = match away[..] {
+            [] => format!("{said} on all nodes with a link"),
+            _ => format!(
+                "{said} on all nodes with a link; until they have one the old keys stay on {}",
+                away.join(", ")
+            ),
+        };
         let text = format!("new keys of TLS session tickets: {said} (asked by {by})");
         self.tell(Severity::Notice, "sync_order", None, text);
         Ok(said)

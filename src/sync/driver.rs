@@ -231,6 +231,11 @@ impl Driver {
             self.tickets.renew();
         }
         let spec = settings.spec(self.sight.conf.as_ref());
+        if let (Some(_), Err(why)) = (&self.running, &spec) {
+            let text =
+                format!("the paths of the new cluster file aren't used, the old ones stay: {why}");
+            self.tell(Severity::Error, "sync_failed", None, text);
+        }
         if let (Some(running), Ok(spec)) = (&mut self.running, spec) {
             running.watch.replace(spec.clone(), settings.options());
             running.lens.exclude = spec.exclude().clone();

@@ -1,7 +1,7 @@
 //! What the cluster file says of the shared files, on this node.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,13 +27,15 @@ pub(crate) struct Settings {
     pub(super) values: Arc<Values>,
     pub(crate) settle: Duration,
     full_scan: Duration,
+    /// What is this node's own, wherever it was told to keep it.
+    own: Vec<PathBuf>,
     /// The keys of all nodes.
     pub(crate) members: BTreeSet<Fingerprint>,
 }
 
 impl Settings {
-    /// `None`: nothing is shared.
-    pub(crate) fn of(cluster: &Cluster, node: &str) -> Option<Self> {
+    /// `None`: nothing is shared; `own`: what never is, besides the usual places.
+    pub(crate) fn of(cluster: &Cluster, node: &str, own: Vec<PathBuf>) -> Option<Self> {
         let sync = cluster.sync.as_ref()?;
         Some(Self {
             config: Config {
@@ -55,6 +57,7 @@ impl Settings {
             values: Arc::new(values(cluster, node)),
             settle: sync.settle,
             full_scan: sync.full_scan,
+            own,
             members: cluster.nodes.iter().filter_map(|node| node.fingerprint).collect(),
         })
     }
@@ -78,6 +81,17 @@ impl Settings {
             roots.push(folder.to_owned());
         }
         roots.extend(self.also.iter().cloned());
+        let apart = |root: &Path, own: &Path| !root.starts_with(own) && !own.starts_with(root);
+        for root in &roots {
+            if let Some(own) = self.own.iter().find(|own| !apart(root, own)) {
+                return Err(format!(
+                    "{} can't be shared: {} is this node's own. Keep it elsewhere (--file, \
+                     --state-dir), or name other paths in [sync]",
+                    root.display(),
+                    own.display()
+                ));
+            }
+        }
         let exclude = Globs::new(&self.exclude).map_err(|fault| fault.to_string())?;
         Spec::new(roots, exclude).map_err(|fault| fault.to_string())
     }
@@ -109,9 +123,22 @@ mod tests {
     fn the_folder_of_a_main_file_beside_standins_own_is_not_shared() {
         let text = "cluster = \"edge\"\n[node.n1]\naddress = \"192.0.2.1\"\n[nginx]\n[sync]\n";
         let cluster = standin_config::load("standin.toml", text).model.unwrap();
-        let settings = Settings::of(&cluster, "n1").unwrap();
+        let settings = Settings::of(&cluster, "n1", Vec::new()).unwrap();
         assert!(settings.spec(Some(&PathBuf::from("/etc/nginx/nginx.conf"))).is_ok());
         let why = settings.spec(Some(&PathBuf::from("/etc/nginx.conf"))).unwrap_err();
         assert!(why.contains("/etc/standin") && why.contains("paths in [sync]"), "{why}");
+    }
+
+    #[test]
+    fn what_was_told_to_lie_among_nginx_files_is_not_shared() {
+        let text = "cluster = \"edge\"\n[node.n1]\naddress = \"192.0.2.1\"\n[nginx]\n[sync]\n";
+        let cluster = standin_config::load("standin.toml", text).model.unwrap();
+        let conf = PathBuf::from("/srv/nginx/nginx.conf");
+        let of = |own: &str| Settings::of(&cluster, "n1", vec![PathBuf::from(own)]).unwrap();
+        assert!(of("/srv/nginx-standin").spec(Some(&conf)).is_ok());
+        for own in ["/srv/nginx/standin.toml", "/srv/nginx", "/srv"] {
+            let why = of(own).spec(Some(&conf)).unwrap_err();
+            assert!(why.contains(own) && why.contains("--state-dir"), "{why}");
+        }
     }
 }

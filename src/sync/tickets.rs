@@ -318,7 +318,7 @@ impl Driver {
             tickets::fresh().map(|fresh| ring.rotated(now, fresh))
         };
         self.tickets.take(made.map_err(|error| error.to_string())?);
-        Ok(format!("number {} takes the place of {number} on all nodes", number + 1))
+        Ok(format!("number {} takes the place of {number}", number + 1))
     }
 
     pub(super) fn tickets_status(&self) -> Option<said::Tickets> {

@@ -181,8 +181,11 @@ fn settings_that_guard_and_daemon_left_are_put_back_by_whoever_comes_next() {
     pair.n1.wait_has(VIP, true, Duration::from_secs(5));
     assert_eq!(setting().trim(), "1");
     kill(again.pid);
-    let said = pair.n1.run("/run/bin/standin release");
-    assert!(said.contains("put back net/ipv4/conf/eth0/promote_secondaries = 0"), "{said}");
+    let said = pair.n1.run("/run/bin/standin release --json");
+    let put_back = "\"setting\":\"net/ipv4/conf/eth0/promote_secondaries\",\"value\":\"0\"";
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines.iter().all(|line| line.starts_with("{\"")), "{said}");
+    assert!(lines.iter().any(|line| line.contains(put_back)), "{said}");
     assert_eq!(setting().trim(), "0");
 }
 

@@ -210,6 +210,36 @@ fn a_node_joins_while_daemons_run() {
 }
 
 #[test]
+fn a_pair_can_be_made_by_a_program() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let read = |said: String| serde_json::from_str::<Value>(&said).unwrap();
+    let made = read(pair.n1.run(&format!(
+        "{STANDIN} init --cluster edge --node n1={N1} --vip web=192.168.1.41/24 --json"
+    )));
+    assert_eq!((&made["cluster"], &made["node"]), (&"edge".into(), &"n1".into()), "{made}");
+    assert_eq!((&made["file"], &made["valid_s"]), (&FILE.into(), &900.into()), "{made}");
+    let token = read(pair.n1.run(&format!("{STANDIN} token --json")));
+    assert_eq!(token["valid_s"], 900, "{token}");
+    let token = token["token"].as_str().unwrap();
+    assert_ne!(made["token"], token);
+    let join = format!("{STANDIN} join {N1} {token} --node n2={N2} --json");
+    let joined = read(good(&pair.n2.try_run(&join)));
+    assert_eq!((&joined["cluster"], &joined["node"]), (&"edge".into(), &"n2".into()), "{joined}");
+    assert_eq!(
+        (&joined["kept"], &joined["shares_files"]),
+        (&Value::Null, &true.into()),
+        "{joined}"
+    );
+    let _daemons = pair.start();
+    wait_connected(&pair);
+    let reloaded = read(pair.n1.run(&format!("{STANDIN} reload --json")));
+    assert!(reloaded["text"].is_string(), "{reloaded}");
+}
+
+#[test]
 fn a_token_that_is_wrong_used_or_expired_lets_nobody_in() {
     if skipped() {
         return;

@@ -34,7 +34,6 @@ fn each_way_to_fail_has_its_exit_code() {
             "adopt 192.168.1.41 --await-vacant --every 11s",
             "init -f /etc/standin/other.toml",
             "drill live web --port 0",
-            "approve --json",
         ] {
             assert_eq!(host.standin(words).code, 2, "{words}");
         }
@@ -46,6 +45,17 @@ fn each_way_to_fail_has_its_exit_code() {
         for words in ["apply cluster /etc/standin/bytes.toml", "check --file-only --node n7"] {
             let said = host.standin(words);
             assert_eq!(said.code, 3, "{words}: {said:?}");
+        }
+        // What has no end is no cluster file.
+        for words in [
+            "lab /dev/zero",
+            "run -f /dev/zero",
+            "check --file-only /dev/zero",
+            "apply cluster /dev/zero",
+        ] {
+            let said = host.standin(words);
+            assert_eq!(said.code, 3, "{words}: {said:?}");
+            assert!(format!("{said:?}").contains("more than 1048576 bytes"), "{words}: {said:?}");
         }
         let missing = host.standin("run -f /etc/standin/none.toml");
         assert_eq!(missing.code, 3, "{missing:?}");
@@ -133,6 +143,46 @@ fn the_help_of_every_command_has_an_example() {
         let after = page.split("Example").nth(1).unwrap_or_default();
         assert!(after.contains(&example), "{command} has no example:\n{page}");
     }
+}
+
+/// Whoever reads for a program finds `--json` on every command that says anything.
+#[test]
+fn every_command_speaks_to_programs_too() {
+    // They end when somebody stops them, are somebody else's words, or say nothing but whether it went well.
+    const DUMB: [&str; 8] = [
+        "run",
+        "lab shell",
+        "lab kill",
+        "lab hang",
+        "lab cut",
+        "lab heal",
+        "lab start",
+        "lab down",
+    ];
+    let help = |words: &str| {
+        let mut command = std::process::Command::new(crate::host::STANDIN);
+        let output = command.args(words.split_whitespace()).arg("--help").output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let below = |page: &str| -> Vec<String> {
+        let list = page.split("Commands:\n").nth(1).unwrap_or_default();
+        let list = list.split("\n\n").next().unwrap_or_default();
+        // What goes on below a command is further in.
+        let named = |line: &str| line.strip_prefix("  ")?.split(' ').next().map(str::to_owned);
+        list.lines().filter_map(named).filter(|name| !name.is_empty()).collect()
+    };
+    let mut open = below(&help(""));
+    let mut seen = 0;
+    while let Some(words) = open.pop() {
+        let page = help(&words);
+        let inner = below(&page);
+        // `sync` alone does nothing.
+        let speaks = page.contains("--json") || (words == "sync" && !inner.is_empty());
+        assert_eq!(speaks, !DUMB.contains(&words.as_str()), "{words}:\n{page}");
+        open.extend(inner.iter().filter(|it| *it != "help").map(|it| format!("{words} {it}")));
+        seen += 1;
+    }
+    assert!(seen > 30, "{seen} commands only");
 }
 
 #[test]

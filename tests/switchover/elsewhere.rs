@@ -21,7 +21,10 @@ pub(crate) fn called_off_all_is_as_before() {
     let ways: [(&str, Way<'_>); 3] = [
         ("Ctrl-C", &|moving| moving.interrupt()),
         ("--abort on n1", &|_| drop(n1.run(&format!("{STANDIN} switchover web --abort")))),
-        ("--abort on n2", &|_| drop(n2.run(&format!("{STANDIN} switchover web --abort")))),
+        ("--abort on n2", &|_| {
+            let said = n2.run(&format!("{STANDIN} switchover web --abort --json"));
+            assert!(said.starts_with('{') && said.contains("\"vip\":\"web\""), "{said}");
+        }),
     ];
     for (how, call_off) in ways {
         let moving = UnderWay::begin(n1, "web n2");

@@ -126,7 +126,7 @@ fn drift_is_kept_hold_holds_and_a_mass_deletion_is_asked_about() {
     cluster.wait_current();
     n2.wait_own("at rest", |own| own["drift"].is_null());
     // Held, it stays as it is.
-    n2.order("sync hold");
+    assert!(n2.order("sync hold --json").starts_with("{\"text\":\"held on this node"));
     n2.save("conf.d/3.conf", "# by hand again\n");
     n1.save("nginx.conf", &conf("v2"));
     n1.wait_own("taken", |own| own["applied"] == own["desired"] && own["drift"].is_null());

@@ -220,11 +220,11 @@ fn keys_are_in_memory_only_and_an_expelled_node_knows_none_of_the_new_ones() {
     if skipped() {
         return;
     }
-    let cluster = Cluster::new(3, "/etc/nginx/conf", "");
+    let mut cluster = Cluster::new(3, "/etc/nginx/conf", "");
     let [n1, n2, n3] = &cluster.nodes[..] else { unreachable!() };
     let same = || keys(n1).len() == 3 && keys(n1) == keys(n2) && keys(n2) == keys(n3);
     wait_until("all to have the active's keys", SOON, same);
-    n1.order("sync rotate");
+    assert!(n1.order("sync rotate").ends_with("on all nodes with a link\n"));
     wait_until("them to change", SOON, || tickets(n3)["number"] == 2 && same());
     let old = keys(n1);
     for node in [n1, n2] {
@@ -246,6 +246,14 @@ fn keys_are_in_memory_only_and_an_expelled_node_knows_none_of_the_new_ones() {
     let new = keys(n1);
     assert!(!keys(n3).iter().any(|key| new.contains(key)));
     // Nor is anything of it lost by an order: the next step keeps what is current.
-    n1.order("sync rotate");
+    assert!(n1.order("sync rotate").ends_with("on all nodes with a link\n"));
     wait_until("one step more", SOON, || keys(n2).get(2) == new.first());
+    // Who isn't there is named.
+    cluster.nodes[1].daemon.take().unwrap().stop();
+    let n1 = &cluster.nodes[0];
+    wait_until("n2 to be missed", SOON, || {
+        n1.sync().is_some_and(|it| it["nodes"][1]["connected"] == false)
+    });
+    let said = n1.order("sync rotate --all");
+    assert!(said.contains("until they have one the old keys stay on n2"), "{said}");
 }

@@ -62,7 +62,7 @@ impl Loaded {
 pub fn load(name: &str, text: &str) -> Loaded {
     let file: Arc<str> = Arc::from(name);
     if text.len() > MAX_FILE_BYTES {
-        return refused(name, too_large(&file, text.len()));
+        return refused(name, too_large(&file));
     }
     let (tree, errors) = DeTable::parse_recoverable(text);
     let mut walk = read::Walk::new(Arc::clone(&file));
@@ -93,7 +93,7 @@ pub fn load(name: &str, text: &str) -> Loaded {
 pub fn load_bytes(name: &str, bytes: &[u8]) -> Loaded {
     let file: Arc<str> = Arc::from(name);
     if bytes.len() > MAX_FILE_BYTES {
-        return refused(name, too_large(&file, bytes.len()));
+        return refused(name, too_large(&file));
     }
     match std::str::from_utf8(bytes) {
         Ok(text) => load(name, text),
@@ -109,10 +109,10 @@ pub fn load_bytes(name: &str, bytes: &[u8]) -> Loaded {
     }
 }
 
-fn too_large(file: &Arc<str>, len: usize) -> Diagnostic {
+fn too_large(file: &Arc<str>) -> Diagnostic {
     Diagnostic::error(
         codes::TOO_LARGE,
-        format!("{file} has {len} bytes, a cluster file has at most {MAX_FILE_BYTES}"),
+        format!("{file} has more than {MAX_FILE_BYTES} bytes, the most a cluster file may have"),
     )
     .help("this is probably another file: give the cluster file with -f")
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::fit::fit;
+use super::fit::{Whose, fit};
 use super::power::{Approved, id, powers};
 use super::shelf::{Shelf, Version};
 use super::{Answer, Ask, Proposal};
@@ -26,6 +26,7 @@ pub(crate) struct Desk {
     /// The version that was taken last. It is asked for each second, by who must wait for no disk.
     version: Mutex<Version>,
     approved: Approved,
+    state_dir: PathBuf,
     pub(super) file: PathBuf,
     pub(super) keys: Keys,
     requests: mpsc::Sender<Request>,
@@ -44,16 +45,19 @@ struct Proposed {
 }
 
 impl Desk {
-    pub(crate) fn new(
-        shelf: Shelf,
-        approved: Approved,
-        file: PathBuf,
-        keys: Keys,
-        requests: mpsc::Sender<Request>,
-    ) -> Self {
-        let applying = tokio::sync::Mutex::default();
-        let (version, proposed) = (Mutex::new(shelf.version()), Mutex::default());
-        Self { shelf, version, approved, file, keys, requests, proposed, applying }
+    pub(crate) fn new(state_dir: PathBuf, file: PathBuf, requests: mpsc::Sender<Request>) -> Self {
+        let shelf = Shelf::of(&state_dir, &file);
+        Self {
+            version: Mutex::new(shelf.version()),
+            shelf,
+            approved: Approved::of(&state_dir),
+            keys: Keys::of(&state_dir),
+            state_dir,
+            file,
+            requests,
+            proposed: Mutex::default(),
+            applying: tokio::sync::Mutex::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Proposed>> {
@@ -172,7 +176,7 @@ impl Desk {
         let (name, text) = (name.to_owned(), text.to_owned());
         let (cluster, node) = (directory.cluster.clone(), directory.node.clone());
         let (file, shelf, hashed) = (self.file.clone(), self.shelf.clone(), directory.file.clone());
-        let approved = self.approved.clone();
+        let (approved, state_dir) = (self.approved.clone(), self.state_dir.clone());
         let look = move || {
             // It may have been edited since it was read.
             let on_disk = std::fs::read_to_string(&file);
@@ -192,7 +196,12 @@ impl Desk {
                     ));
                 }
             };
-            let warnings = fit(&name, &text, &cluster, &node, &in_force)?;
+            let warnings = fit(
+                &name,
+                &text,
+                Whose { cluster: &cluster, node: &node, state_dir: &state_dir },
+                &in_force,
+            )?;
             match origin {
                 Origin::Here => Ok(warnings),
                 Origin::Elsewhere => agreed_to(&approved, &text, &in_force).map(|()| warnings),
@@ -298,8 +307,7 @@ mod tests {
         let shelf = Shelf::of(dir.path(), &file);
         shelf.take("seven", &version(7, "seven")).unwrap();
         let (requests, _) = mpsc::channel(1);
-        let (approved, keys) = (Approved::of(dir.path()), Keys::of(dir.path()));
-        let desk = Desk::new(shelf, approved, file, keys, requests);
+        let desk = Desk::new(dir.path().to_owned(), file, requests);
         std::fs::remove_file(dir.path().join("cluster/version.json")).unwrap();
         assert_eq!(desk.version().number, 7);
         desk.take("eight".to_owned(), version(8, "eight"), None, "n2").await.unwrap();

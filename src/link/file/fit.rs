@@ -1,10 +1,20 @@
 //! Whether a cluster file can be this node's: its own faults, and those of this host for it.
 
+use std::path::Path;
+
 use standin_config::{Diagnostic, Loaded, Source};
 
 use crate::cli::client;
 use crate::control;
 use crate::preflight::{self, Listen, Subject};
+
+/// The node that looks at a file.
+#[derive(Clone, Copy)]
+pub(super) struct Whose<'a> {
+    pub(super) cluster: &'a str,
+    pub(super) node: &'a str,
+    pub(super) state_dir: &'a Path,
+}
 
 /// Looks at `text` as this node would at its start. `Ok`: warnings; `Err`: all that is wrong.
 ///
@@ -13,16 +23,15 @@ use crate::preflight::{self, Listen, Subject};
 pub(super) fn fit(
     name: &str,
     text: &str,
-    cluster: &str,
-    node: &str,
+    whose: Whose<'_>,
     in_force: &str,
 ) -> Result<String, String> {
-    let (new, source) = findings(name, text, Some(cluster), node)?;
+    let (new, source) = findings(name, text, Some(whose.cluster), whose)?;
     let (errors, warnings): (Vec<_>, Vec<_>) = new.into_iter().partition(Diagnostic::is_error);
     let known = if errors.is_empty() {
         Vec::new()
     } else {
-        findings(name, in_force, None, node).map_or_else(|_| Vec::new(), |(found, _)| found)
+        findings(name, in_force, None, whose).map_or_else(|_| Vec::new(), |(found, _)| found)
     };
     let (old, new): (Vec<_>, Vec<_>) =
         errors.into_iter().partition(|one| known.iter().any(|it| it.message == one.message));
@@ -40,7 +49,7 @@ fn findings(
     name: &str,
     text: &str,
     cluster: Option<&str>,
-    node: &str,
+    Whose { node, state_dir, .. }: Whose<'_>,
 ) -> Result<(Vec<Diagnostic>, Source), String> {
     let Loaded { model, diagnostics, source } = standin_config::load_bytes(name, text.as_bytes());
     let shown =
@@ -58,8 +67,9 @@ fn findings(
     })?;
     let Some(me) = model.node(node) else { return Ok((diagnostics, source)) };
     let subject = Subject { cluster: &model, me, text };
-    let looked =
-        client::block_on(async { Ok(preflight::here(Some(&subject), Listen::Never).await) });
+    let looked = client::block_on(async {
+        Ok(preflight::here(Some(&subject), state_dir, Listen::Never).await)
+    });
     let facts = looked.map_err(|error| format!("this host can't be looked at: {error:#}"))?;
     let mut all = diagnostics;
     all.extend(preflight::judge(Some(&subject), &facts));

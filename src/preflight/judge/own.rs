@@ -18,7 +18,8 @@ pub(super) fn judge(subject: &Subject<'_>, facts: &Facts, found: &mut Vec<Diagno
         let shown = folder.display();
         let message = format!(
             "nothing can be written in {shown} ({why}): events, keys and the history of the shared files live in \
-             /var/lib/standin"
+             {}",
+            facts.own.state_dir.display()
         );
         let severity = if facts.own.keys { Severity::Error } else { link_severity(subject) };
         found.push(Diagnostic::new(severity, codes::NO_STATE, message).help(format!(

@@ -65,7 +65,7 @@ pub(crate) fn local() -> (String, Vec<IpAddr>) {
 }
 
 /// Everything that can be seen of this host; of the cluster what `subject` needs.
-pub(crate) async fn here(subject: Option<&Subject<'_>>, listen: Listen) -> Facts {
+pub(crate) async fn here(subject: Option<&Subject<'_>>, state_dir: &Path, listen: Listen) -> Facts {
     let mut facts = Facts {
         kernel: sysctl::read("kernel/osrelease").unwrap_or_default(),
         missing_capabilities: process::missing_capabilities(),
@@ -109,7 +109,7 @@ pub(crate) async fn here(subject: Option<&Subject<'_>>, listen: Listen) -> Facts
     scripts::look(subject.cluster, &mut facts);
     facts.absent = absent(subject.cluster);
     facts.api_refused = subject.cluster.api.listen.and_then(api);
-    facts.own = own::look(subject);
+    facts.own = own::look(subject, state_dir);
     if !matches!(listen, Listen::Never | Listen::For(Duration::ZERO)) {
         facts.unwitnessed = unwitnessed(subject).await;
     }

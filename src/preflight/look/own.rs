@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use standin_linux::{process, spawn};
 
-use crate::cli::STATE_DIR;
 use crate::preflight::facts::{Own, OwnFile};
 use crate::preflight::judge::Subject;
 use crate::preflight::words;
@@ -16,8 +15,8 @@ use crate::preflight::words;
 /// Cluster files elsewhere are drafts.
 const CONFIGURATION: &str = "/etc";
 
-pub(super) fn look(subject: &Subject<'_>) -> Own {
-    let keys = Path::new(STATE_DIR).join("keys");
+pub(super) fn look(subject: &Subject<'_>, state_dir: &Path) -> Own {
+    let keys = state_dir.join("keys");
     let mut files = Vec::new();
     files.extend(file(keys.clone(), true));
     files.extend(["authority.key", "node.key"].iter().filter_map(|it| file(keys.join(it), true)));
@@ -28,7 +27,13 @@ pub(super) fn look(subject: &Subject<'_>) -> Own {
     }
     let has_keys = keys.join("node.pem").exists();
     let link_refused = if has_keys { refused(subject) } else { Vec::new() };
-    Own { keys: has_keys, files, unwritable: unwritable(), link_refused }
+    Own {
+        state_dir: state_dir.to_owned(),
+        keys: has_keys,
+        files,
+        unwritable: unwritable(state_dir),
+        link_refused,
+    }
 }
 
 /// What isn't there, or can't be seen, is nobody's.
@@ -45,13 +50,12 @@ fn file(path: PathBuf, secret: bool) -> Option<OwnFile> {
 }
 
 /// The state directory, or the first one above it that is there.
-fn unwritable() -> Option<(PathBuf, String)> {
+fn unwritable(state_dir: &Path) -> Option<(PathBuf, String)> {
     // Whoever isn't root would be told of it every time; the daemon runs as root.
     if !spawn::is_root() {
         return None;
     }
-    let state = Path::new(STATE_DIR);
-    let there = state.ancestors().find(|folder| fs::symlink_metadata(folder).is_ok())?;
+    let there = state_dir.ancestors().find(|folder| fs::symlink_metadata(folder).is_ok())?;
     let folder = there.to_owned();
     if !fs::metadata(there).is_ok_and(|found| found.is_dir()) {
         return Some((folder, "it is no directory".to_owned()));
