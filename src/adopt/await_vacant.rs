@@ -50,14 +50,16 @@ async fn order(args: &AdoptArgs, address: IpAddr, vip: &str) -> Result<()> {
         let vip = look(args, vip).await?;
         let awaited = vip.awaited.as_ref().context("the waiting was ended")?;
         let owner = awaited.owner.as_deref();
-        let now = match (vip.role.as_str(), owner) {
-            ("active", _) => "taken".to_owned(),
+        let now = match (vip.role.as_str(), vip.holder.as_deref(), owner) {
+            ("active", ..) => "taken".to_owned(),
+            // What answers is that node, and the old host no more.
+            (_, Some(holder), _) => format!("{holder} has it"),
             _ if !vip.eligible => {
                 let why = vip.obstacle.as_deref().unwrap_or("not eligible");
                 format!("wouldn't be taken now: {why}")
             }
-            (_, None) => "nobody has answered yet".to_owned(),
-            (_, Some(owner)) => format!("{owner} answers"),
+            (_, None, None) => "nobody has answered yet".to_owned(),
+            (_, None, Some(owner)) => format!("{owner} answers"),
         };
         if now != shown {
             let after = ago(began.elapsed());

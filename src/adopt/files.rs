@@ -69,6 +69,7 @@ pub(super) struct Look {
 /// Reads all files that may give the host an address, and edits them in memory.
 pub(super) fn look(swap: Swap<'_>) -> Result<Look> {
     let mut look = Look::default();
+    let mut twice = Vec::new();
     for (system, path) in candidates() {
         let name = path.display().to_string();
         let real = fs::canonicalize(&path).with_context(|| name.clone())?;
@@ -81,11 +82,12 @@ pub(super) fn look(swap: Swap<'_>) -> Result<Look> {
         // A file that is no text names no address in a form that anybody reads.
         let Ok(before) = String::from_utf8(bytes) else { continue };
         let edited = network::edit(system, &name, &before, swap);
-        if !edited.found.is_empty() || !edited.dynamic.is_empty() {
+        if !edited.found.is_empty() || !edited.dynamic.is_empty() || edited.twice.is_some() {
             look.sources.push(Source::new(&name, &before));
         }
         look.found.extend(edited.found);
         look.dynamic.extend(edited.dynamic);
+        twice.extend(edited.twice);
         if edited.declares {
             look.declared.push((system, path.clone()));
         }
@@ -100,6 +102,9 @@ pub(super) fn look(swap: Swap<'_>) -> Result<Look> {
                 owner: (about.uid(), about.gid()),
             });
         }
+    }
+    if !look.declared.is_empty() {
+        look.found.append(&mut twice);
     }
     Ok(look)
 }

@@ -33,6 +33,11 @@ const PROBE_EVERY: Duration = Duration::from_millis(100);
 /// Duplicate address detection of a new IPv6 address takes one to two seconds (RFC 4862 §5.4).
 const DETECTION: Duration = Duration::from_secs(6);
 
+/// How long an address stays that is kept here while its daemon stops: whoever keeps it may be killed, and an
+/// address that nothing takes away would be here beside the node that has the VIP then. Ten times as long as
+/// it may take until it is said again.
+const BRIDGE_S: u32 = 5;
+
 /// An address on this host, and what goes with it.
 pub(super) struct Place {
     pub(super) link: Link,
@@ -156,17 +161,30 @@ impl Host {
         };
         let mut order: Vec<Whole> = now.iter().filter(keeps).cloned().collect();
         let place = |prefix: Prefix| record.order.iter().position(|one| *one == prefix);
+        // A run that was killed had these in its hands: what bridged them is there.
+        let is_there = |prefix: Prefix| {
+            all.iter().any(|one| (one.address.index, one.address.prefix) == (link.index, prefix))
+        };
+        let in_hand = record.order.iter().copied().filter(|prefix| {
+            *prefix != old && !is_there(*prefix) && is_there(Prefix::host(prefix.address()))
+        });
+        let plain = back.labelled(Some(&link.name));
+        order.extend(in_hand.map(|prefix| plain.renamed(prefix)));
         order.push(back);
         order.sort_by_key(|one| place(one.address.prefix).unwrap_or(usize::MAX));
-        self.arrange(&link, old, &order)
+        self.arrange(&link, old, &order)?;
+        // No other way than by such a run.
+        if record.new_was_here { Ok(()) } else { self.drop(Prefix::host(new.address())) }
     }
 
-    /// Keeps packets to an address coming whatever happens to it, or ends that.
+    /// Keeps packets to an address coming whatever happens to it, for [`BRIDGE_S`] or until it is said
+    /// again; or ends that.
     ///
     /// An interface can have an IPv6 address once only, whatever its length: its twin is on the
     /// loopback. Neighbours aren't answered by that one, but they ask only every few seconds.
     pub(super) fn bridge(&mut self, whole: &Whole, there: bool) -> Result<()> {
-        let Some(bridge) = whole.bridge().map(|bridge| bridge.permanent(0)) else { return Ok(()) };
+        let bridge = whole.bridge().map(|bridge| bridge.permanent(0).lasting(BRIDGE_S));
+        let Some(bridge) = bridge else { return Ok(()) };
         let bridge = if family(whole.address.prefix) == Family::V6 {
             let links = self.rtnl.links().context("the host's interfaces")?;
             let Some(lo) = links.iter().find(|link| link.loopback) else { return Ok(()) };

@@ -25,6 +25,7 @@ use serde::Serialize;
 use standin_config::network::Swap;
 use standin_config::{Cluster, Diagnostic, Finding};
 use standin_core::types::Prefix;
+use standin_linux::fork::Signals;
 
 use crate::api::PROBE_GAPS;
 use crate::cli::client::Unanswered;
@@ -33,6 +34,10 @@ use crate::control;
 use files::Look;
 use host::{Host, Place};
 use record::{Record, Way};
+
+const SIGHUP: i32 = 1;
+const SIGINT: i32 = 2;
+const SIGTERM: i32 = 15;
 
 #[derive(Debug, Args)]
 pub(crate) struct AdoptArgs {
@@ -396,10 +401,11 @@ fn carry_out(
         prefix_route: !place.whole.has_no_prefix_route(),
         order: place.subnet.iter().map(|one| one.address.prefix).collect(),
         routes: place.routes.iter().map(Way::of).collect(),
-        files: files::keep(&look.changes, &folder)?,
+        files: files::keep(&look.changes, &folder).context("nothing was done")?,
     };
+    let _signals = uninterrupted()?;
     // Before anything is changed: what is half done can be undone.
-    record.save(&args.state_dir)?;
+    record.save(&args.state_dir).context("nothing was done")?;
     let done = host.adopt(place, new).and_then(|()| files::write(&look.changes));
     let Err(error) = done else { return Ok(()) };
     // The copies go only once they aren't needed.
@@ -416,6 +422,12 @@ fn carry_out(
             here.address()
         ))),
     }
+}
+
+/// Ctrl-C and a terminal that is closed wait until what was begun is done: half of it is a host with addresses
+/// that nobody takes away.
+fn uninterrupted() -> Result<Signals> {
+    Signals::take(&[SIGHUP, SIGINT, SIGTERM]).context("signals")
 }
 
 fn text_of(path: &Path) -> Result<String> {

@@ -1,20 +1,27 @@
 //! The way back: the VIP is the host's own address again, and its files are as they were.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::host::{self, Host};
+use standin_linux::fork::Signals;
+use standin_linux::netlink::Link;
+
+use super::host::{self, Host, Place};
 use super::record::Record;
 use super::{AdoptArgs, Proposal, files, text_of};
 
 /// How long a daemon may take to stop after it was told to, or its operator to tell it.
 const STOPS_WITHIN: Duration = Duration::from_secs(600);
+
+/// How often it is said that the address stays.
+const KEEP_EVERY: Duration = Duration::from_millis(500);
 
 pub(super) fn run(args: &AdoptArgs) -> Result<()> {
     let address = args.address.map_or_else(|| Record::only(&args.state_dir), Ok)?;
@@ -40,7 +47,8 @@ pub(super) fn run(args: &AdoptArgs) -> Result<()> {
     if !proposal.agreed(args)? {
         return Ok(());
     }
-    let _lock = take_from_daemon(args, &mut host, &record)?;
+    let signals = super::uninterrupted()?;
+    let _lock = take_from_daemon(args, &mut host, &record, &signals)?;
     host.give_back(&record)?;
     if let Some(place) = host.find(address)? {
         host.bridge(&place.whole, false)?;
@@ -97,18 +105,32 @@ fn propose(record: &Record, folder: &Path) -> Result<Proposal> {
 /// Has the address stay here when the daemon lets it go, and sees to it that nobody else takes it.
 ///
 /// What is returned keeps daemons from starting.
-fn take_from_daemon(args: &AdoptArgs, host: &mut Host, record: &Record) -> Result<Option<File>> {
+fn take_from_daemon(
+    args: &AdoptArgs,
+    host: &mut Host,
+    record: &Record,
+    signals: &Signals,
+) -> Result<Option<File>> {
     let address = record.address.address();
     let lock = args.places.run_dir().join("lock");
     let here = host.find(address)?;
-    if let Some(place) = &here {
-        ensure!(
-            !place.link.is_of_vip(),
+    let of_vip = here.as_ref().map(|place| &place.link).filter(|link| link.is_of_vip());
+    if let Some(link) = of_vip {
+        bail!(
             "nothing was undone: {address} is on {}, which goes with the VIP. Set virtual_mac = false in \
              [vip.{}] on all nodes, reload, and run this again",
-            place.link.name,
+            link.name,
             record.vip
         );
+    }
+    // Before standin is stopped for nothing.
+    let asked_on = match &here {
+        Some(place) => Some(place.link.clone()),
+        None => host.find(record.new.address())?.map(|place| place.link),
+    };
+    let nobody_else = || asked_on.as_ref().map_or(Ok(()), |link| nobody_else(link, address));
+    nobody_else()?;
+    if let Some(place) = &here {
         host.bridge(&place.whole, true)?;
     }
     let held = match File::options().write(true).open(&lock) {
@@ -116,55 +138,92 @@ fn take_from_daemon(args: &AdoptArgs, host: &mut Host, record: &Record) -> Resul
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error).with_context(|| lock.display().to_string()),
     };
-    let stopped = held.as_ref().map_or(Ok(()), |file| wait_for_stop(file, address));
-    let link = match &here {
-        Some(place) => Some(place.link.clone()),
-        None => host.find(record.new.address())?.map(|place| place.link),
-    };
-    let owners = link.map_or_else(|| Ok(Vec::new()), |link| host::owners(&link, &[address]));
-    let refused = match (stopped, owners) {
-        (Err(error), _) | (_, Err(error)) => error,
-        (Ok(()), Ok(owners)) => match owners.first() {
-            None => return Ok(held),
-            Some((_, mac)) => anyhow::anyhow!(
-                "{mac} has {address}: another node holds the VIP. Bring it back to this host and stop standin on the \
-                 other nodes, so that none of them takes it again; then run this again"
-            ),
-        },
+    let mut waiting = Waiting { host: &mut *host, here: here.as_ref(), signals, address };
+    let stopped = held.as_ref().map_or(Ok(()), |file| waiting.for_stop(file));
+    let refused = match stopped.and_then(|()| nobody_else()) {
+        Ok(()) => return Ok(held),
+        Err(error) => error,
     };
     if let Some(place) = &here {
         host.bridge(&place.whole, false)?;
     }
-    Err(refused.context("nothing was undone"))
+    Err(refused)
 }
 
-/// Waits for the lock; where systemd runs it is told to stop the daemon.
-fn wait_for_stop(lock: &File, address: std::net::IpAddr) -> Result<()> {
-    let began = Instant::now();
-    let mut told = false;
-    loop {
-        match lock.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(std::fs::TryLockError::WouldBlock) => {}
-            Err(std::fs::TryLockError::Error(error)) => {
-                return Err(error).context("the daemon's lock");
-            }
-        }
-        if !std::mem::replace(&mut told, true) {
-            eprintln!(
-                "{address} stays on this host now, whatever standin does. Waiting for standin to stop: systemctl \
-                 stop standin"
-            );
-            if Path::new("/run/systemd/system").exists() {
-                let mut stop = Command::new("systemctl");
-                stop.args(["stop", "standin"]).stdin(Stdio::null());
-                // A daemon that isn't systemd's is stopped by whoever started it.
-                let _ = stop.status();
-            }
-        }
-        if began.elapsed() > STOPS_WITHIN {
-            bail!("standin still runs here after {} minutes", STOPS_WITHIN.as_secs() / 60);
-        }
-        thread::sleep(Duration::from_millis(20));
+fn nobody_else(link: &Link, address: IpAddr) -> Result<()> {
+    match host::owners(link, &[address])?.first() {
+        None => Ok(()),
+        Some((_, mac)) => bail!(
+            "nothing was undone: {mac} has {address}: another node holds the VIP. Bring it back to this host and stop \
+             standin on the other nodes, so that none of them takes it again; then run this again"
+        ),
     }
+}
+
+/// Until the daemon has stopped, the address stays here.
+struct Waiting<'a> {
+    host: &'a mut Host,
+    here: Option<&'a Place>,
+    signals: &'a Signals,
+    address: IpAddr,
+}
+
+impl Waiting<'_> {
+    /// Waits for the lock; where systemd runs it is told to stop the daemon.
+    fn for_stop(&mut self, lock: &File) -> Result<()> {
+        let began = Instant::now();
+        let (mut stop, mut told, mut kept) = (None, false, began);
+        loop {
+            let stops = stop.as_mut().is_some_and(still_runs);
+            // systemd goes on with what belongs to the stop; the lock is the next one's then.
+            let locked = if stops { Err(TryLockError::WouldBlock) } else { lock.try_lock() };
+            match locked {
+                Ok(()) => return self.keep(),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error).context("the daemon's lock"),
+            }
+            if !std::mem::replace(&mut told, true) {
+                stop = self.tell();
+            }
+            if kept.elapsed() > KEEP_EVERY {
+                self.keep()?;
+                kept = Instant::now();
+            }
+            if self.signals.next().is_some() {
+                bail!(
+                    "nothing was undone: interrupted. A standin that was told to stop may be stopping all the same"
+                );
+            }
+            if began.elapsed() > STOPS_WITHIN {
+                let minutes = STOPS_WITHIN.as_secs() / 60;
+                bail!("nothing was undone: standin still runs here after {minutes} minutes");
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn tell(&self) -> Option<Child> {
+        eprintln!(
+            "{} stays on this host now, whatever standin does. Waiting for standin to stop: systemctl stop standin \
+             (Ctrl-C: nothing is undone)",
+            self.address
+        );
+        if !Path::new("/run/systemd/system").exists() {
+            return None;
+        }
+        let mut stop = Command::new("systemctl");
+        stop.args(["stop", "standin"]).stdin(Stdio::null());
+        // A daemon that isn't systemd's is stopped by whoever started it.
+        stop.spawn().ok()
+    }
+
+    /// For another while.
+    fn keep(&mut self) -> Result<()> {
+        self.here.map_or(Ok(()), |place| self.host.bridge(&place.whole, true))
+    }
+}
+
+/// What can't be asked is taken for ended: the lock tells the rest.
+fn still_runs(child: &mut Child) -> bool {
+    matches!(child.try_wait(), Ok(None))
 }

@@ -16,6 +16,10 @@ use crate::api::types::{Check, Nginx, Peer, Status, Vip};
 /// How often `--watch` looks.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 
+/// Ten times what a takeover takes with the usual interval of adverts, and no more than its three adverts with
+/// that of version 2.
+const SILENT: Duration = Duration::from_secs(3);
+
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     /// For programs
@@ -95,7 +99,7 @@ fn page(status: &Status, color: bool) -> String {
         let _ = writeln!(out, "{}", painted(stuck, Paint::Bad, color));
     }
     for vip in &status.vips {
-        vip_block(&mut out, vip, &status.node, color);
+        vip_block(&mut out, vip, &status.node, silence(vip, &status.peers), color);
     }
     if !status.checks.is_empty() {
         out.push_str("\nchecks\n");
@@ -186,6 +190,18 @@ fn sync_block(out: &mut String, sync: &Sync, color: bool) {
     }
 }
 
+/// What must be added to this node's clock to have the peer's. From a second on the two nodes' events can't be
+/// read together.
+fn difference(clock_ms: f64, color: bool) -> String {
+    if clock_ms.abs() < 1000.0 {
+        // Not "-0.0".
+        return format!("{:+.1} ms", (clock_ms * 10.0).round() / 10.0 + 0.0);
+    }
+    let sign = if clock_ms < 0.0 { '-' } else { '+' };
+    let far = Duration::try_from_secs_f64(clock_ms.abs() / 1000.0).unwrap_or(Duration::MAX);
+    painted(&format!("{sign}{}", ago(far)), Paint::Attention, color)
+}
+
 /// What a peer says of itself, and how it is reached.
 fn peer_link(out: &mut String, link: &PeerLink, color: bool) {
     let since = link
@@ -200,9 +216,7 @@ fn peer_link(out: &mut String, link: &PeerLink, color: bool) {
     // Writing to a String can't fail; the same below.
     let _ = write!(out, "      link {}{since}{why}", painted(&link.state, paint, color));
     if let (Some(trip), Some(clock)) = (link.round_trip_ms, link.clock_difference_ms) {
-        // Not "-0.0".
-        let clock = (clock * 10.0).round() / 10.0 + 0.0;
-        let _ = write!(out, ", round trip {trip:.1} ms, its clock {clock:+.1} ms");
+        let _ = write!(out, ", round trip {trip:.1} ms, its clock {}", difference(clock, color));
     }
     if let Some(version) = link.version.as_ref().filter(|it| *it != env!("CARGO_PKG_VERSION")) {
         let _ = write!(out, ", standin {version}");
@@ -227,7 +241,15 @@ fn peer_link(out: &mut String, link: &PeerLink, color: bool) {
     }
 }
 
-fn vip_block(out: &mut String, vip: &Vip, node: &str, color: bool) {
+/// For how long the node that is taken for the holder hasn't been heard, where that is worth a word: a node
+/// that may not claim the VIP goes on taking it for that.
+fn silence(vip: &Vip, peers: &[Peer]) -> Option<Duration> {
+    let holder = vip.holder.as_ref().filter(|_| vip.role != "active")?;
+    let peer = peers.iter().find(|peer| peer.name == *holder)?;
+    peer.last_advert_ms.map(Duration::from_millis).filter(|silent| *silent >= SILENT)
+}
+
+fn vip_block(out: &mut String, vip: &Vip, node: &str, silent: Option<Duration>, color: bool) {
     let holder = match (&vip.holder, vip.role.as_str()) {
         (Some(holder), _) if holder == node => painted("this node", Paint::Good, color),
         (Some(holder), _) => painted(holder, Paint::Good, color),
@@ -246,7 +268,11 @@ fn vip_block(out: &mut String, vip: &Vip, node: &str, color: bool) {
     }
     let last_resort = vip.holder_priority == Some(1);
     let note = if last_resort { ", as a last resort: it isn't healthy" } else { "" };
-    let _ = writeln!(out, "  held by    {holder}{note}");
+    let silent = silent.map_or_else(String::new, |silent| {
+        let text = format!(", as of {} ago: nothing was heard of it since", ago(silent));
+        painted(&text, Paint::Attention, color)
+    });
+    let _ = writeln!(out, "  held by    {holder}{note}{silent}");
     let _ = writeln!(
         out,
         "  this node  {} for {}{}",
@@ -257,6 +283,14 @@ fn vip_block(out: &mut String, vip: &Vip, node: &str, color: bool) {
     let paint = if vip.eligible { Paint::Good } else { Paint::Bad };
     let obstacle = vip.obstacle.as_ref().map_or_else(String::new, |why| format!(": {why}"));
     let _ = writeln!(out, "             {}{obstacle}", painted(&vip.standing, paint, color));
+    if vip.role == "idle" {
+        let text = format!(
+            "waits until {} is there and up, and this node has its own address; standin check says what is missing. \
+             If the interface has another name by now: standin reload",
+            vip.interface
+        );
+        let _ = writeln!(out, "             {}", painted(&text, Paint::Attention, color));
+    }
     let said = match vip.role.as_str() {
         "active" if vip.effective_priority != vip.priority => {
             format!(", advertised as {}", vip.effective_priority)
@@ -359,10 +393,43 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_far_off_is_told_in_units_that_can_be_read() {
+        let told = [0.04, -3.26, 999.0, -1000.0, 3_600_000.4, -946_684_800_000.0];
+        let told = told.map(|clock| difference(clock, false));
+        let far = ["+0.0 ms", "-3.3 ms", "+999.0 ms", "-1 s", "+1h 00m", "-10957d 00h"];
+        assert_eq!(told, far);
+        assert!(difference(f64::INFINITY, false).starts_with('+'));
+    }
+
+    #[test]
+    fn a_holder_that_is_not_heard_any_more_is_told_as_that() {
+        let backup = Vip { role: "backup".to_owned(), ..vip("") };
+        let told = |last: &str| {
+            let peer = format!(
+                r#"[{{"name":"n1","addresses":[],"vrrp_only":false,"last_advert_ms":{last},"link":null}}]"#
+            );
+            let peers: Vec<Peer> = serde_json::from_str(&peer).unwrap();
+            let mut out = String::new();
+            vip_block(&mut out, &backup, "n2", silence(&backup, &peers), false);
+            out
+        };
+        assert!(told("4200").contains("held by    n1, as of 4 s ago: nothing was heard"));
+        assert!(told("90").contains("held by    n1\n") && told("null").contains("held by    n1\n"));
+    }
+
+    #[test]
+    fn an_idle_vip_says_what_it_waits_for() {
+        let idle = Vip { role: "idle".to_owned(), ..vip("") };
+        let mut out = String::new();
+        vip_block(&mut out, &idle, "n1", None, false);
+        assert!(out.contains("waits until eth0 is there and up") && out.contains("standin reload"));
+    }
+
+    #[test]
     fn what_threatens_a_vip_that_is_held_has_a_line_each_and_else_none() {
         let block = |more: &str| {
             let mut out = String::new();
-            vip_block(&mut out, &vip(more), "n1", false);
+            vip_block(&mut out, &vip(more), "n1", None, false);
             out
         };
         let well = block("");

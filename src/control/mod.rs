@@ -239,6 +239,8 @@ pub(crate) fn run(paths: Paths) -> Exit {
             None
         }
     };
+    // One that was started in a dead one's place has its guard's, and `check` goes by it.
+    standin_linux::sched::name_thread("standin");
     let log = Log::to_stderr();
     let ready = match startup::prepare(&paths, &log) {
         Ok(ready) => ready,

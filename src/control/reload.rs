@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use standin_core::plan::Plan;
+use standin_linux::netlink::Rtnl;
+
 use super::log::{Log, Severity};
 use super::{Control, Refusal, startup};
 use crate::authority::{Identity, Keys};
@@ -17,12 +20,14 @@ struct Again {
     chosen: startup::Chosen,
     log: Log,
     keys: anyhow::Result<Option<Identity>>,
+    /// VIPs that wait from now on, with what for.
+    waits: Vec<String>,
 }
 
 impl Control {
     /// Reads the file again: all of it is taken, or nothing changes.
     pub(super) async fn reload(&mut self, by: &str) -> Result<String, String> {
-        let Again { chosen, log, keys } = match self.read_again().await {
+        let Again { chosen, log, keys, waits } = match self.read_again().await {
             Ok(taken) => taken,
             Err(refusal) => {
                 let head = format!(
@@ -54,7 +59,11 @@ impl Control {
         let file = self.paths.file.display();
         let text = format!("{file} was read again and taken (asked by {by})");
         self.note(Severity::Notice, "reload_order", None, &text);
-        let warnings = chosen.warnings.unwrap_or_default();
+        let mut warnings = chosen.warnings.unwrap_or_default();
+        for wait in waits {
+            self.log.line(Severity::Warning, None, &wait);
+            warnings += &format!("warning: {wait}\n");
+        }
         Ok(format!("{warnings}{text}"))
     }
 
@@ -66,7 +75,8 @@ impl Control {
             let log = Log::open(&chosen.cluster.log, &lost)
                 .map_err(|error| Refusal::because(Exit::BadFile, &error.to_string()))?;
             let keys = Keys::of(&paths.state_dir).identity_if_any();
-            Ok(Again { chosen, log, keys })
+            let waits = without_interface(&chosen.plan);
+            Ok(Again { chosen, log, keys, waits })
         });
         match tokio::time::timeout(FILE_READ_WITHIN, reading).await {
             Ok(Ok(taken)) => taken,
@@ -83,4 +93,25 @@ impl Control {
             }
         }
     }
+}
+
+/// An interface may come later, but a name that was mistyped takes a VIP off this node all the same.
+fn without_interface(plan: &Plan) -> Vec<String> {
+    let links = Rtnl::open().and_then(|mut rtnl| rtnl.links()).unwrap_or_default();
+    let names: Vec<&str> = links.iter().map(|link| link.name.as_str()).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
+    let waits = plan.vips.iter().filter_map(|vip| {
+        let interface = plan.interfaces.get(usize::from(vip.interface.0))?;
+        (!names.contains(&interface.as_str())).then(|| {
+            format!(
+                "[vip.{}] is on interface {interface}, which this host doesn't have: this node can't hold it until \
+                 there is one; this host has {}",
+                vip.name,
+                names.join(", ")
+            )
+        })
+    });
+    waits.collect()
 }

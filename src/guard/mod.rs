@@ -282,17 +282,18 @@ impl Guard {
         let pidfd = match PidFd::open(daemon) {
             Ok(pidfd) => pidfd,
             // It died before this guard came.
-            Err(_) => return Ok(self.buried(daemon)),
+            Err(_) => return Ok(self.buried(daemon, false)),
         };
         self.poll.add(pidfd.as_fd(), TOKEN_DAEMON)?;
         let mut ready = Vec::new();
+        let mut hung = false;
         loop {
             let due = self.ledger.signs().next_look(now());
             self.timer.arm(Some(due))?;
             self.poll.wait(&mut ready)?;
             if ready.contains(&TOKEN_DAEMON) {
                 self.poll.remove(pidfd.as_fd())?;
-                return Ok(self.buried(daemon));
+                return Ok(self.buried(daemon, hung));
             }
             if ready.contains(&TOKEN_SIGNALS) {
                 self.forward(Some((&pidfd, daemon)));
@@ -304,6 +305,7 @@ impl Guard {
             if self.ledger.signs().stuck(now(), due, is_stopped) {
                 // It is gone at the next turn, if it isn't already.
                 let _ = pidfd.signal(SIGKILL);
+                hung = true;
                 say(&format!("the daemon (pid {daemon}) holds VIPs and doesn't move: ended"));
             }
         }
@@ -350,8 +352,8 @@ impl Guard {
         Ok(())
     }
 
-    /// The daemon is gone: looks how, and if it died clears up.
-    fn buried(&mut self, daemon: u32) -> End<Exit> {
+    /// The daemon is gone: looks how, and if it died clears up. One that `hung` was ended by this guard.
+    fn buried(&mut self, daemon: u32, hung: bool) -> End<Exit> {
         // First things first: every millisecond the address answers for nobody.
         let meant = self.ledger.ended().and_then(Exit::of);
         let state = self.ledger.read();
@@ -373,8 +375,11 @@ impl Guard {
                 0 => "it held no address".to_owned(),
                 _ => format!("its addresses were taken away: {}", state.addresses.len()),
             };
-            let how = how.unwrap_or_default();
-            let died = format!("the daemon (pid {daemon}) died{how}; {taken}");
+            let how = match hung {
+                true => "hung, or was stopped, while it held VIPs, and was ended".to_owned(),
+                false => format!("died{}", how.unwrap_or_default()),
+            };
+            let died = format!("the daemon (pid {daemon}) {how}; {taken}");
             say(&format!("{died}; it is started again"));
             self.mourned = Some(died);
         }

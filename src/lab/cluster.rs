@@ -360,10 +360,11 @@ impl Lab {
         Ok(())
     }
 
-    /// Takes the VIPs off a node by hand, as somebody else's tool would.
+    /// Takes the VIPs that a node holds off it by hand, as somebody else's tool would.
     pub(super) fn delete_vips(&mut self, node: usize) -> Result<()> {
         let vips = self.cluster.vips.iter().flat_map(|vip| vip.addresses.clone());
-        let vips: Vec<Prefix> = vips.collect();
+        let held = |prefix: &Prefix| self.holders.of(prefix.address()).contains(&node);
+        let vips: Vec<Prefix> = vips.filter(held).collect();
         let host = self.host(node)?;
         for prefix in vips {
             let address = prefix.address().to_string();

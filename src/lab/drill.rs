@@ -172,6 +172,8 @@ struct Scene {
     fault: Fault,
     expected: Expected,
     active: usize,
+    /// VIP by VIP: who had it.
+    before: Vec<Vec<usize>>,
     start: Instant,
     /// Node by node: whether it still shares the network with the others.
     connected: Vec<bool>,
@@ -201,7 +203,7 @@ impl Drill<'_> {
             reasons.push("no steady answers before the fault".to_owned());
         }
 
-        let (scene, hurt) = self.inject(fault, active, &mut reasons);
+        let (scene, hurt) = self.inject(fault, active, &before, &mut reasons);
         wait_for(scene.expected.watch_for, || false);
         if scene.expected.outage.is_some() {
             wait_for(GIVE_UP_AFTER, || client.steady_for() >= ANSWERED_FOR);
@@ -242,6 +244,7 @@ impl Drill<'_> {
         &mut self,
         fault: Fault,
         active: usize,
+        before: &[Vec<usize>],
         reasons: &mut Vec<String>,
     ) -> (Scene, Vec<usize>) {
         let (transitions, restored) = (self.transitions(), self.restored(active));
@@ -253,7 +256,8 @@ impl Drill<'_> {
         let cut_off = |node: usize| !fault.leaves_connected() && hurt.contains(&node);
         let connected = (0..self.lab.count()).map(|node| !cut_off(node)).collect();
         let expected = fault.expected(&self.lab.cluster);
-        (Scene { fault, expected, active, start, connected, transitions, restored }, hurt)
+        let before = before.to_vec();
+        (Scene { fault, expected, active, before, start, connected, transitions, restored }, hurt)
     }
 
     /// Says what is wrong with what was seen; hands back for how long there were two holders.
@@ -273,9 +277,10 @@ impl Drill<'_> {
             }
             _ => {}
         }
-        for (vip, holders) in self.lab.cluster.vips.iter().zip(after) {
+        for ((vip, holders), before) in self.lab.cluster.vips.iter().zip(after).zip(&scene.before) {
+            let stays = |holder: &usize| *holder == active && before.contains(holder);
             match holders.as_slice() {
-                [holder] if expected.ends == Ends::Elsewhere && *holder == active => {
+                [holder] if expected.ends == Ends::Elsewhere && stays(holder) => {
                     reasons.push(format!("VIP {} did not move", vip.name));
                 }
                 [_] => {}

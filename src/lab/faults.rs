@@ -196,8 +196,12 @@ impl Fault {
             Self::VipDeleted => lab.delete_vips(active)?,
             Self::NginxUpgraded => nginx::upgrade(lab.host(active)?)?,
             Self::SwitchedOver => {
-                for vip in lab.cluster.vips.clone() {
-                    daemon::switch_over(lab.host(active)?, &vip.name)?;
+                // Other nodes may have others of the VIPs.
+                let vips = lab.cluster.vips.iter().zip(lab.active());
+                let held = vips.filter(|(_, holders)| holders.contains(&active));
+                let held: Vec<String> = held.map(|(vip, _)| vip.name.clone()).collect();
+                for vip in held {
+                    daemon::switch_over(lab.host(active)?, &vip)?;
                 }
                 return Ok(Vec::new());
             }

@@ -368,6 +368,9 @@ fn of_nginx() -> Vec<Bad> {
             *nginx(facts) = Nginx::default();
         }),
         ("nginx_not_running", FILE.into(), |facts| nginx(facts).master = None),
+        ("nginx_not_running_and_not_needed", vip("checks = []"), |facts| {
+            nginx(facts).master = None;
+        }),
         ("nginx_refuses_its_configuration", FILE.into(), |facts| {
             nginx(facts).refusal = Some(Refusal::BadFile {
                 said: "nginx: [warn] the \"user\" directive makes sense only if run as root\n\

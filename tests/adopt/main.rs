@@ -315,3 +315,76 @@ fn what_cannot_be_finished_is_put_back() {
     assert_eq!(state(o1), before);
     assert_eq!(o1.read("/etc/systemd/network/10-eth0.network"), NETWORK);
 }
+
+#[test]
+fn an_undo_that_is_interrupted_leaves_nothing_that_would_stay_when_the_vip_goes() {
+    if skipped() {
+        return;
+    }
+    let live = Live::new();
+    let o1 = &live.o1;
+    adopt(o1, "192.168.1.41 --vip web --new-address 192.168.1.189/24 --yes --no-files");
+    let _daemon = o1.launch("standin", &format!("{STANDIN} run --node o1"));
+    o1.wait_role("active", Duration::from_secs(5));
+    let own = || o1.ip("-o -4 addr show dev eth0 permanent");
+    let before = own();
+    let begin = |label: &str| {
+        let undo = o1.launch(label, &format!("{STANDIN} adopt --undo --yes"));
+        wait_until("undo to wait for the daemon", Duration::from_secs(3), || {
+            undo.log().contains("Waiting for standin to stop")
+        });
+        // Longer than the address stays that nobody keeps here.
+        std::thread::sleep(Duration::from_secs(6));
+        assert!(o1.ip("-o -4 addr show dev eth0").contains("192.168.1.41/32"));
+        undo
+    };
+
+    let undo = begin("ctrl-c");
+    undo.signal(2);
+    wait_until("the undo to end", Duration::from_secs(2), || undo.log().contains("interrupted"));
+    assert!(undo.log().contains("nothing was undone"), "{}", undo.log());
+    assert!(!o1.ip("-o -4 addr show dev eth0").contains("192.168.1.41/32"));
+
+    begin("killed").signal(9);
+    wait_until("the address without its subnet to go", Duration::from_secs(8), || {
+        !o1.ip("-o -4 addr show dev eth0").contains("192.168.1.41/32")
+    });
+    assert_eq!(own(), before);
+    assert_eq!(o1.role(), "active");
+}
+
+#[test]
+fn an_undo_while_another_node_holds_the_vip_is_refused_before_standin_has_to_stop() {
+    if skipped() {
+        return;
+    }
+    let live = Live::new();
+    let o1 = &live.o1;
+    adopt(o1, "192.168.1.41 --vip web --new-address 192.168.1.189/24 --yes --no-files");
+    o1.ip("addr del 192.168.1.41/24 dev eth0");
+    live.client.ip("addr add 192.168.1.41/24 dev eth0");
+    let _daemon = o1.launch("standin", &format!("{STANDIN} run --node o1"));
+    o1.wait_role("backup", Duration::from_secs(5));
+    let said = refused(o1, "--undo --yes");
+    assert!(said.contains(&live.client.mac()), "{said}");
+    assert!(said.contains("nothing was undone") && !said.contains("Waiting"), "{said}");
+    assert!(!o1.has("192.168.1.41"));
+    assert_eq!(o1.role(), "backup");
+}
+
+#[test]
+fn an_undo_finds_again_what_a_run_that_was_killed_had_in_its_hands() {
+    if skipped() {
+        return;
+    }
+    let live = Live::new();
+    let o1 = &live.o1;
+    let before = state(o1);
+    adopt(o1, "192.168.1.41 --vip web --new-address 192.168.1.189/24 --yes --no-files");
+    // SIGKILL between two steps of the new order.
+    o1.ip("addr del 192.168.1.42/24 dev eth0");
+    o1.ip("addr add 192.168.1.42/32 dev eth0");
+    o1.ip("addr add 192.168.1.189/32 dev eth0");
+    adopt(o1, "--undo --yes");
+    assert_eq!(state(o1), before);
+}

@@ -140,3 +140,27 @@ fn lost_answers_change_nothing_and_who_is_not_healthy_gives_back() {
         scene.n1.try_run(&format!("{STANDIN} adopt 192.168.1.99 --vip web --await-vacant"));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("doesn't have 192.168.1.99"));
 }
+
+#[test]
+fn who_still_waits_is_told_which_node_has_taken_it() {
+    if skipped() {
+        return;
+    }
+    let scene = Scene::new();
+    let n2 = scene.lan.host("n2", &["192.168.1.191/24"]);
+    n2.write("/run/alive", "");
+    let file = FILE.replace("[vip.web]", "[node.n2]\naddress = \"192.168.1.191\"\n[vip.web]");
+    scene.n1.write("/etc/standin/standin.toml", &file);
+    scene.n1.run(&format!("{STANDIN} reload"));
+    let _second = n2.standin(&file);
+    n2.wait_role("backup", ms(5000));
+    let _waits = n2.launch("await", &format!("{STANDIN} adopt {VIP} --vip web --await-vacant"));
+    // It asks seldom: the other one is first.
+    let words = format!("{STANDIN} adopt {VIP} --vip web --await-vacant --every 2s");
+    let shown = scene.n1.launch("await", &words);
+    let answers = format!("{} answers", scene.old.mac());
+    wait_until("the old host to be seen", ms(5000), || shown.log().contains(&answers));
+    scene.lan.isolate(&scene.old);
+    n2.wait_has(VIP, true, ms(3000));
+    wait_until("n2 to be named", ms(3000), || shown.log().contains("n2 has it"));
+}

@@ -112,6 +112,9 @@ fn a_killed_daemon_loses_its_addresses_at_once_and_comes_back() {
     pair.n1.wait_said("daemon_died", "(signal 9)", Duration::from_secs(3));
     let setting = pair.n1.run("cat /proc/sys/net/ipv4/conf/eth0/promote_secondaries");
     assert_eq!(setting.trim(), "0", "put back by the guard");
+    // `check` goes by the name where it asks who has the ports of the link and the API.
+    let name = fs::read_to_string(format!("/proc/{}/comm", child(guard).unwrap())).unwrap();
+    assert_eq!(name.trim(), "standin");
 }
 
 #[test]
@@ -205,6 +208,8 @@ fn a_stopped_daemon_loses_its_addresses() {
         child(guard).is_some_and(|new| new != daemon) && pair.n1.role() == "backup"
     });
     assert!(!exists(daemon), "the stopped one must not wake up again");
+    // Not that somebody has killed it.
+    pair.n1.wait_said("daemon_died", "hung, or was stopped", Duration::from_secs(3));
 }
 
 #[test]

@@ -101,6 +101,29 @@ fn a_file_with_shared_files_and_a_virtual_mac_is_drilled() {
     assert!(!moved("vip-deleted") && moved("switched-over"), "{report:#}");
 }
 
+/// What the second node has of its own is not the first one's to lose, or to give away.
+#[test]
+fn vips_that_different_nodes_hold_are_drilled() {
+    if skipped() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("standin.toml");
+    let api = "[vip.api]\nvirtual_router_id = 42\naddresses = [\"192.0.2.42/24\"]\n\
+               nodes = [\"n2\"]\n[nginx]\n";
+    let text = FILE.replace("virtual_mac = true\n[nginx]\n[sync]\n", api);
+    std::fs::write(&file, text).unwrap();
+    let mut drill = standin(&["lab", "--name", "both", "--drill", "--json"]);
+    drill.args(["--only", "vip-deleted,switched-over"]).arg(&file).env("TMPDIR", dir.path());
+    let output = drill.output().unwrap();
+    let report: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    let runs = report["runs"].as_array().unwrap();
+    assert_eq!((runs.len(), &runs[0]["before"]), (2, &Value::from("n1+n2")), "{report:#}");
+    let reasons = format!("{} {}", runs[0]["reasons"], runs[1]["reasons"]);
+    assert!(!reasons.contains("isn't here") && !reasons.contains("did not move"), "{report:#}");
+}
+
 /// Ends with the test, whatever it comes to.
 struct Lab(&'static str);
 

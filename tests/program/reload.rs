@@ -59,8 +59,18 @@ fn a_good_file_is_taken_and_a_vip_that_it_does_not_touch_stays() {
         assert_eq!(adverts("vrid 41, prio 0"), 0, "{dump_text}");
         let again = adverts("192.0.2.41 tell 192.0.2.41") + adverts("192.0.2.41 is-at");
         assert_eq!(again, announced, "{dump_text}");
-        assert!(daemon.lives());
         drop(dump);
+
+        // It may come later; a name that was mistyped takes the VIP away all the same.
+        let typo = text.replace("router_id = 43", "router_id = 43\ninterface = \"eth9\"");
+        host.cluster(&typo);
+        let said = host.standin("reload");
+        assert_eq!(said.code, 0, "{said:?}");
+        assert!(said.out.contains("[vip.ftp] is on interface eth9"), "{said:?}");
+        host.until_role("ftp", "idle");
+        let status = host.standin("status");
+        assert!(status.out.contains("waits until eth9 is there"), "{status:?}");
+        assert!(daemon.lives());
     });
 }
 

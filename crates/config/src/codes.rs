@@ -62,4 +62,5 @@ codes! {
     NET_FORM = "E0703", "The network configuration names the address in a form that isn't edited.";
     NET_DYNAMIC = "E0704", "The interface gets its address from elsewhere, by DHCP say.";
     NET_MENTION = "W0705", "The network configuration names the address for another purpose.";
+    NET_TWICE = "W0706", "The network configuration gives the interface the new address already.";
 }

@@ -70,6 +70,9 @@ fn told(case: &Case) -> String {
     let mut out = format!("declares: {}\n", edited.declares);
     out.push_str(&diff(&case.name, &case.text, &edited.text));
     out.push_str(&render(&edited.found, std::slice::from_ref(&source), false));
+    if let Some(twice) = edited.twice.filter(|_| edited.declares) {
+        out.push_str(&render(&[twice], std::slice::from_ref(&source), false));
+    }
     if !edited.dynamic.is_empty() {
         let dynamic = render(&edited.dynamic, std::slice::from_ref(&source), false);
         let _ = write!(out, "only if no file declares it:\n{dynamic}");

@@ -88,8 +88,13 @@ fn presence(
     if nginx.master.is_some() {
         return;
     }
-    let message =
-        format!("{} doesn't run: this node can hold no VIP until it does", binary.display());
+    let so = match severity {
+        Severity::Error => "this node can hold no VIP until it does",
+        Severity::Warning | Severity::Note => {
+            "the VIPs go on without it, for none of them has it in its checks"
+        }
+    };
+    let message = format!("{} doesn't run: {so}", binary.display());
     let finding = Diagnostic::new(severity, codes::NGINX_STOPPED, message);
     let conf =
         nginx.conf.as_deref().map_or_else(String::new, |conf| format!(" -c {}", conf.display()));

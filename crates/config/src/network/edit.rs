@@ -13,7 +13,7 @@ pub(super) struct Edit<'a> {
     pub(super) text: &'a str,
     pub(super) swap: Swap<'a>,
     replaced: Vec<Range<usize>>,
-    declares: bool,
+    declared: Option<Range<usize>>,
     found: Vec<Diagnostic>,
     dynamic: Vec<Diagnostic>,
 }
@@ -25,7 +25,7 @@ impl<'a> Edit<'a> {
             text,
             swap,
             replaced: Vec::new(),
-            declares: false,
+            declared: None,
             found: Vec::new(),
             dynamic: Vec::new(),
         }
@@ -74,8 +74,13 @@ impl<'a> Edit<'a> {
 
     /// `place` is what gives the interface its address.
     pub(super) fn declare(&mut self, place: Range<usize>) {
-        self.declares = true;
+        self.declared.get_or_insert_with(|| place.clone());
         self.replace(place);
+    }
+
+    /// Where the file gives the interface the old address first.
+    pub(super) fn declared(&self) -> Option<Range<usize>> {
+        self.declared.clone()
     }
 
     fn finding(&self, code: &'static str, what: String, place: Range<usize>) -> Diagnostic {
@@ -91,6 +96,16 @@ impl<'a> Edit<'a> {
             "if the two are the same machine's same cable, write {new} here by hand and run this again; else take \
              {old} out of here: two files give the address away"
         )));
+    }
+
+    /// The file gives the interface the new address at `place`.
+    pub(super) fn twice(&self, place: Range<usize>) -> Diagnostic {
+        let Swap { interface, old, new } = self.swap;
+        let what = format!("{interface} is given {new} here already");
+        Diagnostic::warning(codes::NET_TWICE, what).at(&self.file, place, "").help(format!(
+            "take it out here by hand before you go on: it is written in the place of {old}, and ifupdown can't bring \
+             {interface} up that is given an address twice"
+        ))
     }
 
     /// A command gives the host the address.
@@ -110,7 +125,8 @@ impl<'a> Edit<'a> {
         let what = format!("{old} stands {form}, which isn't edited");
         let finding = self.finding(codes::NET_FORM, what, place);
         self.found.push(finding.help(format!(
-            "write {new} here by hand if this gives the host its address, else nothing; then run this again"
+            "write {new} here by hand if this gives the host its address, else write the line in a plain form; then run \
+             this again. Or change the files by hand, and say --no-files"
         )));
     }
 
@@ -158,7 +174,8 @@ impl<'a> Edit<'a> {
             done = place.end;
         }
         text.push_str(&self.text[done..]);
-        Edited { text, declares: self.declares, found: self.found, dynamic: self.dynamic }
+        let (declares, found, dynamic) = (self.declared.is_some(), self.found, self.dynamic);
+        Edited { text, declares, found, dynamic, twice: None }
     }
 }
 

@@ -74,18 +74,27 @@ pub struct Edited {
     pub found: Vec<Diagnostic>,
     /// Where the interface gets addresses that no file names; to be said if no file declares it.
     pub dynamic: Vec<Diagnostic>,
+    /// Where the interface is given the new address already; to be said if a file declares the old one.
+    pub twice: Option<Diagnostic>,
 }
 
 /// Edits one file; `name` is its path, as messages call it.
 #[must_use]
 pub fn edit(system: System, name: &str, text: &str, swap: Swap<'_>) -> Edited {
     let mut edit = edit::Edit::new(name, text, swap);
+    read(system, &mut edit);
+    let mut there = edit::Edit::new(name, text, Swap { old: swap.new, new: swap.old, ..swap });
+    read(system, &mut there);
+    let twice = there.declared().map(|place| edit.twice(place));
+    Edited { twice, ..edit.finish() }
+}
+
+fn read(system: System, edit: &mut edit::Edit<'_>) {
     match system {
-        System::Ifupdown => ifupdown::read(&mut edit),
-        System::Netplan => netplan::read(&mut edit),
-        System::Networkd => networkd::read(&mut edit),
-        System::Keyfile => keyfile::read(&mut edit),
-        System::Ifcfg => ifcfg::read(&mut edit),
+        System::Ifupdown => ifupdown::read(edit),
+        System::Netplan => netplan::read(edit),
+        System::Networkd => networkd::read(edit),
+        System::Keyfile => keyfile::read(edit),
+        System::Ifcfg => ifcfg::read(edit),
     }
-    edit.finish()
 }

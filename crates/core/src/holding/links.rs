@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Answer, ENODEV, Holding, Key, Meaning, OwnLink, Step, Task};
+use super::{Answer, ENODEV, Held, Holding, Key, Meaning, OwnLink, Step, Task};
 use crate::types::{Family, Mac, Prefix, VipId, Vrid};
 
 /// A link of a VIP that is held.
@@ -58,11 +58,12 @@ impl Holding {
 
     /// A link isn't there any more. If a VIP that is held needs it, it is made again with what was on it.
     ///
-    /// Returns the addresses that come back by that.
+    /// Returns the addresses that come back by that; those on any other link went with it.
     pub fn link_gone(&mut self, index: u32) -> Vec<(VipId, Key)> {
         self.links_going.retain(|_, gone| gone.index != Some(index));
         let mut lost = Vec::new();
-        for (vip, held) in &self.held {
+        let own = |held: &Held| held.links.iter().any(|one| one.index == Some(index));
+        for (vip, held) in self.held.iter().filter(|(_, held)| own(held)) {
             let keys = held.keys().filter(|key| key.0 == index);
             lost.extend(keys.map(|key| (*vip, key)));
         }

@@ -90,6 +90,19 @@ impl Whole {
         permanent
     }
 
+    /// The same; the kernel takes it away after so many seconds, unless it is put again by then.
+    #[must_use]
+    pub fn lasting(&self, valid_s: u32) -> Self {
+        let mut lasting = self.clone();
+        lasting.address.valid_lft = Some(valid_s);
+        for attribute in &mut lasting.message.attributes {
+            if let AddressAttribute::CacheInfo(times) = attribute {
+                *times = lifetimes(times.ifa_preferred.min(valid_s), valid_s);
+            }
+        }
+        lasting
+    }
+
     /// The same, but never the source of the host's own connections; for IPv6 alone (RFC 6724 rule 3).
     #[must_use]
     pub fn deprecated(&self) -> Self {

@@ -170,6 +170,15 @@ fn a_link_that_somebody_removes_comes_back_unless_its_interface_went() {
 }
 
 #[test]
+fn an_interface_that_goes_takes_a_vip_without_a_link_of_its_own_along_and_nothing_comes_back() {
+    let (mut holding, mut host) = (Holding::default(), Host::default());
+    holding.orders([hold(WEB, "10.0.0.41/24")]);
+    host.run(&mut holding);
+    let (index, _) = *host.addresses.iter().next().unwrap();
+    assert_eq!(holding.link_gone(index), []);
+}
+
+#[test]
 fn a_successor_keeps_what_it_holds_again_and_the_rest_goes() {
     let (_, mut host) = served();
     let mut after = Holding::resumed(host.recorded.clone(), host.addresses.clone(), found(&host));
