@@ -10,6 +10,7 @@ mod linked;
 pub(crate) mod log;
 mod moves;
 pub(crate) mod notify;
+mod orders;
 mod record;
 mod records;
 mod reload;
@@ -30,7 +31,6 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, SystemTime};
 
 use standin_config::Cluster;
-use standin_core::Command;
 use standin_core::event::{Kind, Reason};
 use standin_core::plan::Plan;
 use standin_core::resume::Resume;
@@ -57,6 +57,7 @@ use history::Record;
 use log::{Log, Severity};
 pub(crate) use moves::{Asked, STOP_DRAINS_FOR, Wish, status};
 use notify::{Call, Notifier, State};
+use orders::Orders;
 use service::Whereabouts;
 use signals::Signals;
 use slim::at;
@@ -226,6 +227,7 @@ struct Control {
     settled_at: Option<tokio::time::Instant>,
     plan: Plan,
     moves: moves::Moves,
+    orders: Orders,
 }
 
 /// Runs a node until it is told to stop.
@@ -298,7 +300,7 @@ async fn serve(
     let Posts { engine, addresses, control, handovers } = Posts::new()?;
     let ledger = guarded.as_ref().map(|guarded| guarded.ledger.clone());
     let beat = Arc::new(Beat::new(ledger.clone()));
-    let resume = guarded.as_ref().and_then(|guarded| guarded.resume.clone());
+    let (orders, resume) = Orders::begin(&paths.run_dir, guarded.as_ref());
     let kept = resume.as_ref().map_or_else(Vec::new, |resume| kept(&chosen.plan, resume));
     let keeper = crate::addresses::start(
         addresses.1,
@@ -309,7 +311,6 @@ async fn serve(
         &paths.run_dir,
         &kept,
     )?;
-    let resumed = resume.is_some();
     let outside = crate::engine::Outside {
         resume,
         inbox: engine.1,
@@ -349,6 +350,7 @@ async fn serve(
         settled_at: None,
         plan: chosen.plan,
         moves: moves::Moves::default(),
+        orders,
         paths,
     };
     this.start_checks();
@@ -357,9 +359,7 @@ async fn serve(
     this.listen_tcp().await;
     let events = (Events::new(control.1)?, Events::new(handovers.1)?);
     let mut watched = Watched::new(guarded)?;
-    if resumed {
-        this.took_over(&watched);
-    }
+    this.took_over(&watched);
     this.mourn(&watched);
     attend(&mut this, &mut signals, &events, &mut requests, &mut ran, &mut of_link, &mut watched)
         .await?;
@@ -516,27 +516,15 @@ impl Control {
                 let _ = reply.send((records, followers.subscribe()));
             }
             Request::Maintenance { lasting, at_once, by, reply } => {
-                let time = lasting.map(|time| format!(" for {}", crate::cli::ago(time)));
-                let now = if at_once { ", at once" } else { "" };
-                let time = time.unwrap_or_default();
-                let words = format!("maintenance on{time}{now}, asked by {by}");
-                self.note(Severity::Notice, "maintenance_order", None, &words);
+                self.maintenance_begins(lasting, at_once, &by);
                 self.maintain((lasting, at_once), &by, reply).await;
             }
             Request::MaintenanceOff { by, reply } => {
-                let words = format!("maintenance off, asked by {by}");
-                self.note(Severity::Notice, "maintenance_order", None, &words);
-                let _ = reply.send(self.engine.offer(ToEngine::Command(Command::MaintenanceOff)));
+                let _ = reply.send(self.end_maintenance(&by));
             }
             Request::Sync(ask) => self.ask_sync(ask),
             Request::AwaitVacancy { vip, gap, by, reply } => {
-                let what = if gap.is_some() { "await" } else { "end awaiting" };
-                let text = format!("{what} vacancy, asked by {by}");
-                let known = self.cluster.vip(&vip).is_some();
-                if known {
-                    self.note(Severity::Notice, "vacancy_order", Some(&vip), &text);
-                }
-                let _ = reply.send(known && self.engine.offer(ToEngine::AwaitVacancy { vip, gap }));
+                let _ = reply.send(self.await_vacancy(vip, gap, &by));
             }
             Request::Apply { order, steps } => self.apply(order, steps),
             Request::Switchover { wish, reply } => {

@@ -134,8 +134,11 @@ impl Control {
         self.note(Severity::Error, "upgrade_refused", None, &text);
     }
 
-    /// This is the newer program; its guard is to become it as well.
+    /// If this is the newer program, its guard is to become it as well.
     pub(super) fn took_over(&mut self, watched: &Watched) {
+        if watched.guarded.as_ref().is_none_or(|guarded| guarded.resume.is_none()) {
+            return;
+        }
         let text = format!("standin {} took over in place", env!("CARGO_PKG_VERSION"));
         self.note(Severity::Notice, "upgraded", None, &text);
         watched.renew_guard();
@@ -147,6 +150,7 @@ impl Control {
         if let Some(died) = died {
             let text = format!("{died}; this one was started in its place");
             self.note(Severity::Error, "daemon_died", None, &text);
+            self.say_orders();
         }
     }
 

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use standin_linux::spawn;
+
 use crate::hosts::holders::Watch;
 use crate::hosts::wire::Adverts;
-use crate::hosts::{Daemon, Host, Lan, STANDIN, ms, skipped, wait_for, wait_until};
+use crate::hosts::{Daemon, Host, Lan, STANDIN, child_of, ms, skipped, wait_for, wait_until};
 
 const VIP: &str = "192.168.1.41";
 
@@ -29,7 +31,7 @@ struct Scene {
     lan: Lan,
     old: Host,
     n1: Host,
-    _standin: Daemon,
+    standin: Daemon,
 }
 
 impl Scene {
@@ -40,7 +42,7 @@ impl Scene {
         n1.write("/run/alive", "");
         let standin = n1.standin(FILE);
         n1.wait_role("backup", ms(5000));
-        Self { lan, old, n1, _standin: standin }
+        Self { lan, old, n1, standin }
     }
 
     /// Leaves the command running, as an operator would, and waits until it has seen the old host.
@@ -163,4 +165,23 @@ fn who_still_waits_is_told_which_node_has_taken_it() {
     scene.lan.isolate(&scene.old);
     n2.wait_has(VIP, true, ms(3000));
     wait_until("n2 to be named", ms(3000), || shown.log().contains("n2 has it"));
+}
+
+/// The death of a daemon is no word of the operator's: the next one waits on, and still gives the address back.
+#[test]
+fn a_daemon_that_dies_does_not_forget_whose_address_it_is() {
+    if skipped() {
+        return;
+    }
+    let scene = Scene::new();
+    let _shown = scene.await_vacant();
+    scene.lan.isolate(&scene.old);
+    scene.n1.wait_has(VIP, true, ms(3000));
+    spawn::kill(child_of(scene.standin.pid).unwrap(), 9).unwrap();
+    scene.n1.wait_has(VIP, false, ms(3000));
+    scene.n1.wait_said("vacancy_order", "ordered of the daemon before", ms(5000));
+    scene.n1.wait_has(VIP, true, ms(10_000));
+    scene.lan.rejoin(&scene.old);
+    scene.n1.wait_has(VIP, false, ms(3000));
+    scene.is_backup_for(ms(500));
 }

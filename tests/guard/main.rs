@@ -117,6 +117,34 @@ fn a_killed_daemon_loses_its_addresses_at_once_and_comes_back() {
     assert_eq!(name.trim(), "standin");
 }
 
+/// What an operator has ordered holds until it is ended: a node that is out of service stays so.
+#[test]
+fn a_death_ends_no_order() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (guard, daemon) = pair.processes();
+    pair.n1.run("/run/bin/standin maintenance on --for 1h --now");
+    pair.n2.wait_role("active", Duration::from_secs(3));
+    spawn::kill(daemon, 9).unwrap();
+    wait_until("another daemon", Duration::from_secs(3), || {
+        child(guard).is_some_and(|new| new != daemon) && pair.n1.role() == "backup"
+    });
+    pair.n1.wait_said("maintenance_order", "ordered of the daemon before", Duration::from_secs(3));
+    let left = pair.n1.try_status().unwrap()["maintenance"].clone();
+    assert!(left["remaining_s"].as_f64().is_some_and(|left| left > 3500.0), "{left}");
+    pair.n1.run("/run/bin/standin maintenance off");
+    assert!(pair.n1.try_status().unwrap()["maintenance"].is_null());
+    assert!(!pair.n1.run("ls /run/standin").contains("orders"));
+    // A stop ends it.
+    pair.n1.run("/run/bin/standin maintenance on");
+    assert_eq!(pair.first.stop(), Some(0));
+    let _again = pair.n1.standin(FILE);
+    pair.n1.wait_role("backup", Duration::from_secs(5));
+    assert!(pair.n1.try_status().unwrap()["maintenance"].is_null());
+}
+
 #[test]
 fn a_killed_guard_is_replaced_and_the_address_stays() {
     if skipped() {
