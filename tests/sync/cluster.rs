@@ -25,6 +25,10 @@ pub(crate) struct Cluster {
     pub(crate) lan: Lan,
 }
 
+/// The kernel tells since when a process runs in hundredths of a second: of one that began in the same one as
+/// its file was written it isn't known which came first, and so what it has loaded.
+const TICK: Duration = Duration::from_millis(20);
+
 /// The main file, which answers with the text; its address is the node's own.
 pub(crate) fn conf(answer: &str) -> String {
     format!(
@@ -143,6 +147,7 @@ impl Node {
     }
 
     pub(crate) fn start_nginx(&self) {
+        std::thread::sleep(TICK);
         let mut command = self.host.command("nginx");
         command.args(["-c", &format!("{}/nginx.conf", self.conf)]);
         assert!(command.status().unwrap().success(), "nginx on {}", self.host.name);

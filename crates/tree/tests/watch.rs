@@ -214,11 +214,12 @@ fn a_queue_that_overflows_loses_nothing() {
     let room = Room::new();
     room.write("a", "");
     let (sender, reports) = channel();
-    let (go, wait) = channel::<()>();
+    let ((go, wait), (come, read)) = (channel::<()>(), channel::<()>());
     // The first report is taken late: hints pile up meanwhile, more than the queue holds.
     let mut first = true;
     let tell = move |report| {
         if std::mem::take(&mut first) {
+            come.send(()).unwrap();
             wait.recv().unwrap();
         }
         drop(sender.send(report));
@@ -226,6 +227,8 @@ fn a_queue_that_overflows_loses_nothing() {
     let options = Options { longest: Duration::from_secs(1), ..hints() };
     let watch = Watch::start(room.spec(), options, Arc::clone(&room.store), tell).unwrap();
     let seen = Seen { watch, reports };
+    // What is written before the first reading is in it, and nothing more would be told.
+    read.recv().unwrap();
     for n in 0..6000 {
         room.write(&format!("{n}"), "x");
         fs::rename(room.live().join(n.to_string()), room.live().join("b")).unwrap();
