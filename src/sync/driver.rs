@@ -27,6 +27,7 @@ use super::push::{Accepted, Goal, Pusher};
 use super::serve::Asked;
 use super::tickets::{Looked, Tickets};
 use super::wire::Said;
+use super::workers::Stirred;
 use super::{Around, Settings, ToDriver, memory, workers};
 use crate::api::types::sync as said;
 use crate::control;
@@ -59,6 +60,8 @@ pub(super) enum Found {
     TicketsLoaded(Outcome),
     /// nginx was to load what lies there after a swap was undone.
     Reloaded(Outcome),
+    /// nginx was to load what it may have loaded already.
+    LoadedAgain(Id, Outcome),
 }
 
 /// What is known of the VIP and of nginx.
@@ -79,6 +82,8 @@ pub(super) struct Disk {
     pub(super) scan: Arc<Scan>,
     /// It has been so since this time, or for longer.
     pub(super) since: SystemTime,
+    /// It was seen when it became so.
+    pub(super) hinted: bool,
     /// When it was read last.
     pub(super) read: SystemTime,
     /// This node's files aren't what its values make of their patterns.
@@ -114,6 +119,8 @@ pub(super) struct Running {
     pub(super) placed: Option<SystemTime>,
     /// A swap was undone at the start, and nginx may run with what was undone.
     pub(super) undone: bool,
+    /// The generation that nginx was told to load because it wasn't known whether it had.
+    pub(super) loaded_again: Option<Id>,
     pub(super) records: u32,
     /// When the disk is looked at again after it has failed, and how long it is waited then.
     pub(super) look_at: Option<tokio::time::Instant>,
@@ -133,6 +140,7 @@ pub(super) struct Driver {
     pub(super) problem: Option<String>,
     pub(super) sessions: Sessions,
     pub(super) sight: Sight,
+    pub(super) stirred: Stirred,
     looking: bool,
     pub(super) job: u64,
     pub(super) fetching: Option<Fetching>,
@@ -169,6 +177,7 @@ pub(super) async fn run(
         problem: None,
         sessions: Sessions::default(),
         sight: Sight::default(),
+        stirred: Stirred::default(),
         looking: false,
         job: 0,
         fetching: None,
@@ -326,6 +335,7 @@ impl Driver {
         // One that is being restarted keeps its place.
         let conf = sight.conf.clone().or_else(|| self.sight.conf.take());
         self.sight = Sight { conf, ..sight };
+        self.stirred.of_master(self.sight.nginx.master);
         self.begin();
         if another {
             // It may read another file, and what a job says now is said of the one before.
@@ -418,6 +428,7 @@ impl Driver {
             Found::Tickets(looked) => self.tickets_looked(looked),
             Found::TicketsLoaded(outcome) => self.tickets_loaded(&outcome),
             Found::Reloaded(outcome) => self.reloaded(outcome).await,
+            Found::LoadedAgain(id, outcome) => self.loaded_again(id, outcome).await,
         }
     }
 

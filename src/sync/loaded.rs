@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use standin_core::sync::{Input, Outcome};
+use standin_core::sync::{Id, Input, Outcome};
 
 use super::driver::{Driver, Found, Running};
 use super::workers;
@@ -96,16 +96,62 @@ impl Driver {
         let Some(running) = &self.running else { return };
         let view = running.replica.view();
         let (Some(disk), Some(master)) = (&running.disk, self.sight.nginx.master) else { return };
-        let tip = view.state.applied.filter(|id| id.tree == disk.tree);
-        if tip.is_none() {
-            return;
-        }
-        let (tree, since) = (disk.tree, disk.since);
+        let Some(tip) = view.state.applied.filter(|id| id.tree == disk.tree) else { return };
         if workers::runs_since(master, running.known_until()) {
             // It may have loaded what was changed since the last reading.
             running.watch.look();
-        } else if view.writing && view.state.proven != tip && workers::runs_since(master, since) {
-            self.feed(Input::Loaded(tree)).await;
+            return;
+        }
+        if !view.writing || view.state.proven == Some(tip) {
+            return;
+        }
+        if workers::runs_since(master, disk.since) {
+            self.feed(Input::Loaded(tip.tree)).await;
+            return;
+        }
+        // What standin has put here itself need not have stirred.
+        let seen = disk.hinted && running.placed.is_none_or(|at| workers::runs_since(master, at));
+        if seen && self.stirred.served_since(master) {
+            self.feed(Input::Loaded(tip.tree)).await;
+        } else if seen && view.busy.is_none() && self.stirred.may_serve_since(master) {
+            self.load_again(tip);
+        }
+    }
+
+    /// Files were saved and nginx was reloaded in the same moment: which came first can't be told.
+    fn load_again(&mut self, id: Id) {
+        let ground = self.ground();
+        let Some(running) = &mut self.running else { return };
+        if running.loaded_again == Some(id) {
+            return;
+        }
+        let Some(ground) = ground else { return };
+        running.loaded_again = Some(id);
+        let (known, found) = (running.translation, self.found.clone());
+        tokio::task::spawn_blocking(move || {
+            // The driver may have ended.
+            let _ = found.send(Found::LoadedAgain(id, ground.load(id, known)));
+        });
+    }
+
+    pub(super) async fn loaded_again(&mut self, id: Id, outcome: Outcome) {
+        let head = format!("generation {id} was saved in the moment in which nginx was reloaded");
+        match outcome {
+            Outcome::Done => {
+                self.seen_loaded();
+                let text = format!("{head}: to be sure it was told to load it again");
+                self.tell(Severity::Info, "sync_loaded", None, text);
+                if self.writes() {
+                    self.feed(Input::Loaded(id.tree)).await;
+                }
+            }
+            Outcome::Failed { why, .. } => {
+                let text =
+                    format!("{head}, and can't load it now: {why}; mend that, then reload nginx");
+                self.tell(Severity::Warning, "sync_loaded", None, text);
+            }
+            // Other files lie there by now: they are seen to as ever.
+            Outcome::Moved | Outcome::Unproven(_) => {}
         }
     }
 }

@@ -72,7 +72,7 @@ impl Driver {
         let (dir, options) = (self.around.state_dir.join("sync"), settings.options());
         let (journals, found) = (self.journals(), self.found.clone());
         let (keys, master) = (Keys::of(&self.around.state_dir), self.sight.nginx.master);
-        let turn = Arc::clone(&self.turn);
+        let (turn, stirred) = (Arc::clone(&self.turn), self.stirred.clone());
         tokio::task::spawn_blocking(move || {
             // What can't be seen is told by the first look at them, too.
             if matches!(keys.exist(), Ok(true)) {
@@ -84,8 +84,9 @@ impl Driver {
             let held = turn.lock().unwrap_or_else(PoisonError::into_inner);
             let ready = open(&dir, &journals).and_then(|(store, saved, had, recovered)| {
                 let leftover = leftover::sweep(spec.roots(), &journals);
+                let stirs = move || stirred.note();
                 let tell = move |report| drop(reports.send(Found::Report(report)));
-                let watch = Watch::start(spec, options, Arc::clone(&store), tell)
+                let watch = Watch::start(spec, options, Arc::clone(&store), stirs, tell)
                     .map_err(|error| format!("the files can't be watched: {error}"))?;
                 Ok(Ready { store, saved, had, watch, recovered, leftover })
             });
@@ -139,6 +140,7 @@ impl Driver {
             had,
             placed: recovered.is_some().then(SystemTime::now),
             undone: recovered.is_some(),
+            loaded_again: None,
             records: 0,
             look_at: None,
             patience: reading::AGAIN,

@@ -28,7 +28,9 @@ impl Driver {
     pub(super) async fn reported(&mut self, report: Report) {
         let Some(running) = &mut self.running else { return };
         match report {
-            Report::Tree { scan, cause, began, .. } => self.read(scan, cause, began.into()).await,
+            Report::Tree { scan, cause, began, hinted, .. } => {
+                self.read(scan, (cause, hinted), began.into()).await;
+            }
             Report::Touched => self.touched().await,
             Report::Unreadable(error) => {
                 let text = format!("the shared files can't be read: {error}; it is tried again");
@@ -43,7 +45,7 @@ impl Driver {
         }
     }
 
-    async fn read(&mut self, mut scan: Box<Scan>, cause: Cause, began: Instant) {
+    async fn read(&mut self, mut scan: Box<Scan>, (cause, hinted): (Cause, bool), began: Instant) {
         let Some(running) = &mut self.running else { return };
         // It may have been read before the swap; another look follows.
         if matches!(running.replica.view().busy, Some(Job::Apply { .. })) {
@@ -69,7 +71,10 @@ impl Driver {
         let loss = self.loss(&scan.manifest).await;
         if let Some(running) = &mut self.running {
             let scan = Arc::from(scan);
-            running.disk = Some(Disk { tree, scan, since, read: now, unready });
+            // Another look at the same tree says nothing new of when it came.
+            let as_before = running.disk.as_ref().filter(|disk| disk.tree == tree);
+            let hinted = as_before.map_or(hinted, |disk| disk.hinted);
+            running.disk = Some(Disk { tree, scan, since, hinted, read: now, unready });
         }
         self.feed(Input::Disk { tree, loss }).await;
         self.served().await;

@@ -1,5 +1,6 @@
 //! Since when the workers of an nginx run: what they have loaded lay there at that time.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use standin_config::nginx::title::Title;
@@ -7,6 +8,70 @@ use standin_linux::process;
 
 /// Clock ticks of `/proc`, since Linux 2.6 the same on all of its architectures.
 const TICKS_PER_S: u64 = 100;
+const NANOS_PER_TICK: u64 = 1_000_000_000 / TICKS_PER_S;
+
+/// A tenth of a second: on a busy machine a thread hears so late of what it watches. Nobody saves after a reload
+/// within that time and means the save to wait for another one.
+const HEARD_WITHIN_TICKS: u64 = TICKS_PER_S / 10;
+
+/// Who served when the shared files stirred last: workers that weren't there then have loaded what lay there
+/// since. The kernel tells when a process began in hundredths of a second only, and a script that saves and
+/// reloads is done in less.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stirred(Arc<Mutex<Seen>>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    master: Option<u32>,
+    /// When, in ticks since the boot, and the children of the master by then; it may have had more that were
+    /// ending.
+    at: Option<(u64, Vec<u32>)>,
+}
+
+impl Stirred {
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        // What was written before a panic is whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whose workers are meant from now on.
+    pub(super) fn of_master(&self, master: Option<u32>) {
+        let mut seen = self.lock();
+        if seen.master != master {
+            *seen = Seen { master, at: None };
+        }
+    }
+
+    /// They stir now.
+    pub(super) fn note(&self) {
+        let mut seen = self.lock();
+        let ticks = standin_linux::clock::now().as_nanos() / NANOS_PER_TICK;
+        seen.at = seen.master.map(|master| (ticks, process::children_listed(master)));
+    }
+
+    /// Whether all workers of the master began since.
+    pub(super) fn served_since(&self, master: u32) -> bool {
+        self.all(master, |pid, began, at, before| began >= at && !before.contains(&pid))
+    }
+
+    /// Whether they may have: the files stirred as long before as it takes to hear of it.
+    pub(super) fn may_serve_since(&self, master: u32) -> bool {
+        self.all(master, |_, began, at, _| began >= at.saturating_sub(HEARD_WITHIN_TICKS))
+    }
+
+    /// Of each worker: its pid and since when it runs, when they stirred and who was there.
+    fn all(&self, master: u32, is: impl Fn(u32, u64, u64, &[u32]) -> bool) -> bool {
+        let seen = self.lock();
+        let (Some((at, before)), true) = (&seen.at, seen.master == Some(master)) else {
+            return false;
+        };
+        let is = |pid: &u32| {
+            process::start_time_ticks(*pid).is_some_and(|began| is(*pid, began, *at, before))
+        };
+        let workers = workers(master);
+        !workers.is_empty() && workers.iter().all(is)
+    }
+}
 
 /// Whether an nginx still has this process for its master.
 pub(crate) fn is_master(pid: u32) -> bool {
@@ -43,13 +108,13 @@ fn ticks_at(time: SystemTime) -> Option<u64> {
     let age = time.elapsed().ok()?;
     let now = standin_linux::clock::now().as_nanos();
     let at = now.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
-    Some(at / (1_000_000_000 / TICKS_PER_S))
+    Some(at / NANOS_PER_TICK)
 }
 
 /// The same for nanoseconds since the boot, which no step of the clock moves.
 pub(crate) fn began_after(master: u32, at_ns: u64) -> bool {
     let workers = workers(master);
-    let at_ticks = at_ns / (1_000_000_000 / TICKS_PER_S);
+    let at_ticks = at_ns / NANOS_PER_TICK;
     let after = |pid: &u32| process::start_time_ticks(*pid).is_some_and(|ticks| ticks > at_ticks);
     !workers.is_empty() && workers.iter().all(after)
 }

@@ -22,7 +22,7 @@ mod values;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use standin_linux::spawn;
 
@@ -333,4 +333,25 @@ fn the_end_of_a_drain_loads_no_edit_that_nobody_has_tested() {
     assert!(n2.host.said("switchover", "nginx isn't told to end them"));
     assert_eq!((n2.answer().as_str(), n2.workers()), ("v1", workers), "nothing was loaded");
     drop(idle);
+}
+
+/// As scripts do it, in less than the hundredth of a second in which the kernel counts when a process began.
+#[test]
+fn a_reload_right_after_the_save_is_known_to_have_loaded_it() {
+    if skipped() {
+        return;
+    }
+    let cluster = Cluster::new(2, "/etc/nginx/conf", "trigger = \"reload\"");
+    cluster.wait_answer("v1");
+    let n1 = &cluster.nodes[0];
+    n1.wait_own("proven", |own| own["proven"] == own["applied"] && own["drift"].is_null());
+    let script = "cp /run/next.conf /etc/nginx/conf/nginx.conf\nnginx -c /etc/nginx/conf/nginx.conf -s reload\n";
+    n1.host.write("/run/save-and-reload", script);
+    for number in 2..10 {
+        n1.host.write("/run/next.conf", &conf(&format!("v{number}")));
+        n1.host.run("sh /run/save-and-reload");
+        let (began, wanted) = (Instant::now(), format!("v{number}"));
+        wait_until("the other to have it", SOON, || cluster.nodes[1].answer() == wanted);
+        eprintln!("v{number} is served after {:?}", began.elapsed());
+    }
 }

@@ -29,7 +29,7 @@ fn after_any_storm_the_last_picture_is_the_disk() {
         ..Options::new(Duration::from_millis(50), Duration::from_secs(3600))
     };
     let tell = move |report| drop(sender.send(report));
-    let watch = Watch::start(room.spec(), options, Arc::clone(&room.store), tell).unwrap();
+    let watch = Watch::start(room.spec(), options, Arc::clone(&room.store), || (), tell).unwrap();
     let stop = AtomicBool::new(false);
     let mut built = 0;
     std::thread::scope(|scope| {

@@ -29,7 +29,7 @@ impl Seen {
         let (sender, reports) = channel();
         let store = Arc::clone(&room.store);
         let tell = move |report| drop(sender.send(report));
-        let watch = Watch::start(room.spec(), options, store, tell).unwrap();
+        let watch = Watch::start(room.spec(), options, store, || (), tell).unwrap();
         Self { watch, reports }
     }
 
@@ -144,7 +144,7 @@ fn a_single_file_that_is_replaced_by_rename_is_watched_on() {
     let spec = Spec::new([file.clone()], standin_tree::globs::Globs::default()).unwrap();
     let (sender, reports) = channel();
     let tell = move |report| drop(sender.send(report));
-    let watch = Watch::start(spec, hints(), Arc::clone(&room.store), tell).unwrap();
+    let watch = Watch::start(spec, hints(), Arc::clone(&room.store), || (), tell).unwrap();
     let seen = Seen { watch, reports };
     seen.next();
     for text in ["2", "3"] {
@@ -225,7 +225,7 @@ fn a_queue_that_overflows_loses_nothing() {
         drop(sender.send(report));
     };
     let options = Options { longest: Duration::from_secs(1), ..hints() };
-    let watch = Watch::start(room.spec(), options, Arc::clone(&room.store), tell).unwrap();
+    let watch = Watch::start(room.spec(), options, Arc::clone(&room.store), || (), tell).unwrap();
     let seen = Seen { watch, reports };
     // What is written before the first reading is in it, and nothing more would be told.
     read.recv().unwrap();

@@ -76,9 +76,9 @@ pub enum Cause {
 /// What the thread tells.
 #[derive(Debug)]
 pub enum Report {
-    /// The tree as it is now, and when its reading began. Its contents are in the store, not yet
-    /// committed.
-    Tree { scan: Box<Scan>, hash: Hash, cause: Cause, began: Instant },
+    /// The tree as it is now, and when its reading began; whether hints told when it became so, whatever led to
+    /// the reading. Its contents are in the store, not yet committed.
+    Tree { scan: Box<Scan>, hash: Hash, cause: Cause, began: Instant, hinted: bool },
     /// Something has hinted at a change, and the tree is the one that was told last: it may have been
     /// another one in between.
     Touched,
@@ -105,7 +105,8 @@ pub struct Watch {
 
 impl Watch {
     /// Starts the thread, which reads the tree and tells of it at once, and then of each other tree.
-    /// `tell` is called on that thread; while it waits, nothing is watched.
+    /// `stirs` is called as soon as something may have changed, `tell` once it is over and read; both on that
+    /// thread: while they wait, nothing is watched.
     ///
     /// # Errors
     /// When the kernel has no thread or descriptor left. inotify may fail: then the tree is polled.
@@ -113,6 +114,7 @@ impl Watch {
         spec: Spec,
         options: Options,
         store: Arc<Store>,
+        stirs: impl FnMut() + Send + 'static,
         tell: impl FnMut(Report) + Send + 'static,
     ) -> io::Result<Self> {
         let (orders, inbox) = channel();
@@ -124,6 +126,7 @@ impl Watch {
             spec,
             options,
             store,
+            stirs: Box::new(stirs),
             tell: Box::new(tell),
             inbox,
             wake: Arc::clone(&wake),
@@ -173,6 +176,7 @@ struct Watcher {
     spec: Spec,
     options: Options,
     store: Arc<Store>,
+    stirs: Box<dyn FnMut() + Send>,
     tell: Box<dyn FnMut(Report) + Send>,
     inbox: Receiver<Order>,
     wake: Arc<Wake>,
@@ -198,9 +202,14 @@ impl Watcher {
         let mut ready = Vec::new();
         let mut wakes = 0;
         loop {
-            let now = Instant::now();
-            let due = self.quiet.due().map_or(self.next_full, |due| due.min(self.next_full));
-            let due = if self.asked && !self.moving { now } else { due };
+            let mut now = Instant::now();
+            let mut due = self.due(now);
+            // What has stirred by now is in the reading: it is heard of first, and may be waited for.
+            if due <= now && self.has_hints() {
+                self.hints();
+                now = Instant::now();
+                due = self.due(now);
+            }
             if due <= now {
                 self.look();
                 wakes = 0;
@@ -229,6 +238,13 @@ impl Watcher {
         }
     }
 
+    fn due(&self, now: Instant) -> Instant {
+        if self.asked && !self.moving {
+            return now;
+        }
+        self.quiet.due().map_or(self.next_full, |due| due.min(self.next_full))
+    }
+
     fn connect(&mut self) {
         match Places::new() {
             Ok(places) => {
@@ -251,8 +267,17 @@ impl Watcher {
         match places.take(&self.spec) {
             Ok(false) => {}
             // A queue that can't be read hints at everything.
-            Ok(true) | Err(_) => self.quiet.hint(Instant::now()),
+            Ok(true) | Err(_) => {
+                self.quiet.hint(Instant::now());
+                (self.stirs)();
+            }
         }
+    }
+
+    /// Whether there are hints that nobody has read; if that can't be found out, none.
+    fn has_hints(&self) -> bool {
+        let mut ready = Vec::new();
+        self.poll.wait_for(&mut ready, Duration::ZERO).is_ok() && ready.contains(&Self::HINTS)
     }
 
     fn look(&mut self) {
@@ -359,7 +384,7 @@ impl Watcher {
         }
         if self.last != Some(hash) || cause == Cause::Asked {
             self.last = Some(hash);
-            (self.tell)(Report::Tree { scan: Box::new(scan), hash, cause, began });
+            (self.tell)(Report::Tree { scan: Box::new(scan), hash, cause, began, hinted });
         }
     }
 
