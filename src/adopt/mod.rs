@@ -25,7 +25,7 @@ use serde::Serialize;
 use standin_config::network::Swap;
 use standin_config::{Cluster, Diagnostic, Finding};
 use standin_core::types::Prefix;
-use standin_linux::fork::Signals;
+use standin_linux::fork::{SIGHUP, SIGINT, SIGTERM, Signals};
 
 use crate::api::PROBE_GAPS;
 use crate::cli::client::Unanswered;
@@ -34,10 +34,6 @@ use crate::control;
 use files::Look;
 use host::{Host, Place};
 use record::{Record, Way};
-
-const SIGHUP: i32 = 1;
-const SIGINT: i32 = 2;
-const SIGTERM: i32 = 15;
 
 #[derive(Debug, Args)]
 pub(crate) struct AdoptArgs {

@@ -195,16 +195,19 @@ mod tests {
         assert_eq!(write(&mut second, "three"), 3);
     }
 
+    /// A record "one", and then these bytes.
+    fn damaged(path: &Path, by: &[u8]) -> (History, HistoryFile) {
+        write(&mut History::open(path).unwrap(), "one");
+        let mut file = OpenOptions::new().append(true).open(path).unwrap();
+        file.write_all(by).unwrap();
+        History::open(path).unwrap()
+    }
+
     #[test]
     fn a_damaged_line_loses_itself_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.jsonl");
-        let mut history = History::open(&path).unwrap();
-        write(&mut history, "one");
-        drop(history);
-        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
-        file.write_all(b"{\"seq\": 2, torn \xff\n").unwrap();
-        let mut history = History::open(&path).unwrap();
+        let mut history = damaged(&path, b"{\"seq\": 2, torn \xff\n");
         assert_eq!(history.0.since(0).count(), 1);
         assert_eq!(write(&mut history, "two"), 2);
     }
@@ -213,12 +216,7 @@ mod tests {
     fn a_line_that_was_cut_off_loses_itself_only() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("events.jsonl");
-        let mut history = History::open(&path).unwrap();
-        write(&mut history, "one");
-        drop(history);
-        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
-        file.write_all(b"{\"seq\": 2, \"at\"").unwrap();
-        let mut history = History::open(&path).unwrap();
+        let mut history = damaged(&path, b"{\"seq\": 2, \"at\"");
         write(&mut history, "two");
         write(&mut history, "three");
         let texts: Vec<String> = kept(&path).into_iter().map(|record| record.text).collect();

@@ -128,12 +128,10 @@ impl Orders {
     }
 
     fn take(&mut self, text: &str, now: Instant) {
-        let at = text.lines().find_map(|line| line.strip_prefix(AT)?.trim().parse().ok());
-        let written = Instant::from_nanos(at.map_or(0, |ms: u64| ms.saturating_mul(1_000_000)));
-        // Of an earlier boot.
-        if at.is_none() || written > now {
-            return;
-        }
+        let at = text.lines().find_map(|line| line.strip_prefix(AT)?.trim().parse::<u64>().ok());
+        let written = at.map(|ms| Instant::from_nanos(ms.saturating_mul(1_000_000)));
+        // One to come is of an earlier boot.
+        let Some(written) = written.filter(|written| *written <= now) else { return };
         let Resume { maintenance, awaits, .. } = Resume::from_text(text);
         let ends = maintenance.map(|left| left.map(|left| written + left));
         self.maintenance = ends.filter(|ends| ends.is_none_or(|ends| ends > now));

@@ -25,7 +25,7 @@ use standin_core::types::{Family, Prefix};
 use standin_linux::advert::AdvertSender;
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
-use standin_linux::fork::{self, Half, Signals};
+use standin_linux::fork::{self, Half, SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1, Signals};
 use standin_linux::netlink::{Change, Link, NOWHERE, Rtnl};
 use standin_linux::output::say;
 use standin_linux::process::{self, PidFd};
@@ -36,15 +36,7 @@ use crate::engine::REALTIME_PRIORITY;
 use crate::exit::Exit;
 use ledger::Ledger;
 
-/// From whoever wants a reload; it ends who doesn't listen for it yet.
-const SIGHUP: i32 = 1;
-const SIGINT: i32 = 2;
-const SIGKILL: i32 = 9;
-/// From the daemon: take up the program that is on disk now.
-const SIGUSR1: i32 = 10;
-const SIGTERM: i32 = 15;
-
-/// What a guard is told, and hands on.
+/// What a guard is told, and hands on; SIGUSR1 is the daemon's: take up the program that is on disk now.
 const SIGNALS: [i32; 4] = [SIGHUP, SIGUSR1, SIGINT, SIGTERM];
 /// Of these, what ends a daemon that doesn't listen yet, as it should.
 const ENDS: [i32; 3] = [SIGUSR1, SIGINT, SIGTERM];

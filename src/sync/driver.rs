@@ -18,7 +18,7 @@ use tokio::task::AbortHandle;
 
 use super::fetch::Came;
 use super::ground::{Applied, Translation};
-use super::loaded::is_another;
+use super::loaded::{Doubt, is_another};
 use super::made::Lens;
 use super::opening::Ready;
 use super::outside::{LookedOutside, OutsideFiles};
@@ -58,10 +58,8 @@ pub(super) enum Found {
     Tickets(Looked),
     Outside(LookedOutside),
     TicketsLoaded(Outcome),
-    /// nginx was to load what lies there after a swap was undone.
-    Reloaded(Outcome),
     /// nginx was to load what it may have loaded already.
-    LoadedAgain(Id, Outcome),
+    LoadedAgain(Id, Doubt, Outcome),
 }
 
 /// What is known of the VIP and of nginx.
@@ -427,8 +425,9 @@ impl Driver {
             Found::Outside(looked) => self.outside_looked(looked),
             Found::Tickets(looked) => self.tickets_looked(looked),
             Found::TicketsLoaded(outcome) => self.tickets_loaded(&outcome),
-            Found::Reloaded(outcome) => self.reloaded(outcome).await,
-            Found::LoadedAgain(id, outcome) => self.loaded_again(id, outcome).await,
+            Found::LoadedAgain(id, doubt, outcome) => {
+                self.loaded_again(id, doubt, outcome).await;
+            }
         }
     }
 

@@ -5,8 +5,56 @@ use std::time::SystemTime;
 use standin_core::sync::{Id, Input, Outcome};
 
 use super::driver::{Driver, Found, Running};
+use super::ground::Ground;
 use super::workers;
 use crate::control::log::Severity;
+
+/// Why nginx is told to load what it may run with already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// A swap was undone at the start, and an nginx that ran meanwhile may have loaded what was undone.
+    Undone,
+    /// Files were saved and nginx was reloaded in the same moment: which came first can't be told.
+    SameMoment,
+}
+
+impl Doubt {
+    const fn kind(self) -> &'static str {
+        match self {
+            Self::Undone => "sync_recovered",
+            Self::SameMoment => "sync_loaded",
+        }
+    }
+
+    /// nginx has loaded it.
+    fn over(self, id: Id) -> (Severity, String) {
+        match self {
+            Self::Undone => {
+                let text = "nginx has loaded the files that are back after the undone swap";
+                (Severity::Notice, text.to_owned())
+            }
+            Self::SameMoment => {
+                let text = format!("{}: to be sure it was told to load it again", saved(id));
+                (Severity::Info, text)
+            }
+        }
+    }
+
+    /// nginx couldn't load it.
+    fn stays(self, id: Id) -> String {
+        match self {
+            Self::Undone => {
+                "nginx may run with files that were undone, and couldn't load those that are back"
+                    .to_owned()
+            }
+            Self::SameMoment => format!("{}, and can't load it now", saved(id)),
+        }
+    }
+}
+
+fn saved(id: Id) -> String {
+    format!("generation {id} was saved in the moment in which nginx was reloaded")
+}
 
 impl Running {
     /// Until then it is known what nginx had to load.
@@ -44,7 +92,7 @@ impl Driver {
         let loaded = workers::runs_since(master, placed)
             || state.proven.is_some() && state.proven == state.applied;
         let lies = running.disk.as_ref().map(|disk| disk.tree);
-        let (known, busy) = (running.translation, running.replica.view().busy.is_some());
+        let busy = running.replica.view().busy.is_some();
         let Some(id) = state.applied else { return };
         if !loaded && (busy || lies.is_none()) {
             return;
@@ -54,30 +102,33 @@ impl Driver {
             running.undone = false;
         }
         if let Some(ground) = ground.filter(|_| !loaded && lies == Some(id.tree)) {
-            let found = self.found.clone();
-            tokio::task::spawn_blocking(move || {
-                // The driver may have ended.
-                let _ = found.send(Found::Reloaded(ground.load(id, known)));
-            });
+            self.load_again(ground, id, Doubt::Undone);
         }
     }
 
-    pub(super) async fn reloaded(&mut self, outcome: Outcome) {
+    /// Has nginx load what lies there, with which it may run already.
+    fn load_again(&self, ground: Ground, id: Id, doubt: Doubt) {
+        let known = self.running.as_ref().and_then(|running| running.translation);
+        let found = self.found.clone();
+        tokio::task::spawn_blocking(move || {
+            // The driver may have ended.
+            let _ = found.send(Found::LoadedAgain(id, doubt, ground.load(id, known)));
+        });
+    }
+
+    pub(super) async fn loaded_again(&mut self, id: Id, doubt: Doubt, outcome: Outcome) {
         match outcome {
             Outcome::Done => {
                 self.seen_loaded();
-                let text = "nginx has loaded the files that are back after the undone swap";
-                self.tell(Severity::Notice, "sync_recovered", None, text.to_owned());
-                let applied = self.running.as_ref().and_then(|it| it.replica.view().state.applied);
-                if let Some(id) = applied.filter(|_| self.writes()) {
+                let (severity, text) = doubt.over(id);
+                self.tell(severity, doubt.kind(), None, text);
+                if self.writes() {
                     self.feed(Input::Loaded(id.tree)).await;
                 }
             }
             Outcome::Failed { why, .. } => {
-                let text = format!(
-                    "nginx may run with files that were undone, and couldn't load those that are back:                      {why}; mend that, then reload nginx"
-                );
-                self.tell(Severity::Warning, "sync_recovered", None, text);
+                let text = format!("{}: {why}; mend that, then reload nginx", doubt.stays(id));
+                self.tell(Severity::Warning, doubt.kind(), None, text);
             }
             // Other files lie there by now: they are seen to as ever.
             Outcome::Moved | Outcome::Unproven(_) => {}
@@ -114,44 +165,15 @@ impl Driver {
         if seen && self.stirred.served_since(master) {
             self.feed(Input::Loaded(tip.tree)).await;
         } else if seen && view.busy.is_none() && self.stirred.may_serve_since(master) {
-            self.load_again(tip);
+            self.load_for_sure(tip);
         }
     }
 
-    /// Files were saved and nginx was reloaded in the same moment: which came first can't be told.
-    fn load_again(&mut self, id: Id) {
-        let ground = self.ground();
-        let Some(running) = &mut self.running else { return };
-        if running.loaded_again == Some(id) {
-            return;
-        }
-        let Some(ground) = ground else { return };
-        running.loaded_again = Some(id);
-        let (known, found) = (running.translation, self.found.clone());
-        tokio::task::spawn_blocking(move || {
-            // The driver may have ended.
-            let _ = found.send(Found::LoadedAgain(id, ground.load(id, known)));
-        });
-    }
-
-    pub(super) async fn loaded_again(&mut self, id: Id, outcome: Outcome) {
-        let head = format!("generation {id} was saved in the moment in which nginx was reloaded");
-        match outcome {
-            Outcome::Done => {
-                self.seen_loaded();
-                let text = format!("{head}: to be sure it was told to load it again");
-                self.tell(Severity::Info, "sync_loaded", None, text);
-                if self.writes() {
-                    self.feed(Input::Loaded(id.tree)).await;
-                }
-            }
-            Outcome::Failed { why, .. } => {
-                let text =
-                    format!("{head}, and can't load it now: {why}; mend that, then reload nginx");
-                self.tell(Severity::Warning, "sync_loaded", None, text);
-            }
-            // Other files lie there by now: they are seen to as ever.
-            Outcome::Moved | Outcome::Unproven(_) => {}
+    /// Once for each generation.
+    fn load_for_sure(&mut self, id: Id) {
+        let (Some(ground), Some(running)) = (self.ground(), &mut self.running) else { return };
+        if running.loaded_again.replace(id) != Some(id) {
+            self.load_again(ground, id, Doubt::SameMoment);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the cluster file says of the shared files, on this node.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,9 +81,9 @@ impl Settings {
             roots.push(folder.to_owned());
         }
         roots.extend(self.also.iter().cloned());
-        let apart = |root: &Path, own: &Path| !root.starts_with(own) && !own.starts_with(root);
         for root in &roots {
-            if let Some(own) = self.own.iter().find(|own| !apart(root, own)) {
+            let overlaps = |own: &&PathBuf| root.starts_with(own) || own.starts_with(root);
+            if let Some(own) = self.own.iter().find(overlaps) {
                 return Err(format!(
                     "{} can't be shared: {} is this node's own. Keep it elsewhere (--file, \
                      --state-dir), or name other paths in [sync]",
@@ -119,11 +119,15 @@ fn values(cluster: &Cluster, own: &str) -> Values {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_folder_of_a_main_file_beside_standins_own_is_not_shared() {
+    fn settings(own: &[&str]) -> Settings {
         let text = "cluster = \"edge\"\n[node.n1]\naddress = \"192.0.2.1\"\n[nginx]\n[sync]\n";
         let cluster = standin_config::load("standin.toml", text).model.unwrap();
-        let settings = Settings::of(&cluster, "n1", Vec::new()).unwrap();
+        Settings::of(&cluster, "n1", own.iter().map(PathBuf::from).collect()).unwrap()
+    }
+
+    #[test]
+    fn the_folder_of_a_main_file_beside_standins_own_is_not_shared() {
+        let settings = settings(&[]);
         assert!(settings.spec(Some(&PathBuf::from("/etc/nginx/nginx.conf"))).is_ok());
         let why = settings.spec(Some(&PathBuf::from("/etc/nginx.conf"))).unwrap_err();
         assert!(why.contains("/etc/standin") && why.contains("paths in [sync]"), "{why}");
@@ -131,13 +135,10 @@ mod tests {
 
     #[test]
     fn what_was_told_to_lie_among_nginx_files_is_not_shared() {
-        let text = "cluster = \"edge\"\n[node.n1]\naddress = \"192.0.2.1\"\n[nginx]\n[sync]\n";
-        let cluster = standin_config::load("standin.toml", text).model.unwrap();
         let conf = PathBuf::from("/srv/nginx/nginx.conf");
-        let of = |own: &str| Settings::of(&cluster, "n1", vec![PathBuf::from(own)]).unwrap();
-        assert!(of("/srv/nginx-standin").spec(Some(&conf)).is_ok());
+        assert!(settings(&["/srv/nginx-standin"]).spec(Some(&conf)).is_ok());
         for own in ["/srv/nginx/standin.toml", "/srv/nginx", "/srv"] {
-            let why = of(own).spec(Some(&conf)).unwrap_err();
+            let why = settings(&[own]).spec(Some(&conf)).unwrap_err();
             assert!(why.contains(own) && why.contains("--state-dir"), "{why}");
         }
     }

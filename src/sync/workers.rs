@@ -51,25 +51,22 @@ impl Stirred {
 
     /// Whether all workers of the master began since.
     pub(super) fn served_since(&self, master: u32) -> bool {
-        self.all(master, |pid, began, at, before| began >= at && !before.contains(&pid))
+        self.of(master).is_some_and(|(at, before)| {
+            all(master, |pid, began| began >= at && !before.contains(&pid))
+        })
     }
 
     /// Whether they may have: the files stirred as long before as it takes to hear of it.
     pub(super) fn may_serve_since(&self, master: u32) -> bool {
-        self.all(master, |_, began, at, _| began >= at.saturating_sub(HEARD_WITHIN_TICKS))
+        self.of(master).is_some_and(|(at, _)| {
+            all(master, |_, began| began >= at.saturating_sub(HEARD_WITHIN_TICKS))
+        })
     }
 
-    /// Of each worker: its pid and since when it runs, when they stirred and who was there.
-    fn all(&self, master: u32, is: impl Fn(u32, u64, u64, &[u32]) -> bool) -> bool {
+    /// When they stirred last, and whom the master had by then.
+    fn of(&self, master: u32) -> Option<(u64, Vec<u32>)> {
         let seen = self.lock();
-        let (Some((at, before)), true) = (&seen.at, seen.master == Some(master)) else {
-            return false;
-        };
-        let is = |pid: &u32| {
-            process::start_time_ticks(*pid).is_some_and(|began| is(*pid, began, *at, before))
-        };
-        let workers = workers(master);
-        !workers.is_empty() && workers.iter().all(is)
+        seen.at.clone().filter(|_| seen.master == Some(master))
     }
 }
 
@@ -88,12 +85,16 @@ fn workers(master: u32) -> Vec<u32> {
     process::children(master).into_iter().filter(serves).collect()
 }
 
+/// Whether there are workers, and it `is` so of each: of its pid, and of when it began, in ticks since the boot.
+fn all(master: u32, is: impl Fn(u32, u64) -> bool) -> bool {
+    let is = |pid: &u32| process::start_time_ticks(*pid).is_some_and(|began| is(*pid, began));
+    let workers = workers(master);
+    !workers.is_empty() && workers.iter().all(is)
+}
+
 /// Whether all workers began after `since`: then they run with what lay there at that time.
 pub(crate) fn runs_since(master: u32, since: SystemTime) -> bool {
-    let Ok(age) = since.elapsed() else { return false };
-    let now = standin_linux::clock::now().as_nanos();
-    let at = now.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
-    began_after(master, at)
+    ticks_at(since).is_some_and(|at| all(master, |_, began| began > at))
 }
 
 /// Whether any worker began after `since`: nginx has read its files again.
@@ -111,10 +112,7 @@ fn ticks_at(time: SystemTime) -> Option<u64> {
     Some(at / NANOS_PER_TICK)
 }
 
-/// The same for nanoseconds since the boot, which no step of the clock moves.
+/// As [`runs_since`], for nanoseconds since the boot, which no step of the clock moves.
 pub(crate) fn began_after(master: u32, at_ns: u64) -> bool {
-    let workers = workers(master);
-    let at_ticks = at_ns / NANOS_PER_TICK;
-    let after = |pid: &u32| process::start_time_ticks(*pid).is_some_and(|ticks| ticks > at_ticks);
-    !workers.is_empty() && workers.iter().all(after)
+    all(master, |_, began| began > at_ns / NANOS_PER_TICK)
 }

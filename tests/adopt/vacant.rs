@@ -47,10 +47,14 @@ impl Scene {
 
     /// Leaves the command running, as an operator would, and waits until it has seen the old host.
     fn await_vacant(&self) -> Daemon {
-        let words = format!("{STANDIN} adopt {VIP} --vip web --await-vacant");
+        self.await_asking("", ms(3000))
+    }
+
+    fn await_asking(&self, more: &str, within: Duration) -> Daemon {
+        let words = format!("{STANDIN} adopt {VIP} --vip web --await-vacant {more}");
         let shown = self.n1.launch("await", &words);
         let answers = format!("{} answers", self.old.mac());
-        wait_until("the old host to be seen", ms(3000), || shown.log().contains(&answers));
+        wait_until("the old host to be seen", within, || shown.log().contains(&answers));
         shown
     }
 
@@ -158,10 +162,7 @@ fn who_still_waits_is_told_which_node_has_taken_it() {
     n2.wait_role("backup", ms(5000));
     let _waits = n2.launch("await", &format!("{STANDIN} adopt {VIP} --vip web --await-vacant"));
     // It asks seldom: the other one is first.
-    let words = format!("{STANDIN} adopt {VIP} --vip web --await-vacant --every 2s");
-    let shown = scene.n1.launch("await", &words);
-    let answers = format!("{} answers", scene.old.mac());
-    wait_until("the old host to be seen", ms(5000), || shown.log().contains(&answers));
+    let shown = scene.await_asking("--every 2s", ms(5000));
     scene.lan.isolate(&scene.old);
     n2.wait_has(VIP, true, ms(3000));
     wait_until("n2 to be named", ms(3000), || shown.log().contains("n2 has it"));

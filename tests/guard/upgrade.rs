@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 use super::hosts::holders::Watch;
 use super::hosts::{Daemon, Host, Lan, ms, skipped, wait_for, wait_until};
 use super::{FILE, VIP, child, exists};
+use standin_linux::fork::SIGHUP;
 use standin_linux::process;
-
-const SIGHUP: i32 = 1;
 
 /// Signals that are caught, as the kernel shows them of a process.
 fn catches(pid: u32, signal: i32) -> bool {
@@ -43,14 +42,34 @@ fn a_reload_that_comes_before_the_daemon_is_ready_does_not_end_it() {
     assert_eq!(first.stop(), Some(0));
 }
 
-/// A node alone that runs a program of its own.
-fn active(lan: &Lan, file: &str) -> (Host, Daemon) {
-    let n1 = lan.host("n1", &["192.168.1.189/24"]);
-    n1.write("/etc/standin/standin.toml", file);
+const SOON: Duration = Duration::from_secs(5);
+
+/// A host alone.
+fn alone(lan: &Lan) -> Host {
+    lan.host("n1", &["192.168.1.189/24"])
+}
+
+/// Runs a program of its own, which can be replaced.
+fn launch(n1: &Host) -> Daemon {
     n1.run("cp /run/bin/standin /run/standin-program");
-    let first = n1.launch("standin", "/run/standin-program run");
-    n1.wait_has(VIP, true, Duration::from_secs(5));
-    (n1, first)
+    n1.launch("standin", "/run/standin-program run")
+}
+
+/// The same by this file, until it has the VIP, which takes a check of a second some more.
+fn active(n1: &Host, file: &str, within: Duration) -> Daemon {
+    n1.write("/etc/standin/standin.toml", file);
+    let first = launch(n1);
+    n1.wait_has(VIP, true, within);
+    first
+}
+
+/// Where others can't write.
+const SCRIPT: &str = "/run/s/slow";
+
+fn script(n1: &Host, text: &str) {
+    n1.run("mkdir -m 0755 /run/s");
+    n1.write(SCRIPT, text);
+    n1.run("chmod 0755 /run/s/slow");
 }
 
 /// Another file lies where the program does.
@@ -65,7 +84,8 @@ fn reloads_while_a_newer_program_is_taken_up_cost_nothing() {
         return;
     }
     let lan = Lan::new();
-    let (n1, first) = active(&lan, FILE);
+    let n1 = alone(&lan);
+    let first = active(&n1, FILE, SOON);
     let daemon = wait_for("a daemon", Duration::from_secs(2), || child(first.pid));
     let watch = Watch::new(VIP, &[&n1]);
     let began = Instant::now();
@@ -89,7 +109,8 @@ fn a_stop_right_after_the_reload_that_takes_a_newer_program_up_is_heard() {
         return;
     }
     let lan = Lan::new();
-    let (n1, first) = active(&lan, FILE);
+    let n1 = alone(&lan);
+    let first = active(&n1, FILE, SOON);
     replace_program(&n1);
     // Its answer comes before the newer program is tried.
     n1.run("/run/bin/standin reload");
@@ -103,18 +124,13 @@ fn notify_scripts_that_run_are_waited_for() {
         return;
     }
     let lan = Lan::new();
-    let script =
+    let waits =
         "#!/bin/sh\nwhile [ -e /run/hold ]; do sleep 0.05; done\necho \"$3\" >> /run/told\n";
-    let file = format!("{FILE}[notify]\nactive = [\"/run/s/slow\"]\n");
-    let n1 = lan.host("n1", &["192.168.1.189/24"]);
-    n1.run("mkdir -m 0755 /run/s");
-    n1.write("/run/s/slow", script);
-    n1.run("chmod 0755 /run/s/slow");
+    let file = format!("{FILE}[notify]\nactive = [\"{SCRIPT}\"]\n");
+    let n1 = alone(&lan);
+    script(&n1, waits);
     n1.write("/run/hold", "");
-    n1.write("/etc/standin/standin.toml", &file);
-    n1.run("cp /run/bin/standin /run/standin-program");
-    let first = n1.launch("standin", "/run/standin-program run");
-    n1.wait_has(VIP, true, Duration::from_secs(5));
+    let first = active(&n1, &file, SOON);
     replace_program(&n1);
     n1.run("/run/bin/standin reload");
     n1.wait_said("upgrade_refused", "notify scripts", Duration::from_secs(3));
@@ -136,17 +152,12 @@ fn a_check_script_that_runs_meanwhile_leaves_no_zombie() {
         return;
     }
     let lan = Lan::new();
-    let n1 = lan.host("n1", &["192.168.1.189/24"]);
-    n1.run("mkdir -m 0755 /run/s");
-    n1.write("/run/s/slow", "#!/bin/sh\nsleep 0.8\n");
-    n1.run("chmod 0755 /run/s/slow");
+    let n1 = alone(&lan);
+    script(&n1, "#!/bin/sh\nsleep 0.8\n");
     let check = "[check.slow]\ntype = \"script\"\ncommand = [\"/run/s/slow\"]\ninterval = \"1s\"\n\
                  timeout = \"900ms\"\n";
     let file = FILE.replace("checks = []", "checks = [\"slow\"]") + check;
-    n1.write("/etc/standin/standin.toml", &file);
-    n1.run("cp /run/bin/standin /run/standin-program");
-    let first = n1.launch("standin", "/run/standin-program run");
-    n1.wait_has(VIP, true, Duration::from_secs(8));
+    let first = active(&n1, &file, Duration::from_secs(8));
     let daemon = wait_for("a daemon", Duration::from_secs(2), || child(first.pid));
     replace_program(&n1);
     // It begins the check anew, and with that the script.
@@ -170,12 +181,11 @@ fn a_cluster_file_that_is_applied_takes_up_no_newer_program() {
         return;
     }
     let lan = Lan::new();
-    let n1 = lan.host("n1", &["192.168.1.189/24"]);
+    let n1 = alone(&lan);
     n1.run(
         "/run/bin/standin init --no-sync --cluster edge --node n1=192.168.1.189 --vip web=192.168.1.41/24",
     );
-    n1.run("cp /run/bin/standin /run/standin-program");
-    let first = n1.launch("standin", "/run/standin-program run");
+    let first = launch(&n1);
     wait_until("it to answer", Duration::from_secs(5), || n1.try_status().is_some());
     replace_program(&n1);
     let file = n1.read("/etc/standin/standin.toml");

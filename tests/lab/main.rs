@@ -12,14 +12,13 @@ use std::process::{Command, Stdio};
 use hosts::skipped;
 use rustix::io::{FdFlags, fcntl_setfd};
 use serde_json::Value;
+use standin_linux::fork::SIGINT;
 use standin_linux::process::PidFd;
 
 const STANDIN: &str = env!("CARGO_BIN_EXE_standin");
 
-const SIGINT: i32 = 2;
-
-/// With what a made-up cluster hasn't: a MAC of its own for the VIP, and shared files.
-const FILE: &str = r#"
+/// Two nodes and a VIP; what is added goes into the VIP's section first.
+const PAIR: &str = r#"
 cluster = "edge"
 [node.n1]
 address = "192.0.2.11"
@@ -29,22 +28,13 @@ address = "192.0.2.12"
 [vip.web]
 virtual_router_id = 41
 addresses = ["192.0.2.41/24"]
-virtual_mac = true
-[nginx]
-[sync]
 "#;
+
+/// With what a made-up cluster hasn't: a MAC of its own for the VIP, and shared files.
+const OWN_MAC: &str = "virtual_mac = true\n[nginx]\n[sync]\n";
 
 /// Whose checks ask for others than the nodes: a gateway that is there, and another cable.
 const ASKING: &str = r#"
-cluster = "asks"
-[node.n1]
-address = "192.0.2.11"
-priority = 150
-[node.n2]
-address = "192.0.2.12"
-[vip.web]
-virtual_router_id = 41
-addresses = ["192.0.2.41/24"]
 witness = ["gateway"]
 heartbeat = ["eth1"]
 checks = ["nginx", "way-out"]
@@ -58,17 +48,26 @@ via = "192.0.2.1"
 [nginx]
 "#;
 
+/// A second VIP, which is the second node's.
+const OTHER: &str = r#"
+[vip.api]
+virtual_router_id = 42
+addresses = ["192.0.2.42/24"]
+nodes = ["n2"]
+[nginx]
+"#;
+
 fn standin(words: &[&str]) -> Command {
     let mut command = Command::new(STANDIN);
     command.args(words).stdin(Stdio::null());
     command
 }
 
-/// The report of a drill of a file of one's own.
-fn drilled(name: &str, text: &str, faults: &str) -> Value {
+/// The report of a drill of a file of one's own: the pair with `more`.
+fn drilled(name: &str, more: &str, faults: &str) -> Value {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("standin.toml");
-    std::fs::write(&file, text).unwrap();
+    std::fs::write(&file, format!("{PAIR}{more}")).unwrap();
     let mut drill = standin(&["lab", "--name", name, "--drill", "--json", "--only", faults]);
     let output = drill.arg(&file).env("TMPDIR", dir.path()).output().unwrap();
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
@@ -91,7 +90,7 @@ fn a_file_with_shared_files_and_a_virtual_mac_is_drilled() {
     if skipped() {
         return;
     }
-    let report = drilled("drilled", FILE, "vip-deleted,switched-over");
+    let report = drilled("drilled", OWN_MAC, "vip-deleted,switched-over");
     let runs = report["runs"].as_array().unwrap();
     let moved = |fault: &str| {
         let run = runs.iter().find(|run| run["fault"] == fault).unwrap();
@@ -107,17 +106,7 @@ fn vips_that_different_nodes_hold_are_drilled() {
     if skipped() {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("standin.toml");
-    let api = "[vip.api]\nvirtual_router_id = 42\naddresses = [\"192.0.2.42/24\"]\n\
-               nodes = [\"n2\"]\n[nginx]\n";
-    let text = FILE.replace("virtual_mac = true\n[nginx]\n[sync]\n", api);
-    std::fs::write(&file, text).unwrap();
-    let mut drill = standin(&["lab", "--name", "both", "--drill", "--json"]);
-    drill.args(["--only", "vip-deleted,switched-over"]).arg(&file).env("TMPDIR", dir.path());
-    let output = drill.output().unwrap();
-    let report: Value =
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    let report = drilled("both", OTHER, "vip-deleted,switched-over");
     let runs = report["runs"].as_array().unwrap();
     assert_eq!((runs.len(), &runs[0]["before"]), (2, &Value::from("n1+n2")), "{report:#}");
     let reasons = format!("{} {}", runs[0]["reasons"], runs[1]["reasons"]);

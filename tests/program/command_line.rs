@@ -124,21 +124,31 @@ fn times_for_people_are_in_the_zone_of_the_host() {
     }
 }
 
+/// What `standin WORDS --help` prints.
+fn help(words: &str) -> String {
+    let mut command = std::process::Command::new(crate::host::STANDIN);
+    let output = command.args(words.split_whitespace()).arg("--help").output().unwrap();
+    assert!(output.status.success(), "{words}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The commands that a help page lists.
+fn commands(page: &str) -> Vec<String> {
+    let list = page.split("Commands:\n").nth(1).unwrap_or_default();
+    let list = list.split("\n\n").next().unwrap_or_default();
+    // What goes on below a command is further in.
+    let named = |line: &str| line.strip_prefix("  ")?.split(' ').next().map(str::to_owned);
+    list.lines().filter_map(named).filter(|name| !name.is_empty()).collect()
+}
+
 #[test]
 fn the_help_of_every_command_has_an_example() {
-    let help = |words: &[&str]| {
-        let output = std::process::Command::new(crate::host::STANDIN).args(words).output().unwrap();
-        assert!(output.status.success(), "{words:?}");
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let top = help(&["--help"]);
+    let top = help("");
     assert!(top.contains("Exit codes: 0 done"), "{top}");
-    let list = top.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
-    let commands: Vec<_> =
-        list.lines().filter_map(|line| line.split_ascii_whitespace().next()).collect();
+    let commands = commands(&top);
     assert!(commands.len() >= 6, "{commands:?}");
     for command in commands {
-        let page = help(&[command, "--help"]);
+        let page = help(&command);
         let example = format!("standin {command}");
         let after = page.split("Example").nth(1).unwrap_or_default();
         assert!(after.contains(&example), "{command} has no example:\n{page}");
@@ -159,23 +169,11 @@ fn every_command_speaks_to_programs_too() {
         "lab start",
         "lab down",
     ];
-    let help = |words: &str| {
-        let mut command = std::process::Command::new(crate::host::STANDIN);
-        let output = command.args(words.split_whitespace()).arg("--help").output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
-    let below = |page: &str| -> Vec<String> {
-        let list = page.split("Commands:\n").nth(1).unwrap_or_default();
-        let list = list.split("\n\n").next().unwrap_or_default();
-        // What goes on below a command is further in.
-        let named = |line: &str| line.strip_prefix("  ")?.split(' ').next().map(str::to_owned);
-        list.lines().filter_map(named).filter(|name| !name.is_empty()).collect()
-    };
-    let mut open = below(&help(""));
+    let mut open = commands(&help(""));
     let mut seen = 0;
     while let Some(words) = open.pop() {
         let page = help(&words);
-        let inner = below(&page);
+        let inner = commands(&page);
         // `sync` alone does nothing.
         let speaks = page.contains("--json") || (words == "sync" && !inner.is_empty());
         assert_eq!(speaks, !DUMB.contains(&words.as_str()), "{words}:\n{page}");

@@ -4,6 +4,12 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+pub const SIGHUP: i32 = libc::SIGHUP;
+pub const SIGINT: i32 = libc::SIGINT;
+pub const SIGKILL: i32 = libc::SIGKILL;
+pub const SIGUSR1: i32 = libc::SIGUSR1;
+pub const SIGTERM: i32 = libc::SIGTERM;
+
 /// Which half of a split process this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Half {

@@ -196,12 +196,8 @@ impl Desk {
                     ));
                 }
             };
-            let warnings = fit(
-                &name,
-                &text,
-                Whose { cluster: &cluster, node: &node, state_dir: &state_dir },
-                &in_force,
-            )?;
+            let whose = Whose { cluster: Some(&cluster), node: &node, state_dir: &state_dir };
+            let warnings = fit(&name, &text, whose, &in_force)?;
             match origin {
                 Origin::Here => Ok(warnings),
                 Origin::Elsewhere => agreed_to(&approved, &text, &in_force).map(|()| warnings),

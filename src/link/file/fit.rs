@@ -11,7 +11,8 @@ use crate::preflight::{self, Listen, Subject};
 /// The node that looks at a file.
 #[derive(Clone, Copy)]
 pub(super) struct Whose<'a> {
-    pub(super) cluster: &'a str,
+    /// What the file has to be of, if anything.
+    pub(super) cluster: Option<&'a str>,
     pub(super) node: &'a str,
     pub(super) state_dir: &'a Path,
 }
@@ -26,12 +27,13 @@ pub(super) fn fit(
     whose: Whose<'_>,
     in_force: &str,
 ) -> Result<String, String> {
-    let (new, source) = findings(name, text, Some(whose.cluster), whose)?;
+    let (new, source) = findings(name, text, whose)?;
     let (errors, warnings): (Vec<_>, Vec<_>) = new.into_iter().partition(Diagnostic::is_error);
     let known = if errors.is_empty() {
         Vec::new()
     } else {
-        findings(name, in_force, None, whose).map_or_else(|_| Vec::new(), |(found, _)| found)
+        findings(name, in_force, Whose { cluster: None, ..whose })
+            .map_or_else(|_| Vec::new(), |(found, _)| found)
     };
     let (old, new): (Vec<_>, Vec<_>) =
         errors.into_iter().partition(|one| known.iter().any(|it| it.message == one.message));
@@ -48,8 +50,7 @@ pub(super) fn fit(
 fn findings(
     name: &str,
     text: &str,
-    cluster: Option<&str>,
-    Whose { node, state_dir, .. }: Whose<'_>,
+    Whose { cluster, node, state_dir }: Whose<'_>,
 ) -> Result<(Vec<Diagnostic>, Source), String> {
     let Loaded { model, diagnostics, source } = standin_config::load_bytes(name, text.as_bytes());
     let shown =

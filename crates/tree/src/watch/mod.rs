@@ -205,7 +205,7 @@ impl Watcher {
             let mut now = Instant::now();
             let mut due = self.due(now);
             // What has stirred by now is in the reading: it is heard of first, and may be waited for.
-            if due <= now && self.has_hints() {
+            if due <= now && self.has_hints().unwrap_or(false) {
                 self.hints();
                 now = Instant::now();
                 due = self.due(now);
@@ -274,10 +274,11 @@ impl Watcher {
         }
     }
 
-    /// Whether there are hints that nobody has read; if that can't be found out, none.
-    fn has_hints(&self) -> bool {
+    /// Whether there are hints that nobody has read.
+    fn has_hints(&self) -> io::Result<bool> {
         let mut ready = Vec::new();
-        self.poll.wait_for(&mut ready, Duration::ZERO).is_ok() && ready.contains(&Self::HINTS)
+        self.poll.wait_for(&mut ready, Duration::ZERO)?;
+        Ok(ready.contains(&Self::HINTS))
     }
 
     fn look(&mut self) {
@@ -336,12 +337,10 @@ impl Watcher {
     /// before, a hint has led to this reading, so that there are hints here, and none has come since.
     fn is_quiet(&self) -> bool {
         let watched = self.places.as_ref().is_some_and(|places| places.fresh() == 0);
-        let mut ready = Vec::new();
         watched
             && self.quiet.is_burst()
             && self.limit.is_none()
-            && self.poll.wait_for(&mut ready, Duration::ZERO).is_ok()
-            && !ready.contains(&Self::HINTS)
+            && matches!(self.has_hints(), Ok(false))
     }
 
     fn take(&mut self, scan: Scan, (began, now): (Instant, Instant)) {
