@@ -62,7 +62,7 @@ pub(crate) struct Options {
 impl Options {
     /// How often what is noisy is measured; the median counts.
     const fn rounds(&self) -> usize {
-        if self.quick { 1 } else { 3 }
+        if self.quick { 1 } else { 5 }
     }
 
     /// How long steady work is watched.

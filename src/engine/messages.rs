@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use standin_core::election::told::Says;
 use standin_core::event::{Event, Role, Standing};
-use standin_core::guard::{Goodbye, LEAST_PATIENCE, patience};
+use standin_core::guard::{Goodbye, LEAST_PATIENCE, beat_every, patience};
 use standin_core::plan::{MAX_VIPS, Plan};
 use standin_core::record::Entry;
 use standin_core::resume::Resume;
@@ -36,12 +36,6 @@ const HANDOVERS: usize = 2 * MAX_VIPS;
 
 /// Between two looks whether a full queue has room.
 const ROOM_AGAIN: Duration = Duration::from_millis(1);
-
-/// The engine shows that it is alive at least this often; the address thread waits for four.
-const BEAT_EVERY: Duration = Duration::from_millis(250);
-
-/// While it holds something and a guard looks, it shows it this often; each time costs a timer.
-const GUARDED_BEAT_EVERY: Duration = Duration::from_millis(50);
 
 /// A daemon without realtime priority or locked memory is late now and then, and not stuck.
 const UNHURRIED_PATIENCE: Duration = Duration::from_secs(1);
@@ -339,12 +333,10 @@ impl Beat {
         }
     }
 
-    /// How often it has to be struck.
+    /// How often it has to be struck at least; the address thread waits for four.
     pub(crate) fn period(&self) -> Duration {
-        match &self.ledger {
-            Some(ledger) if ledger.holds() => GUARDED_BEAT_EVERY,
-            _ => BEAT_EVERY,
-        }
+        let watched = self.ledger.as_ref().filter(|ledger| ledger.holds());
+        beat_every(watched.map_or(Duration::ZERO, Ledger::patience))
     }
 
     pub(crate) fn age(&self, now: Instant) -> Duration {

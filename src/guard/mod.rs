@@ -19,13 +19,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use standin_core::guard::{Duty, End, Goodbye, Key, Lives, OwnLink, Remains, State, duties};
+use standin_core::guard::{Duty, End, Goodbye, Key, Lives, OwnLink, Remains, State, Stop, duties};
 use standin_core::resume::{self, Resume};
 use standin_core::types::{Family, Prefix};
 use standin_linux::advert::AdvertSender;
 use standin_linux::clock::{Timer, now};
 use standin_linux::epoll::Poll;
-use standin_linux::fork::{self, Half, SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1, Signals};
+use standin_linux::fork::{
+    self, Half, SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1, Signals,
+};
 use standin_linux::netlink::{Change, Link, NOWHERE, Rtnl};
 use standin_linux::output::say;
 use standin_linux::process::{self, PidFd};
@@ -37,9 +39,11 @@ use crate::exit::Exit;
 use ledger::Ledger;
 
 /// What a guard is told, and hands on; SIGUSR1 is the daemon's: take up the program that is on disk now.
-const SIGNALS: [i32; 4] = [SIGHUP, SIGUSR1, SIGINT, SIGTERM];
-/// Of these, what ends a daemon that doesn't listen yet, as it should.
-const ENDS: [i32; 3] = [SIGUSR1, SIGINT, SIGTERM];
+/// Only SIGCHLD is its own: its daemon was stopped, or goes on.
+const SIGNALS: [i32; 5] = [SIGHUP, SIGUSR1, SIGINT, SIGTERM, SIGCHLD];
+/// Of these, what a daemon gets that doesn't listen yet: what ends it then, as it should, and what its own
+/// children are waited for with.
+const AT_ONCE: [i32; 4] = [SIGUSR1, SIGINT, SIGTERM, SIGCHLD];
 
 /// [`fork::reap`] adds it to a signal.
 const SIGNALLED: i32 = 128;
@@ -92,7 +96,7 @@ impl Daemon {
 pub(crate) fn begin() -> io::Result<Role> {
     fork::hold_back(&[SIGHUP]);
     // A guard that couldn't begin has taken signals that nobody would read.
-    split().inspect_err(|_| fork::let_through(&ENDS))
+    split().inspect_err(|_| fork::let_through(&AT_ONCE))
 }
 
 /// The daemon hears of a SIGHUP from now on, also of one that came while it began.
@@ -238,7 +242,7 @@ impl Guard {
                     let this = std::process::id();
                     match fork::split()? {
                         Half::Child => {
-                            fork::let_through(&ENDS);
+                            fork::let_through(&AT_ONCE);
                             let guard = PidFd::open(this)?;
                             return Ok(Role::Daemon(Daemon {
                                 ledger: self.ledger,
@@ -279,8 +283,15 @@ impl Guard {
         self.poll.add(pidfd.as_fd(), TOKEN_DAEMON)?;
         let mut ready = Vec::new();
         let mut hung = false;
+        let told = process::parent(daemon) == Some(std::process::id());
+        let look = || match told {
+            true => Stop::Told(process::is_stopped(daemon).then(now)),
+            false => Stop::Untold,
+        };
+        // It may stand still since before it was watched.
+        let mut stop = look();
         loop {
-            let due = self.ledger.signs().next_look(now());
+            let due = self.ledger.signs().next_look(now(), stop);
             self.timer.arm(Some(due))?;
             self.poll.wait(&mut ready)?;
             if ready.contains(&TOKEN_DAEMON) {
@@ -288,13 +299,14 @@ impl Guard {
                 return Ok(self.buried(daemon, hung));
             }
             if ready.contains(&TOKEN_SIGNALS) {
-                self.forward(Some((&pidfd, daemon)));
+                let of_child = self.forward(Some((&pidfd, daemon)));
+                stop = if of_child { look() } else { stop };
             }
             if ready.contains(&TOKEN_TIMER) {
                 self.timer.clear();
             }
             let is_stopped = || process::is_stopped(daemon);
-            if self.ledger.signs().stuck(now(), due, is_stopped) {
+            if self.ledger.signs().stuck(now(), due, stop, is_stopped) {
                 // It is gone at the next turn, if it isn't already.
                 let _ = pidfd.signal(SIGKILL);
                 hung = true;
@@ -303,8 +315,14 @@ impl Guard {
         }
     }
 
-    fn forward(&mut self, daemon: Option<(&PidFd, u32)>) {
+    /// Hands on what has come; whether the kernel told of a child, too.
+    fn forward(&mut self, daemon: Option<(&PidFd, u32)>) -> bool {
+        let mut of_child = false;
         while let Some(signal) = self.signals.next() {
+            if signal == SIGCHLD {
+                of_child = true;
+                continue;
+            }
             let Some((pidfd, daemon)) = daemon else {
                 self.stopping |= matches!(signal, SIGINT | SIGTERM);
                 continue;
@@ -321,6 +339,7 @@ impl Guard {
             // If it has just died, the guard is told in a moment.
             let _ = pidfd.signal(signal);
         }
+        of_child
     }
 
     /// Has the code of [`Guard::withdraw`] in memory before it is needed.

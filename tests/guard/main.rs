@@ -225,19 +225,57 @@ fn a_stopped_daemon_loses_its_addresses() {
     }
     let pair = Pair::new();
     let (guard, daemon) = pair.processes();
-    let watch = Watch::new(VIP, &[&pair.n1, &pair.n2]);
-    let began = Instant::now();
-    spawn::kill(daemon, 19).unwrap();
-    let (left, vacant) = pair.after(&watch, began);
-    eprintln!("daemon stopped: address gone after {left:?}, nobody had it for {vacant:?}");
-    assert!(left < Duration::from_millis(250), "{left:?}");
-    assert_eq!(watch.overlap(began), Duration::ZERO);
+    let left = loses_its_addresses_when_stopped(&pair, daemon);
+    eprintln!("daemon stopped: address gone after {left:?}");
     wait_until("another daemon", Duration::from_secs(3), || {
         child(guard).is_some_and(|new| new != daemon) && pair.n1.role() == "backup"
     });
-    assert!(!exists(daemon), "the stopped one must not wake up again");
     // Not that somebody has killed it.
     pair.n1.wait_said("daemon_died", "hung, or was stopped", Duration::from_secs(3));
+}
+
+/// A guard that came in another's place isn't the daemon's parent, and nobody tells it of a stop.
+#[test]
+fn a_stopped_daemon_loses_its_addresses_also_with_a_guard_that_is_not_its_parent() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (guard, daemon) = pair.processes();
+    spawn::kill(guard, 9).unwrap();
+    pair.n1.wait_said("guard_replaced", "", Duration::from_secs(3));
+    let left = loses_its_addresses_when_stopped(&pair, daemon);
+    eprintln!("daemon of another guard stopped: address gone after {left:?}");
+    pair.n1.wait_role("backup", Duration::from_secs(3));
+}
+
+/// How long the address was still there.
+fn loses_its_addresses_when_stopped(pair: &Pair, daemon: u32) -> Duration {
+    let watch = Watch::new(VIP, &[&pair.n1, &pair.n2]);
+    let began = Instant::now();
+    spawn::kill(daemon, 19).unwrap();
+    let (left, _) = pair.after(&watch, began);
+    assert!(left < Duration::from_millis(250), "{left:?}");
+    assert_eq!(watch.overlap(began), Duration::ZERO);
+    assert!(!exists(daemon), "the stopped one must not wake up again");
+    left
+}
+
+#[test]
+fn a_daemon_that_is_stopped_for_a_moment_lives_on() {
+    if skipped() {
+        return;
+    }
+    let pair = Pair::new();
+    let (_, daemon) = pair.processes();
+    for _ in 0..20 {
+        spawn::kill(daemon, 19).unwrap();
+        std::thread::sleep(Duration::from_millis(10));
+        spawn::kill(daemon, 18).unwrap();
+        std::thread::sleep(Duration::from_millis(110));
+    }
+    assert!(exists(daemon));
+    assert!(pair.n1.has(VIP));
 }
 
 #[test]

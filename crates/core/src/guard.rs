@@ -11,12 +11,17 @@ use crate::types::{Family, Instant, Mac, Prefix, Vrid};
 /// How often a beat that is late is looked at while there is something to lose.
 pub const LOOK: Duration = Duration::from_millis(20);
 
-/// A beat that is this old makes the guard look whether the daemon was stopped by a signal; one
-/// that was gets no more time.
+/// A daemon that a signal has stopped gets no more time than this.
 pub const STOPPED_AFTER: Duration = Duration::from_millis(100);
 
-/// How often it is looked at otherwise: whether there is something to lose.
-pub const IDLE_LOOK: Duration = Duration::from_millis(100);
+/// The longest time between two looks: a daemon may have become quicker meanwhile.
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
+
+/// Each time between two looks, or beats, is a wake-up that costs more than what is done in it.
+const LONGEST_BEAT: Duration = Duration::from_millis(250);
+
+/// So many beats would have to be missing.
+const BEATS: u32 = 3;
 
 /// The guard is patient for as long as the peers are, and at least for this long: a scheduler
 /// under load may take its time.
@@ -130,6 +135,21 @@ pub fn patience(fastest_advert: Duration, least: Duration) -> Duration {
     fastest_advert.saturating_mul(SILENT_ADVERTS).max(least)
 }
 
+/// How often a daemon with this patience beats; zero is for one that isn't watched, or may be still for ever.
+#[must_use]
+pub fn beat_every(patience: Duration) -> Duration {
+    if patience.is_zero() { LONGEST_BEAT } else { LONGEST_BEAT.min(patience / BEATS) }
+}
+
+/// What the guard knows of a stop of the daemon's by a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The kernel tells the daemon's parent: since then it stands still, if it does.
+    Told(Option<Instant>),
+    /// It is another process's child, and has to be looked at.
+    Untold,
+}
+
 /// What a daemon that lives shows of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signs {
@@ -149,26 +169,43 @@ impl Signs {
         self.holds && !self.patience.is_zero()
     }
 
-    /// When to look next. A beat can't be late before it is [`STOPPED_AFTER`] old.
+    /// When to look next, at the latest: the kernel may tell of a stop before.
     #[must_use]
-    pub fn next_look(self, now: Instant) -> Instant {
+    pub fn next_look(self, now: Instant, stop: Stop) -> Instant {
         if !self.matters() {
-            return now + IDLE_LOOK;
+            // What it takes from now on it beats for, and no such beat is late by then.
+            return now + self.patience.clamp(STOPPED_AFTER, LONGEST_LOOK);
         }
-        let late = self.last_beat + STOPPED_AFTER;
+        let late = self.last_beat + self.patience;
+        let late = match stop {
+            Stop::Told(None) => late,
+            Stop::Told(Some(since)) => late.min(since + STOPPED_AFTER),
+            Stop::Untold => late.min(self.last_beat + STOPPED_AFTER),
+        };
         // A little after, so that one look is enough.
-        if late > now { late + Duration::from_millis(1) } else { now + LOOK }
+        let look = if late > now { late + Duration::from_millis(1) } else { now + LOOK };
+        look.min(now + LONGEST_LOOK)
     }
 
     /// Whether the daemon has to be ended, by a look that was meant for `due`.
     #[must_use]
-    pub fn stuck(self, now: Instant, due: Instant, is_stopped: impl FnOnce() -> bool) -> bool {
+    pub fn stuck(
+        self,
+        now: Instant,
+        due: Instant,
+        stop: Stop,
+        is_stopped: impl FnOnce() -> bool,
+    ) -> bool {
         // A guard that was late itself says nothing about the daemon: everybody may have been.
         if !self.matters() || now.since(due) >= LOOK {
             return false;
         }
         let silence = now.since(self.last_beat);
-        silence > self.patience || (silence > STOPPED_AFTER && is_stopped())
+        let stands = match stop {
+            Stop::Told(since) => since.map_or(Duration::ZERO, |since| now.since(since)),
+            Stop::Untold => silence,
+        };
+        silence > self.patience || (stands > STOPPED_AFTER && is_stopped())
     }
 }
 
@@ -293,21 +330,56 @@ mod tests {
         Signs { holds: true, patience, last_beat: at(1_000) }
     }
 
+    const GOES: Stop = Stop::Told(None);
+
     #[test]
     fn a_stopped_daemon_gets_no_more_time_than_it_takes_to_see_it() {
-        let due = signs(3_000).next_look(at(1_010));
-        assert_eq!(due, at(1_101));
-        assert!(signs(3_000).stuck(due, due, || true));
-        assert!(!signs(3_000).stuck(due, due, || false), "it is only slow");
-        assert!(signs(3_000).stuck(at(4_001), at(4_001), || false));
+        for stop in [Stop::Told(Some(at(1_000))), Stop::Untold] {
+            let due = signs(3_000).next_look(at(1_010), stop);
+            assert_eq!(due, at(1_101));
+            assert!(signs(3_000).stuck(due, due, stop, || true));
+            assert!(!signs(3_000).stuck(due, due, stop, || false), "it is only slow");
+            assert!(signs(3_000).stuck(at(4_001), at(4_001), stop, || false));
+        }
+        // A beat may be old by itself when it is stopped.
+        let stop = Stop::Told(Some(at(1_200)));
+        assert!(!signs(3_000).stuck(at(1_299), at(1_299), stop, || true));
+        assert_eq!(signs(3_000).next_look(at(1_200), stop), at(1_301));
+    }
+
+    #[test]
+    fn who_is_told_of_stops_sleeps_until_a_beat_is_late() {
+        assert_eq!(signs(300).next_look(at(1_010), GOES), at(1_301));
+        assert!(!signs(300).stuck(at(1_300), at(1_300), GOES, || true));
+        assert!(signs(300).stuck(at(1_301), at(1_301), GOES, || false));
+        assert_eq!(signs(3_000).next_look(at(1_010), GOES), at(2_010), "it may get quicker");
+        assert_eq!(signs(300).next_look(at(1_310), GOES), at(1_330));
+    }
+
+    #[test]
+    fn a_daemon_that_takes_something_after_a_look_is_looked_at_in_time() {
+        for patience in [100, 300, 900] {
+            let idle = Signs { holds: false, ..signs(patience) };
+            assert_eq!(idle.next_look(at(1_000), GOES), at(1_000 + patience));
+        }
+        assert_eq!(signs(0).next_look(at(1_000), GOES), at(1_100), "a program is being replaced");
+    }
+
+    #[test]
+    fn beats_are_rare_and_often_enough() {
+        let every = |patience| beat_every(Duration::from_millis(patience)).as_millis();
+        assert_eq!([every(0), every(100), every(300), every(3_000)], [250, 33, 100, 250]);
     }
 
     #[test]
     fn who_was_late_itself_or_has_nothing_to_lose_ends_nobody() {
-        assert!(!signs(100).stuck(at(9_000), at(8_980), || true), "20 ms late");
+        assert!(!signs(100).stuck(at(9_000), at(8_980), GOES, || true), "20 ms late");
         let idle = Signs { holds: false, ..signs(100) };
-        assert!(!idle.stuck(at(9_000), at(9_000), || true));
-        assert!(!signs(0).stuck(at(9_000), at(9_000), || true), "a program is being replaced");
+        assert!(!idle.stuck(at(9_000), at(9_000), GOES, || true));
+        assert!(
+            !signs(0).stuck(at(9_000), at(9_000), GOES, || true),
+            "a program is being replaced"
+        );
     }
 
     #[test]

@@ -10,9 +10,10 @@ use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, SockAddr, Socket, Type};
 use standin_core::types::Family;
-use standin_core::wire::vrrp::{HOP_LIMIT, MULTICAST_V4, MULTICAST_V6, PROTOCOL};
+use standin_core::wire::ipv4;
+use standin_core::wire::vrrp::{HOP_LIMIT, MULTICAST_V4, MULTICAST_V6, PROTOCOL, TRAFFIC_CLASS};
 
 /// Messages read per system call: all VIPs of an interface in one phase are one burst.
 const BATCH: usize = 64;
@@ -33,9 +34,6 @@ const KERNEL_BYTES_PER_PACKET: usize = 1280;
 /// A burst of every VIP's adverts must fit this many times: from two nodes, twice over.
 const BURSTS: usize = 4;
 
-/// Class selector 6, "internetwork control", as routers mark their protocols (RFC 4594 §3.1).
-const TRAFFIC_CLASS: u32 = 0xc0;
-
 /// Room for IPV6_PKTINFO and IPV6_HOPLIMIT, or for nothing.
 const CONTROL: usize = 96;
 
@@ -43,8 +41,6 @@ const CONTROL: usize = 96;
 #[derive(Clone, Copy)]
 #[repr(align(8))]
 struct Control([u8; CONTROL]);
-
-const IPV4_HEADER_MIN: usize = 20;
 
 /// A message as the network brought it.
 #[derive(Clone, Copy, Debug)]
@@ -181,9 +177,9 @@ impl AsFd for AdvertReceiver {
 
 /// A raw IPv4 socket hands over the IP header, whose length varies.
 fn read_v4(bytes: &[u8]) -> Option<Received<'_>> {
-    let header = bytes.get(..IPV4_HEADER_MIN)?;
+    let header = bytes.get(..ipv4::HEADER_LEN)?;
     let length = usize::from(header[0] & 0x0f) * 4;
-    if header[0] >> 4 != 4 || length < IPV4_HEADER_MIN {
+    if header[0] >> 4 != 4 || length < ipv4::HEADER_LEN {
         return None;
     }
     let address = |at: usize| {
@@ -236,7 +232,16 @@ fn read_v6<'a>(
 pub struct AdvertSender {
     socket: Socket,
     index: u32,
-    names: Box<[SockAddrStorage; SEND_BATCH]>,
+    source: IpAddr,
+    places: Box<[Place; SEND_BATCH]>,
+}
+
+/// A destination in the kernel's form.
+struct Place {
+    name: SockAddr,
+    /// The IPv4 header in front of what goes there: the kernel is quicker with one that it has not to write
+    /// itself, and sees to length and checksum.
+    header: [u8; ipv4::HEADER_LEN],
 }
 
 impl AdvertSender {
@@ -246,13 +251,12 @@ impl AdvertSender {
     pub fn open(family: Family, index: u32, name: &str, source: IpAddr) -> io::Result<Self> {
         let socket = raw(family)?;
         socket.bind_device(Some(name.as_bytes()))?;
-        let hops = u32::from(HOP_LIMIT);
         match family {
             Family::V4 => {
-                socket.set_ttl_v4(hops)?;
-                socket.set_multicast_ttl_v4(hops)?;
+                socket.set_header_included_v4(true)?;
                 socket.set_multicast_loop_v4(false)?;
-                socket.set_tos_v4(TRAFFIC_CLASS)?;
+                // The headers say the same; this is for the queue of the interface.
+                socket.set_tos_v4(TRAFFIC_CLASS.into())?;
                 let request = libc::ip_mreqn {
                     imr_multiaddr: libc::in_addr { s_addr: 0 },
                     imr_address: libc::in_addr { s_addr: 0 },
@@ -262,22 +266,20 @@ impl AdvertSender {
                 unsafe { set(&socket, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, &request)? };
             }
             Family::V6 => {
+                let hops = u32::from(HOP_LIMIT);
                 socket.set_unicast_hops_v6(hops)?;
                 socket.set_multicast_hops_v6(hops)?;
                 socket.set_multicast_loop_v6(false)?;
                 socket.set_multicast_if_v6(index)?;
-                socket.set_tclass_v6(TRAFFIC_CLASS)?;
+                socket.set_tclass_v6(TRAFFIC_CLASS.into())?;
             }
         }
-        socket.bind(&SockAddr::from(place(source, index)))?;
+        socket.bind(&name_of(source, index))?;
         force_send_buffer(&socket);
         // It only sends: what it would hear goes to the receiver's socket as well.
         attach(&socket, &[instruction(RETURN, 0)])?;
-        Ok(Self {
-            socket,
-            index,
-            names: Box::new(std::array::from_fn(|_| SockAddrStorage::zeroed())),
-        })
+        let places = std::array::from_fn(|_| Place::new(source, source, index));
+        Ok(Self { socket, index, source, places: Box::new(places) })
     }
 
     /// Sends the messages in as few calls as possible; returns how many went out.
@@ -312,27 +314,35 @@ impl AdvertSender {
     ) -> io::Result<(usize, usize)> {
         // Not written before they are needed: most calls need few of them.
         let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; SEND_BATCH];
-        let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; SEND_BATCH];
+        let mut vectors = [const { MaybeUninit::<[libc::iovec; 2]>::uninit() }; SEND_BATCH];
+        let mut places = self.places.iter_mut();
+        let mut last = None;
         let mut filled = 0;
         for (destination, payload) in messages.take(SEND_BATCH) {
-            let i = filled;
-            let length = write_name(&mut self.names[i], place(destination, self.index));
-            let iov_base = payload.as_ptr().cast_mut().cast();
-            // SAFETY: all-zero bytes are a valid mmsghdr.
-            let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
-            header.msg_hdr.msg_name = (&raw mut self.names[i]).cast();
-            header.msg_hdr.msg_namelen = length;
-            header.msg_hdr.msg_iov =
-                vectors[i].write(libc::iovec { iov_base, iov_len: payload.len() });
-            header.msg_hdr.msg_iovlen = 1;
-            headers[i].write(header);
+            // Most go to the same group as the one before.
+            let (header, front) = match last {
+                Some((to, header, front)) if to == destination => (header, front),
+                _ => {
+                    // There are as many places as messages.
+                    let Some(place) = places.next() else { break };
+                    *place = Place::new(self.source, destination, self.index);
+                    let (header, front) = (header_to(&place.name), part(&place.header));
+                    last = Some((destination, header, front));
+                    (header, front)
+                }
+            };
+            let parts = vectors[filled].write([front, part(payload)]);
+            let parts = if destination.is_ipv4() { &mut parts[..] } else { &mut parts[1..] };
+            let header = headers[filled].write(header);
+            header.msg_hdr.msg_iov = parts.as_mut_ptr();
+            header.msg_hdr.msg_iovlen = parts.len();
             filled += 1;
         }
         let (mut at, mut went) = (0, 0);
         while at < filled {
             // SAFETY: the first `filled` headers were written, and those from `at` on are passed;
-            // each points at a payload and a name of the stated length, all of which outlive the
-            // call; sendmmsg doesn't write to the payload.
+            // each points at a name, an IP header and a payload of the stated lengths, all of which
+            // outlive the call; sendmmsg writes to none of them.
             let result = unsafe {
                 libc::sendmmsg(
                     self.socket.as_raw_fd(),
@@ -361,29 +371,38 @@ impl AdvertSender {
     }
 }
 
-const fn place(address: IpAddr, index: u32) -> SocketAddr {
-    match address {
+impl Place {
+    fn new(source: IpAddr, destination: IpAddr, index: u32) -> Self {
+        let header = match (source, destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => ipv4::header(source, destination, 0),
+            _ => [0; ipv4::HEADER_LEN],
+        };
+        Self { name: name_of(destination, index), header }
+    }
+}
+
+fn name_of(address: IpAddr, index: u32) -> SockAddr {
+    SockAddr::from(match address {
         IpAddr::V4(address) => SocketAddr::V4(SocketAddrV4::new(address, 0)),
         IpAddr::V6(address) => {
             let local = address.is_unicast_link_local() || address.is_multicast();
             let scope = if local { index } else { 0 };
             SocketAddr::V6(SocketAddrV6::new(address, 0, 0, scope))
         }
-    }
+    })
 }
 
-/// Writes a socket address in the kernel's form; returns its length.
-fn write_name(name: &mut SockAddrStorage, address: SocketAddr) -> libc::socklen_t {
-    let address = SockAddr::from(address);
-    // SAFETY: SockAddr holds a storage of exactly this type, of which `len` bytes are meant.
-    unsafe {
-        std::ptr::copy_nonoverlapping(
-            address.as_ptr().cast::<u8>(),
-            (&raw mut *name).cast::<u8>(),
-            usize::try_from(address.len()).unwrap_or(0),
-        );
-    }
-    address.len()
+const fn header_to(name: &SockAddr) -> libc::mmsghdr {
+    // SAFETY: all-zero bytes are a valid mmsghdr.
+    let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
+    header.msg_hdr.msg_name = name.as_ptr().cast_mut().cast();
+    header.msg_hdr.msg_namelen = name.len();
+    header
+}
+
+/// What sendmsg(2) reads from.
+const fn part(bytes: &[u8]) -> libc::iovec {
+    libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
 }
 
 /// `IPV6_MULTICAST_ALL` of linux/in6.h, which libc doesn't name.

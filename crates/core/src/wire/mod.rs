@@ -4,7 +4,8 @@
 //!  IP payload ──▶ vrrp::parse ──▶ Advert           Outgoing ──▶ vrrp::emit ──▶ IP payload
 //!  frame ──▶ neighbour::parse ──▶ Sighting         arp::*, ndp::* ──▶ frame
 //!                 ├── arp::parse
-//!                 └── ndp::parse                 multicast::frame ──▶ frame around an IP payload
+//!                 └── ndp::parse                 ipv4::header ──▶ what stands before an IP payload
+//!                                                multicast::frame ──▶ frame around it
 //! ```
 //!
 //! Readers are total: every byte string gives a value or a refusal, never a panic. They judge the
@@ -14,6 +15,7 @@
 pub mod arp;
 pub mod checksum;
 mod ethernet;
+pub mod ipv4;
 pub mod multicast;
 pub mod ndp;
 pub mod neighbour;

@@ -2,20 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::checksum::Sum;
-use super::vrrp::{HOP_LIMIT, PROTOCOL};
-use super::{ethernet, put_u16};
+use super::vrrp::{HOP_LIMIT, PROTOCOL, TRAFFIC_CLASS};
+use super::{ethernet, ipv4};
 use crate::types::Mac;
-
-/// Class selector 6, "internetwork control", as routers mark their protocols (RFC 4594 §3.1).
-const TRAFFIC_CLASS: u8 = 0xc0;
-
-const IPV4_HEADER: usize = 20;
-const IPV4_CHECKSUM: usize = ethernet::HEADER_LEN + 10;
-/// Five words of four bytes: no options.
-const VERSION_4: u8 = 0x45;
-/// Whole, and never to be cut: an identification means nothing then (RFC 6864 §4.1).
-const DONT_FRAGMENT: u16 = 0x4000;
 
 /// Clears `frame` and writes `payload`, a VRRP message, into it: from `mac` and `source` to the group
 /// `destination`. Nothing is written when the addresses are of different families.
@@ -32,22 +21,12 @@ pub fn frame(frame: &mut Vec<u8>, mac: Mac, source: IpAddr, destination: IpAddr,
     }
 }
 
-/// RFC 791 §3.1, RFC 1112 §6.4.
+/// RFC 1112 §6.4.
 fn v4(frame: &mut Vec<u8>, mac: Mac, source: Ipv4Addr, destination: Ipv4Addr, payload: &[u8]) {
     let [_, b, c, d] = destination.octets();
     let group = Mac([0x01, 0x00, 0x5e, b & 0x7f, c, d]);
     ethernet::begin(frame, group, mac, ethernet::ETHERTYPE_IPV4);
-    // An advert has at most 80 addresses: a length always fits.
-    let length = u16::try_from(IPV4_HEADER + payload.len()).unwrap_or(u16::MAX);
-    frame.extend_from_slice(&[VERSION_4, TRAFFIC_CLASS]);
-    frame.extend_from_slice(&length.to_be_bytes());
-    frame.extend_from_slice(&[0, 0]);
-    frame.extend_from_slice(&DONT_FRAGMENT.to_be_bytes());
-    frame.extend_from_slice(&[HOP_LIMIT, PROTOCOL, 0, 0]);
-    frame.extend_from_slice(&source.octets());
-    frame.extend_from_slice(&destination.octets());
-    let sum = Sum::new().bytes(frame.get(ethernet::HEADER_LEN..).unwrap_or_default());
-    put_u16(frame, IPV4_CHECKSUM, sum.checksum());
+    frame.extend_from_slice(&ipv4::header(source, destination, payload.len()));
     frame.extend_from_slice(payload);
 }
 
@@ -83,8 +62,7 @@ mod tests {
         frame(&mut out, mac(Family::V4), source, MULTICAST_V4.into(), &[0x31, 41, 150, 1]);
         let (ethernet, ip) = out.split_at(14);
         assert_eq!(ethernet, [1, 0, 0x5e, 0, 0, 18, 0, 0, 0x5e, 0, 1, 41, 8, 0]);
-        assert_eq!(ip[..10], [0x45, 0xc0, 0, 24, 0, 0, 0x40, 0, 255, 112]);
-        assert!(Sum::new().bytes(&ip[..20]).is_intact());
+        assert_eq!(ip[..20], ipv4::header(Ipv4Addr::new(192, 168, 1, 189), MULTICAST_V4, 4));
         assert_eq!(ip[12..], [192, 168, 1, 189, 224, 0, 0, 18, 0x31, 41, 150, 1]);
     }
 

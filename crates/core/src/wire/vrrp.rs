@@ -16,6 +16,8 @@ pub const MULTICAST_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12)
 pub const PROTOCOL: u8 = 112;
 /// The hop limit of every advert that has crossed no router (RFC 9568 §5.1.1.3).
 pub const HOP_LIMIT: u8 = 255;
+/// Class selector 6, "internetwork control", as routers mark their protocols (RFC 4594 §3.1).
+pub const TRAFFIC_CLASS: u8 = 0xc0;
 
 /// Both versions begin with eight bytes; only the fifth and sixth differ.
 ///

@@ -131,7 +131,7 @@ impl Rtnl {
     ///
     /// An IPv6 address is answered for before the kernel's work queue has added its local route, and
     /// until then packets to it are dropped: 14 µs later as a rule, 8 ms later on a busy machine.
-    /// [`Notice::Address`] says that it is done.
+    /// [`Rtnl::change_and_wait`] waits for that.
     ///
     /// One change that fails doesn't keep the others from being made. A change that wasn't answered
     /// is left with `ETIMEDOUT`.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use standin_core::guard::{self, Duty, End, LEAST_PATIENCE, Lives, Remains, Signs, State, duties};
+use standin_core::guard::{
+    self, Duty, End, LEAST_PATIENCE, Lives, Remains, Signs, State, Stop, duties,
+};
 use standin_core::types::{Family, Instant};
 
 use super::kernel::ETH0;
@@ -31,9 +33,6 @@ const STARTS_WITHIN: Nanos = 61 * SECOND;
 /// The same for one that had lived.
 const STARTS_AT_ONCE: Nanos = SECOND;
 const LIVED: Nanos = 61 * SECOND;
-
-/// How often a beat is struck while there is something to lose.
-const BEATS: Nanos = 50 * MILLISECOND;
 
 impl Scene {
     /// The service manager, or the power, starts a guard, which starts a daemon.
@@ -66,6 +65,7 @@ impl Scene {
         }
         (host.ledger, host.late_ledger) = (State::default(), State::default());
         (host.ended, host.burying, host.patience) = (false, false, 0);
+        (host.stop, host.apart) = (Stop::Told(None), false);
         host.guarded_lives.begins(Instant::from_nanos(now));
         let guard_life = host.guard_life;
         if self.trapped(machine, "a daemon is forked", false) && !self.guard_is_up(machine) {
@@ -94,10 +94,23 @@ impl Scene {
 
     /// The engine beats no more for a while, or for ever.
     pub(crate) fn beats_end(&mut self, machine: u8) {
-        let ago = self.chance((0, BEATS));
+        let patience = Duration::from_nanos(self.host(machine).map_or(0, |host| host.patience));
+        let every = guard::beat_every(patience).as_nanos();
+        let ago = self.chance((0, Nanos::try_from(every).unwrap_or(0)));
         let now = self.now;
         let Some(host) = self.host(machine) else { return };
         host.beat = now.saturating_sub(ago);
+        self.guard_is_told(machine);
+    }
+
+    /// The kernel tells who is the parent that a daemon stands still; who isn't looks.
+    fn guard_is_told(&mut self, machine: u8) {
+        let now = Instant::from_nanos(self.now);
+        let Some(host) = self.host(machine) else { return };
+        host.stop = match host.apart {
+            true => Stop::Untold,
+            false => Stop::Told(Some(now).filter(|_| !host.hangs)),
+        };
         self.look_soon(machine);
     }
 
@@ -113,9 +126,10 @@ impl Scene {
     }
 
     fn look_soon(&mut self, machine: u8) {
-        let due = self.signs(machine).next_look(Instant::from_nanos(self.now)).as_nanos();
+        let (signs, now) = (self.signs(machine), Instant::from_nanos(self.now));
         let late = self.chance((0, MILLISECOND));
         let Some(host) = self.host(machine) else { return };
+        let due = signs.next_look(now, host.stop).as_nanos();
         if host.guard == Guard::Up && host.flaw != Flaw::NeverLooks {
             let what = Happening::Looks { guard_life: host.guard_life, due };
             self.queue.push(due.max(self.now) + late, Due::Host { machine, what });
@@ -125,9 +139,9 @@ impl Scene {
     pub(crate) fn guard_looks(&mut self, machine: u8, due: Nanos) {
         let Run::Stopped { .. } = self.machines[usize::from(machine)].run else { return };
         let signs = self.signs(machine);
-        let hangs = self.host(machine).is_some_and(|host| host.hangs);
         let (now, due) = (Instant::from_nanos(self.now), Instant::from_nanos(due));
-        if signs.stuck(now, due, || !hangs) {
+        let Some(host) = self.host(machine) else { return };
+        if signs.stuck(now, due, host.stop, || !host.hangs) {
             self.count("guard ends a daemon that is stuck");
             self.daemon_dies(machine);
         } else {
@@ -244,7 +258,7 @@ impl Scene {
         if run == Run::Off {
             self.daemon_is_gone(machine);
         } else if run != Run::Running {
-            self.look_soon(machine);
+            self.guard_is_told(machine);
         }
         self.trapped(machine, "another guard watches", true);
     }
@@ -426,7 +440,7 @@ impl Scene {
         host.guard = Guard::Up;
         self.undefer(machine, true);
         if still {
-            self.look_soon(machine);
+            self.guard_is_told(machine);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What the faults of every scene do to processes and kernels.
 
+use standin_core::guard::Stop;
+
 use super::{Down, Guard, Happening};
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::machine::Run;
@@ -40,6 +42,7 @@ impl Scene {
     pub(crate) fn continued_on_host(&mut self, machine: u8) {
         let Some(host) = self.host(machine) else { return };
         host.hangs = false;
+        host.stop = if host.apart { Stop::Untold } else { Stop::Told(None) };
         host.down = None;
         if host.guard == Guard::Stopped {
             host.guard = Guard::Up;

@@ -18,7 +18,7 @@ mod thread;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use standin_core::guard::{Duty, Lives, Setting, State};
+use standin_core::guard::{Duty, Lives, Setting, State, Stop};
 use standin_core::holding::{Holding, Order, Step};
 use standin_core::types::VipId;
 
@@ -105,6 +105,10 @@ pub struct Host {
     /// Its engine hangs, and the rest of it doesn't.
     pub hangs: bool,
     pub beat: Nanos,
+    /// What its guard knows of its standing still.
+    pub stop: Stop,
+    /// Its guard isn't its parent, and isn't told when it is stopped.
+    pub apart: bool,
     pub began: Nanos,
     /// How many daemons the guards of this machine have started.
     pub lives: u64,
@@ -302,6 +306,8 @@ impl Host {
             ending: false,
             hangs: false,
             beat: 0,
+            stop: Stop::Told(None),
+            apart: false,
             began: 0,
             lives: 0,
             ledger: NOTHING,

@@ -503,6 +503,7 @@ impl Scene {
         if forks {
             host.guard_life += 1;
             host.guard = Guard::Begins;
+            host.apart = true;
             let guard_life = host.guard_life;
             self.later(machine, super::BEGINS, Happening::Watches { guard_life });
             return;
