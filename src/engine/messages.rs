@@ -333,9 +333,10 @@ impl Beat {
         }
     }
 
-    /// How often it has to be struck at least; the address thread waits for four.
-    pub(crate) fn period(&self) -> Duration {
-        let watched = self.ledger.as_ref().filter(|ledger| ledger.holds());
+    /// How often it has to be struck at least, by an engine that `waits` for an address to be held or holds
+    /// some; the address thread and the watchdog are content with the longest period.
+    pub(crate) fn period(&self, waits: bool) -> Duration {
+        let watched = self.ledger.as_ref().filter(|ledger| waits || ledger.holds());
         beat_every(watched.map_or(Duration::ZERO, Ledger::patience))
     }
 

@@ -19,7 +19,7 @@ mod recorder;
 mod rehearsal;
 mod rescue;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -78,6 +78,8 @@ pub(crate) struct Engine {
     generation: u64,
     /// Of the last order for each VIP's addresses.
     numbers: BTreeMap<VipId, u64>,
+    /// VIPs whose addresses it has ordered and isn't told of: the guard may know of them already.
+    awaited: BTreeSet<VipId>,
     dropped_events: u64,
     /// Sockets that can't be opened, as the control plane was told.
     faults: Vec<String>,
@@ -172,6 +174,7 @@ impl Engine {
             whereabouts: Arc::default(),
             generation,
             numbers: BTreeMap::new(),
+            awaited: BTreeSet::new(),
             dropped_events: 0,
             faults: Vec::new(),
             stopped: false,
@@ -220,8 +223,8 @@ impl Engine {
     /// Arms the timer only when it would ring too late: ringing too early costs less than arming
     /// it at each advert.
     fn wait(&mut self, ready: &mut Vec<u64>) -> io::Result<()> {
-        let deadline =
-            self.node.next_deadline().unwrap_or(Instant::FAR).min(now() + self.beat.period());
+        let deadline = self.node.next_deadline().unwrap_or(Instant::FAR);
+        let deadline = deadline.min(now() + self.beat.period(!self.awaited.is_empty()));
         if deadline < self.armed {
             self.timer.arm(Some(deadline))?;
             self.armed = deadline;
@@ -268,6 +271,7 @@ impl Engine {
             ToEngine::Settled { vip, number, outcome } => {
                 // Something else has been ordered since, and that is what will be true.
                 if self.numbers.get(&vip) == Some(&number) {
+                    self.awaited.remove(&vip);
                     self.outbox.serves(vip, outcome == Outcome::Held);
                     node.step(time, Input::Settled { vip, outcome }, effects);
                 }
@@ -430,6 +434,7 @@ impl Engine {
                     let virtual_mac =
                         Some(router.plan().vrid).filter(|_| router.plan().virtual_mac);
                     let number = self.number(vip);
+                    self.awaited.insert(vip);
                     let hold = Hold { vip, number, interface, prefixes, goodbyes, virtual_mac };
                     self.order(ToAddresses::Hold(hold));
                 }

@@ -4,11 +4,11 @@
 //! CPU before any thread gets that CPU, whatever its priority: the end of a namespace with 1,500
 //! links takes 285 ms. An engine that was last there waits for it although another CPU is idle. So
 //! a second realtime thread, on another CPU, looks whether the engine is late, and has it run where
-//! it runs itself. It sleeps unless adverts are so fast that a peer could take over meanwhile.
+//! it runs itself. It exists only while adverts are so fast that a peer could take over meanwhile.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -28,6 +28,9 @@ const LATE: Duration = Duration::from_millis(2);
 /// How often it is looked at.
 const PERIOD: Duration = Duration::from_millis(5);
 
+/// The same while there is nothing to rescue.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// So long the engine stays where it was put. Then it may run anywhere again.
 const STAY: Duration = Duration::from_secs(1);
 
@@ -36,9 +39,7 @@ const STAY: Duration = Duration::from_secs(1);
 pub(super) struct Whereabouts {
     due_ns: AtomicU64,
     cpu: AtomicUsize,
-    fast: AtomicBool,
-    /// Whom to wake when adverts become fast; set and read by the engine's thread.
-    rescuer: OnceLock<thread::Thread>,
+    period_ms: AtomicU64,
 }
 
 impl Whereabouts {
@@ -50,11 +51,14 @@ impl Whereabouts {
 
     /// The pace of the fastest VIP.
     pub(super) fn pace(&self, fastest_advert: Duration) {
-        let fast = fastest_advert < FAST;
-        self.fast.store(fast, Ordering::Relaxed);
-        if let Some(rescuer) = self.rescuer.get().filter(|_| fast) {
-            rescuer.unpark();
-        }
+        let period = if fastest_advert < FAST { PERIOD } else { IDLE };
+        let ms = u64::try_from(period.as_millis()).unwrap_or(u64::MAX);
+        self.period_ms.store(ms, Ordering::Relaxed);
+    }
+
+    fn period(&self) -> Duration {
+        // Never without a sleep: nothing else would run on that CPU.
+        Duration::from_millis(self.period_ms.load(Ordering::Relaxed)).max(PERIOD)
     }
 
     fn due(&self) -> Instant {
@@ -73,17 +77,12 @@ pub(super) fn start(whereabouts: Arc<Whereabouts>) -> io::Result<()> {
     }
     let engine = Thread::this();
     whereabouts.sleeps(now());
-    let kept = Arc::clone(&whereabouts);
-    let rescuer = thread::Builder::new().name("standin-rescue".into()).spawn(move || {
+    thread::Builder::new().name("standin-rescue".into()).spawn(move || {
         // Without realtime priority the engine has none either, and this changes little.
         let _ = sched::realtime(REALTIME_PRIORITY + 1);
         let mut moved: Option<Instant> = None;
         loop {
-            // Never without a sleep: nothing else would run on that CPU.
-            match whereabouts.fast.load(Ordering::Relaxed) || moved.is_some() {
-                true => thread::sleep(PERIOD),
-                false => thread::park(),
-            }
+            thread::sleep(whereabouts.period());
             let (time, here) = (now(), sched::cpu());
             if whereabouts.due() + LATE < time && moved.is_none() {
                 // The engine runs here as soon as this thread sleeps.
@@ -97,7 +96,5 @@ pub(super) fn start(whereabouts: Arc<Whereabouts>) -> io::Result<()> {
             }
         }
     })?;
-    // It is set once, here.
-    let _ = kept.rescuer.set(rescuer.thread().clone());
     Ok(())
 }

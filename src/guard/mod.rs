@@ -220,6 +220,8 @@ struct Guard {
 impl Guard {
     fn new(ledger: Ledger) -> io::Result<Self> {
         let (poll, timer) = (Poll::new()?, Timer::new()?);
+        // Whoever ignores it isn't told, and a parent may have left it so.
+        fork::make_default(SIGCHLD);
         let signals = Signals::take(&SIGNALS)?;
         poll.add(timer.as_fd(), TOKEN_TIMER)?;
         poll.add(signals.as_fd(), TOKEN_SIGNALS)?;
@@ -283,13 +285,9 @@ impl Guard {
         self.poll.add(pidfd.as_fd(), TOKEN_DAEMON)?;
         let mut ready = Vec::new();
         let mut hung = false;
-        let told = process::parent(daemon) == Some(std::process::id());
-        let look = || match told {
-            true => Stop::Told(process::is_stopped(daemon).then(now)),
-            false => Stop::Untold,
-        };
+        let mut stop = Stop::new(process::parent(daemon) == Some(std::process::id()));
         // It may stand still since before it was watched.
-        let mut stop = look();
+        stop.seen(now(), process::is_stopped(daemon));
         loop {
             let due = self.ledger.signs().next_look(now(), stop);
             self.timer.arm(Some(due))?;
@@ -298,15 +296,14 @@ impl Guard {
                 self.poll.remove(pidfd.as_fd())?;
                 return Ok(self.buried(daemon, hung));
             }
-            if ready.contains(&TOKEN_SIGNALS) {
-                let of_child = self.forward(Some((&pidfd, daemon)));
-                stop = if of_child { look() } else { stop };
-            }
+            let told = ready.contains(&TOKEN_SIGNALS) && self.forward(Some((&pidfd, daemon)));
             if ready.contains(&TOKEN_TIMER) {
                 self.timer.clear();
             }
-            let is_stopped = || process::is_stopped(daemon);
-            if self.ledger.signs().stuck(now(), due, stop, is_stopped) {
+            if told || stop.is_to_be_seen() {
+                stop.seen(now(), process::is_stopped(daemon));
+            }
+            if self.ledger.signs().stuck(now(), due, stop) {
                 // It is gone at the next turn, if it isn't already.
                 let _ = pidfd.signal(SIGKILL);
                 hung = true;
@@ -315,7 +312,7 @@ impl Guard {
         }
     }
 
-    /// Hands on what has come; whether the kernel told of a child, too.
+    /// Hands on what has come; whether the kernel may have told of a child.
     fn forward(&mut self, daemon: Option<(&PidFd, u32)>) -> bool {
         let mut of_child = false;
         while let Some(signal) = self.signals.next() {
@@ -330,7 +327,12 @@ impl Guard {
             if signal == SIGUSR1 {
                 let mut command = again(&self.program);
                 let fd = self.ledger.region().pass(&mut command);
+                // An older program doesn't know of it, and its daemons would wait for their children in vain.
+                fork::let_through(&[SIGCHLD]);
                 let error = command.env(REPLACES, format!("{fd}:{daemon}")).exec();
+                fork::hold_back(&[SIGCHLD]);
+                // One that came meanwhile was lost.
+                of_child = true;
                 self.ledger.region().seal();
                 say(&format!("the guard goes on with the older program: {error}"));
                 continue;

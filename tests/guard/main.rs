@@ -267,7 +267,14 @@ fn a_daemon_that_is_stopped_for_a_moment_lives_on() {
         return;
     }
     let pair = Pair::new();
-    let (_, daemon) = pair.processes();
+    let (guard, daemon) = pair.processes();
+    stop_for_moments(&pair, daemon);
+    spawn::kill(guard, 9).unwrap();
+    pair.n1.wait_said("guard_replaced", "", Duration::from_secs(3));
+    stop_for_moments(&pair, daemon);
+}
+
+fn stop_for_moments(pair: &Pair, daemon: u32) {
     for _ in 0..20 {
         spawn::kill(daemon, 19).unwrap();
         std::thread::sleep(Duration::from_millis(10));

@@ -8,16 +8,22 @@ use std::time::Duration;
 
 use crate::types::{Family, Instant, Mac, Prefix, Vrid};
 
-/// How often a beat that is late is looked at while there is something to lose.
+/// Between two looks at a beat that is late. A guard that comes so late to a look was held up itself.
 pub const LOOK: Duration = Duration::from_millis(20);
 
 /// A daemon that a signal has stopped gets no more time than this.
 pub const STOPPED_AFTER: Duration = Duration::from_millis(100);
 
+/// Between two looks of a guard that isn't told of stops: with the time above that is less than 150 ms.
+const UNTOLD_LOOK: Duration = Duration::from_millis(30);
+
+/// The shortest and the longest time between looks while there is nothing to lose.
+const IDLE_LOOKS: (Duration, Duration) = (Duration::from_millis(100), LONGEST_LOOK);
+
 /// The longest time between two looks: a daemon may have become quicker meanwhile.
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
-/// Each time between two looks, or beats, is a wake-up that costs more than what is done in it.
+/// The longest time between two beats. Each beat is a wake-up, which costs more than what is done in it.
 const LONGEST_BEAT: Duration = Duration::from_millis(250);
 
 /// So many beats would have to be missing.
@@ -141,13 +147,30 @@ pub fn beat_every(patience: Duration) -> Duration {
     if patience.is_zero() { LONGEST_BEAT } else { LONGEST_BEAT.min(patience / BEATS) }
 }
 
-/// What the guard knows of a stop of the daemon's by a signal.
+/// What the guard knows of the daemon's standing still, stopped by a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// The kernel tells the daemon's parent: since then it stands still, if it does.
-    Told(Option<Instant>),
-    /// It is another process's child, and has to be looked at.
-    Untold,
+pub struct Stop {
+    /// The kernel tells of it: the daemon is the guard's child.
+    pub told: bool,
+    since: Option<Instant>,
+}
+
+impl Stop {
+    #[must_use]
+    pub const fn new(told: bool) -> Self {
+        Self { told, since: None }
+    }
+
+    /// Whether a look has to see for itself.
+    #[must_use]
+    pub const fn is_to_be_seen(self) -> bool {
+        !self.told || self.since.is_some()
+    }
+
+    /// It was looked at.
+    pub fn seen(&mut self, now: Instant, is_stopped: bool) {
+        self.since = is_stopped.then(|| self.since.unwrap_or(now));
+    }
 }
 
 /// What a daemon that lives shows of itself.
@@ -172,41 +195,45 @@ impl Signs {
     /// When to look next, at the latest: the kernel may tell of a stop before.
     #[must_use]
     pub fn next_look(self, now: Instant, stop: Stop) -> Instant {
+        let look = self.next_look_at_beats(now);
+        let look = if stop.told { look } else { look.min(now + UNTOLD_LOOK) };
+        match stop.since.filter(|_| self.matters()) {
+            Some(since) => look.min(a_little_after(since + STOPPED_AFTER)).max(now),
+            None => look,
+        }
+    }
+
+    fn next_look_at_beats(self, now: Instant) -> Instant {
         if !self.matters() {
-            // What it takes from now on it beats for, and no such beat is late by then.
-            return now + self.patience.clamp(STOPPED_AFTER, LONGEST_LOOK);
+            // What is taken after this look is beaten for, and no such beat is late at the next one.
+            return now + self.patience.clamp(IDLE_LOOKS.0, IDLE_LOOKS.1);
         }
         let late = self.last_beat + self.patience;
-        let late = match stop {
-            Stop::Told(None) => late,
-            Stop::Told(Some(since)) => late.min(since + STOPPED_AFTER),
-            Stop::Untold => late.min(self.last_beat + STOPPED_AFTER),
-        };
-        // A little after, so that one look is enough.
-        let look = if late > now { late + Duration::from_millis(1) } else { now + LOOK };
+        // Whether the guard itself is on time shows in a look shortly before it would end the daemon.
+        let first = Instant::from_nanos(late.as_nanos().saturating_sub(nanos(LOOK)));
+        let look = if first > now { first } else { a_little_after(late).max(now + LOOK) };
         look.min(now + LONGEST_LOOK)
     }
 
     /// Whether the daemon has to be ended, by a look that was meant for `due`.
     #[must_use]
-    pub fn stuck(
-        self,
-        now: Instant,
-        due: Instant,
-        stop: Stop,
-        is_stopped: impl FnOnce() -> bool,
-    ) -> bool {
+    pub fn stuck(self, now: Instant, due: Instant, stop: Stop) -> bool {
         // A guard that was late itself says nothing about the daemon: everybody may have been.
         if !self.matters() || now.since(due) >= LOOK {
             return false;
         }
-        let silence = now.since(self.last_beat);
-        let stands = match stop {
-            Stop::Told(since) => since.map_or(Duration::ZERO, |since| now.since(since)),
-            Stop::Untold => silence,
-        };
-        silence > self.patience || (stands > STOPPED_AFTER && is_stopped())
+        let stands = stop.since.is_some_and(|since| now.since(since) > STOPPED_AFTER);
+        stands || now.since(self.last_beat) > self.patience
     }
+}
+
+/// So that one look is enough.
+fn a_little_after(at: Instant) -> Instant {
+    at + Duration::from_millis(1)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// How a daemon ended.
@@ -330,30 +357,82 @@ mod tests {
         Signs { holds: true, patience, last_beat: at(1_000) }
     }
 
-    const GOES: Stop = Stop::Told(None);
+    const GOES: Stop = Stop::new(true);
 
-    #[test]
-    fn a_stopped_daemon_gets_no_more_time_than_it_takes_to_see_it() {
-        for stop in [Stop::Told(Some(at(1_000))), Stop::Untold] {
-            let due = signs(3_000).next_look(at(1_010), stop);
-            assert_eq!(due, at(1_101));
-            assert!(signs(3_000).stuck(due, due, stop, || true));
-            assert!(!signs(3_000).stuck(due, due, stop, || false), "it is only slow");
-            assert!(signs(3_000).stuck(at(4_001), at(4_001), stop, || false));
-        }
-        // A beat may be old by itself when it is stopped.
-        let stop = Stop::Told(Some(at(1_200)));
-        assert!(!signs(3_000).stuck(at(1_299), at(1_299), stop, || true));
-        assert_eq!(signs(3_000).next_look(at(1_200), stop), at(1_301));
+    fn stopped(told: bool, since_ms: u64) -> Stop {
+        let mut stop = Stop::new(told);
+        stop.seen(at(since_ms), true);
+        stop.seen(at(since_ms + 1), true);
+        stop
     }
 
     #[test]
-    fn who_is_told_of_stops_sleeps_until_a_beat_is_late() {
-        assert_eq!(signs(300).next_look(at(1_010), GOES), at(1_301));
-        assert!(!signs(300).stuck(at(1_300), at(1_300), GOES, || true));
-        assert!(signs(300).stuck(at(1_301), at(1_301), GOES, || false));
+    fn a_stopped_daemon_gets_no_more_time_than_it_takes_to_see_it() {
+        let stop = stopped(true, 1_200);
+        let due = signs(3_000).next_look(at(1_200), stop);
+        assert_eq!(due, at(1_301));
+        assert!(!signs(3_000).stuck(at(1_300), at(1_300), stop));
+        assert!(signs(3_000).stuck(due, due, stop));
+        let mut goes = stop;
+        assert!(goes.is_to_be_seen());
+        goes.seen(due, false);
+        assert_eq!(goes, GOES);
+        assert!(!signs(3_000).stuck(due, due, goes), "it was stopped for a moment");
+        assert!(signs(3_000).stuck(at(4_001), at(4_001), goes), "it hangs");
+    }
+
+    #[test]
+    fn a_guard_that_is_not_told_looks_often_enough() {
+        let untold = Stop::new(false);
+        assert!(untold.is_to_be_seen());
+        for signs in [signs(3_000), Signs { holds: false, ..signs(3_000) }] {
+            assert_eq!(signs.next_look(at(1_010), untold), at(1_040));
+        }
+        let stop = stopped(false, 1_040);
+        assert_eq!(signs(3_000).next_look(at(1_130), stop), at(1_141));
+        assert!(signs(3_000).stuck(at(1_141), at(1_141), stop));
+    }
+
+    #[test]
+    fn who_is_told_of_stops_sleeps_until_a_beat_is_nearly_late() {
+        assert_eq!(signs(300).next_look(at(1_010), GOES), at(1_280));
+        assert_eq!(signs(300).next_look(at(1_280), GOES), at(1_301));
+        assert!(!signs(300).stuck(at(1_300), at(1_300), GOES));
+        assert!(signs(300).stuck(at(1_301), at(1_301), GOES));
         assert_eq!(signs(3_000).next_look(at(1_010), GOES), at(2_010), "it may get quicker");
-        assert_eq!(signs(300).next_look(at(1_310), GOES), at(1_330));
+    }
+
+    /// Whether a guard ends a daemon beside which the machine stands still for so long, in milliseconds.
+    fn ends_over_a_pause(patience: u64, pause: std::ops::Range<u64>) -> bool {
+        // The guard comes first where both have waited for the machine.
+        const ENGINE_LATER: u64 = 5;
+        let every = beat_every(Duration::from_millis(patience));
+        let every = u64::try_from(every.as_millis()).unwrap();
+        let (mut beat, mut due) = (0, 1);
+        for now in (1..pause.end + 2 * patience).filter(|now| !pause.contains(now)) {
+            let signs = Signs { last_beat: at(beat), ..signs(patience) };
+            if now >= due {
+                if signs.stuck(at(now), at(due), GOES) {
+                    return true;
+                }
+                due = signs.next_look(at(now), GOES).as_nanos() / 1_000_000;
+            }
+            let waits = (pause.end..pause.end + ENGINE_LATER).contains(&now);
+            beat = if now >= beat + every && !waits { now } else { beat };
+        }
+        false
+    }
+
+    #[test]
+    fn a_machine_that_stood_still_ends_no_daemon() {
+        for patience in [100, 300] {
+            for begins in (500..500 + patience).step_by(3) {
+                for lasts in 0..patience + 100 {
+                    let ends = ends_over_a_pause(patience, begins..begins + lasts);
+                    assert!(!ends, "patience {patience}, from {begins} for {lasts}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -373,13 +452,11 @@ mod tests {
 
     #[test]
     fn who_was_late_itself_or_has_nothing_to_lose_ends_nobody() {
-        assert!(!signs(100).stuck(at(9_000), at(8_980), GOES, || true), "20 ms late");
+        let stop = stopped(true, 1_000);
+        assert!(!signs(100).stuck(at(9_000), at(8_980), stop), "20 ms late");
         let idle = Signs { holds: false, ..signs(100) };
-        assert!(!idle.stuck(at(9_000), at(9_000), GOES, || true));
-        assert!(
-            !signs(0).stuck(at(9_000), at(9_000), GOES, || true),
-            "a program is being replaced"
-        );
+        assert!(!idle.stuck(at(9_000), at(9_000), stop));
+        assert!(!signs(0).stuck(at(9_000), at(9_000), stop), "a program is being replaced");
     }
 
     #[test]

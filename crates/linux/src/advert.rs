@@ -6,6 +6,7 @@
 //! could be a VIP.
 
 use std::io;
+use std::iter::Peekable;
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -234,13 +235,14 @@ pub struct AdvertSender {
     index: u32,
     source: IpAddr,
     places: Box<[Place; SEND_BATCH]>,
+    /// Messages begin with an IPv4 header of ours.
+    whole: bool,
 }
 
 /// A destination in the kernel's form.
 struct Place {
     name: SockAddr,
-    /// The IPv4 header in front of what goes there: the kernel is quicker with one that it has not to write
-    /// itself, and sees to length and checksum.
+    /// The IPv4 header in front of what goes there; the kernel sees to length and checksum.
     header: [u8; ipv4::HEADER_LEN],
 }
 
@@ -251,11 +253,12 @@ impl AdvertSender {
     pub fn open(family: Family, index: u32, name: &str, source: IpAddr) -> io::Result<Self> {
         let socket = raw(family)?;
         socket.bind_device(Some(name.as_bytes()))?;
+        let hops = u32::from(HOP_LIMIT);
         match family {
             Family::V4 => {
-                socket.set_header_included_v4(true)?;
+                socket.set_ttl_v4(hops)?;
+                socket.set_multicast_ttl_v4(hops)?;
                 socket.set_multicast_loop_v4(false)?;
-                // The headers say the same; this is for the queue of the interface.
                 socket.set_tos_v4(TRAFFIC_CLASS.into())?;
                 let request = libc::ip_mreqn {
                     imr_multiaddr: libc::in_addr { s_addr: 0 },
@@ -266,7 +269,6 @@ impl AdvertSender {
                 unsafe { set(&socket, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, &request)? };
             }
             Family::V6 => {
-                let hops = u32::from(HOP_LIMIT);
                 socket.set_unicast_hops_v6(hops)?;
                 socket.set_multicast_hops_v6(hops)?;
                 socket.set_multicast_loop_v6(false)?;
@@ -279,7 +281,7 @@ impl AdvertSender {
         // It only sends: what it would hear goes to the receiver's socket as well.
         attach(&socket, &[instruction(RETURN, 0)])?;
         let places = std::array::from_fn(|_| Place::new(source, source, index));
-        Ok(Self { socket, index, source, places: Box::new(places) })
+        Ok(Self { socket, index, source, places: Box::new(places), whole: false })
     }
 
     /// Sends the messages in as few calls as possible; returns how many went out.
@@ -294,31 +296,40 @@ impl AdvertSender {
         &mut self,
         messages: impl IntoIterator<Item = (IpAddr, &'a [u8])>,
     ) -> io::Result<usize> {
-        let mut messages = messages.into_iter();
+        let mut messages = messages.into_iter().peekable();
         let (mut sent, mut refused) = (0, None);
-        loop {
-            let (filled, went) = self.send_batch(&mut messages, &mut refused)?;
-            sent += went;
-            if filled < SEND_BATCH {
-                return refused.map_or(Ok(sent), Err);
-            }
+        while let Some((to, _)) = messages.peek() {
+            self.begin_with_headers(goes_whole(*to))?;
+            sent += self.send_batch(&mut messages, &mut refused)?;
         }
+        refused.map_or(Ok(sent), Err)
     }
 
-    /// One system call, and one more for each message that is refused; returns how many messages
-    /// there were and how many went out.
+    fn begin_with_headers(&mut self, whole: bool) -> io::Result<()> {
+        if self.whole != whole {
+            self.socket.set_header_included_v4(whole)?;
+            self.whole = whole;
+        }
+        Ok(())
+    }
+
+    /// One system call for the messages up to one of the other kind, and one more for each that is refused;
+    /// returns how many went out.
     fn send_batch<'a>(
         &mut self,
-        messages: &mut impl Iterator<Item = (IpAddr, &'a [u8])>,
+        messages: &mut Peekable<impl Iterator<Item = (IpAddr, &'a [u8])>>,
         refused: &mut Option<io::Error>,
-    ) -> io::Result<(usize, usize)> {
+    ) -> io::Result<usize> {
         // Not written before they are needed: most calls need few of them.
         let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; SEND_BATCH];
         let mut vectors = [const { MaybeUninit::<[libc::iovec; 2]>::uninit() }; SEND_BATCH];
         let mut places = self.places.iter_mut();
         let mut last = None;
         let mut filled = 0;
-        for (destination, payload) in messages.take(SEND_BATCH) {
+        let alike = |(to, _): &(IpAddr, _)| goes_whole(*to) == self.whole;
+        while filled < SEND_BATCH
+            && let Some((destination, payload)) = messages.next_if(alike)
+        {
             // Most go to the same group as the one before.
             let (header, front) = match last {
                 Some((to, header, front)) if to == destination => (header, front),
@@ -332,7 +343,7 @@ impl AdvertSender {
                 }
             };
             let parts = vectors[filled].write([front, part(payload)]);
-            let parts = if destination.is_ipv4() { &mut parts[..] } else { &mut parts[1..] };
+            let parts = if self.whole { &mut parts[..] } else { &mut parts[1..] };
             let header = headers[filled].write(header);
             header.msg_hdr.msg_iov = parts.as_mut_ptr();
             header.msg_hdr.msg_iovlen = parts.len();
@@ -367,8 +378,15 @@ impl AdvertSender {
                 }
             }
         }
-        Ok((filled, went))
+        Ok(went)
     }
+}
+
+/// What goes to the IPv4 group brings its header (`IP_HDRINCL`): the kernel is quicker with one that it has not to write.
+/// What goes to a peer doesn't: the kernel keeps no route for such packets, and until Linux 6.4 it didn't see
+/// their protocol where a rule or an IPsec policy asks for it.
+const fn goes_whole(to: IpAddr) -> bool {
+    to.is_ipv4() && to.is_multicast()
 }
 
 impl Place {

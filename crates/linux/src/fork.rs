@@ -73,6 +73,13 @@ pub fn let_through(signals: &[i32]) {
     mask(libc::SIG_UNBLOCK, &set_of(signals));
 }
 
+/// Gives a signal its default effect, if it was ignored when this program was started.
+pub fn make_default(signal: i32) {
+    // SAFETY: SIG_DFL is a disposition that every signal may have; no handler is taken away that
+    // anybody counts on, as this is done before there is one.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+}
+
 fn mask(how: libc::c_int, set: &libc::sigset_t) {
     // SAFETY: the set is initialised and outlives the call.
     unsafe { libc::pthread_sigmask(how, &raw const *set, std::ptr::null_mut()) };

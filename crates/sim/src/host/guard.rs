@@ -65,7 +65,7 @@ impl Scene {
         }
         (host.ledger, host.late_ledger) = (State::default(), State::default());
         (host.ended, host.burying, host.patience) = (false, false, 0);
-        (host.stop, host.apart) = (Stop::Told(None), false);
+        host.stop = Stop::new(true);
         host.guarded_lives.begins(Instant::from_nanos(now));
         let guard_life = host.guard_life;
         if self.trapped(machine, "a daemon is forked", false) && !self.guard_is_up(machine) {
@@ -103,14 +103,19 @@ impl Scene {
         self.guard_is_told(machine);
     }
 
-    /// The kernel tells who is the parent that a daemon stands still; who isn't looks.
+    /// The kernel tells that a daemon stands still, if the guard is its parent.
     fn guard_is_told(&mut self, machine: u8) {
+        match self.host(machine) {
+            Some(host) if host.stop.told => self.guard_sees(machine),
+            _ => self.look_soon(machine),
+        }
+    }
+
+    fn guard_sees(&mut self, machine: u8) {
         let now = Instant::from_nanos(self.now);
-        let Some(host) = self.host(machine) else { return };
-        host.stop = match host.apart {
-            true => Stop::Untold,
-            false => Stop::Told(Some(now).filter(|_| !host.hangs)),
-        };
+        if let Some(host) = self.host(machine) {
+            host.stop.seen(now, !host.hangs);
+        }
         self.look_soon(machine);
     }
 
@@ -141,7 +146,10 @@ impl Scene {
         let signs = self.signs(machine);
         let (now, due) = (Instant::from_nanos(self.now), Instant::from_nanos(due));
         let Some(host) = self.host(machine) else { return };
-        if signs.stuck(now, due, host.stop, || !host.hangs) {
+        if host.stop.is_to_be_seen() {
+            host.stop.seen(now, !host.hangs);
+        }
+        if signs.stuck(now, due, host.stop) {
             self.count("guard ends a daemon that is stuck");
             self.daemon_dies(machine);
         } else {
@@ -258,7 +266,7 @@ impl Scene {
         if run == Run::Off {
             self.daemon_is_gone(machine);
         } else if run != Run::Running {
-            self.guard_is_told(machine);
+            self.guard_sees(machine);
         }
         self.trapped(machine, "another guard watches", true);
     }

@@ -42,7 +42,7 @@ impl Scene {
     pub(crate) fn continued_on_host(&mut self, machine: u8) {
         let Some(host) = self.host(machine) else { return };
         host.hangs = false;
-        host.stop = if host.apart { Stop::Untold } else { Stop::Told(None) };
+        host.stop = Stop::new(host.stop.told);
         host.down = None;
         if host.guard == Guard::Stopped {
             host.guard = Guard::Up;

@@ -107,8 +107,6 @@ pub struct Host {
     pub beat: Nanos,
     /// What its guard knows of its standing still.
     pub stop: Stop,
-    /// Its guard isn't its parent, and isn't told when it is stopped.
-    pub apart: bool,
     pub began: Nanos,
     /// How many daemons the guards of this machine have started.
     pub lives: u64,
@@ -306,8 +304,7 @@ impl Host {
             ending: false,
             hangs: false,
             beat: 0,
-            stop: Stop::Told(None),
-            apart: false,
+            stop: Stop::new(true),
             began: 0,
             lives: 0,
             ledger: NOTHING,

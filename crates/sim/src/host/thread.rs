@@ -1,6 +1,6 @@
 //! The daemon's address thread: it takes core's steps one by one, and each of them takes its time.
 
-use standin_core::guard::{Goodbye, Key};
+use standin_core::guard::{Goodbye, Key, Stop};
 use standin_core::holding::{Answer, Change, Holding, LOOPBACK, Order, Step};
 use standin_core::types::{Family, Prefix, VipId};
 use standin_core::{Command, Input, Outcome};
@@ -503,7 +503,8 @@ impl Scene {
         if forks {
             host.guard_life += 1;
             host.guard = Guard::Begins;
-            host.apart = true;
+            // It isn't the daemon's parent.
+            host.stop = Stop::new(false);
             let guard_life = host.guard_life;
             self.later(machine, super::BEGINS, Happening::Watches { guard_life });
             return;
