@@ -17,8 +17,8 @@ pub const STOPPED_AFTER: Duration = Duration::from_millis(100);
 /// Between two looks of a guard that isn't told of stops: with the time above that is less than 150 ms.
 const UNTOLD_LOOK: Duration = Duration::from_millis(30);
 
-/// The shortest and the longest time between looks while there is nothing to lose.
-const IDLE_LOOKS: (Duration, Duration) = (Duration::from_millis(100), LONGEST_LOOK);
+/// The shortest time between two looks while there is nothing to lose.
+const IDLE_LOOK: Duration = Duration::from_millis(100);
 
 /// The longest time between two looks: a daemon may have become quicker meanwhile.
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
@@ -206,11 +206,11 @@ impl Signs {
     fn next_look_at_beats(self, now: Instant) -> Instant {
         if !self.matters() {
             // What is taken after this look is beaten for, and no such beat is late at the next one.
-            return now + self.patience.clamp(IDLE_LOOKS.0, IDLE_LOOKS.1);
+            return now + self.patience.clamp(IDLE_LOOK, LONGEST_LOOK);
         }
         let late = self.last_beat + self.patience;
         // Whether the guard itself is on time shows in a look shortly before it would end the daemon.
-        let first = Instant::from_nanos(late.as_nanos().saturating_sub(nanos(LOOK)));
+        let first = late - LOOK;
         let look = if first > now { first } else { a_little_after(late).max(now + LOOK) };
         look.min(now + LONGEST_LOOK)
     }
@@ -230,10 +230,6 @@ impl Signs {
 /// So that one look is enough.
 fn a_little_after(at: Instant) -> Instant {
     at + Duration::from_millis(1)
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// How a daemon ended.

@@ -382,9 +382,9 @@ impl AdvertSender {
     }
 }
 
-/// What goes to the IPv4 group brings its header (`IP_HDRINCL`): the kernel is quicker with one that it has not to write.
-/// What goes to a peer doesn't: the kernel keeps no route for such packets, and until Linux 6.4 it didn't see
-/// their protocol where a rule or an IPsec policy asks for it.
+/// What goes to the IPv4 group brings its header (`IP_HDRINCL`): the kernel is quicker with one that it
+/// has not to write. What goes to a peer doesn't: the kernel keeps no route for such packets, and until
+/// Linux 6.4 it didn't see their protocol where a rule or an IPsec policy asks for it.
 const fn goes_whole(to: IpAddr) -> bool {
     to.is_ipv4() && to.is_multicast()
 }
