@@ -215,6 +215,10 @@ async fn connect(to: SocketAddr, token: &Token) -> Result<TlsStream<TcpStream>, 
                 "nobody serves the token at {to}: it is used or expired, or its daemon has no peer \
                  link. `standin token` there makes another one"
             )),
+            // Who was listening ended before it had taken the connection.
+            ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => {
+                Unanswered::Cut(anyhow!("{to} closed the connection at once: {error}"))
+            }
             _ => other(anyhow!("{to}: {error}")),
         })?;
     let config = Arc::new(tls::joiner(token.authority).map_err(other)?);
@@ -282,6 +286,21 @@ fn keep_old(file: &Path, new: &str) -> Result<Option<String>> {
 mod tests {
     use super::*;
 
+    fn token() -> Token {
+        let authority = standin_config::fingerprint::Fingerprint([7; 32]);
+        Token { id: [1; 4], secret: [2; 16], authority }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_cut_before_it_is_taken_is_one_to_try_again() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to = listener.local_addr().unwrap();
+        let (token, cut) = (token(), async { drop(listener) });
+        let (connected, ()) = tokio::join!(connect(to, &token), cut);
+        let Err(Unanswered::Cut(error)) = connected else { panic!("not taken for a cut") };
+        assert!(error.to_string().contains("closed the connection at once"), "{error}");
+    }
+
     #[tokio::test]
     async fn a_connection_that_is_cut_at_once_is_tried_again_and_not_called_a_fraud() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -291,8 +310,7 @@ mod tests {
                 drop(listener.accept().await.unwrap());
             }
         });
-        let authority = standin_config::fingerprint::Fingerprint([7; 32]);
-        let token = Token { id: [1; 4], secret: [2; 16], authority };
+        let token = token();
         let join = Join {
             protocol: PROTOCOL,
             token_id: token.id,
