@@ -14,8 +14,8 @@ use super::hosts::holders::Watch;
 use super::hosts::{skipped, wait_until};
 use super::{Pair, VIP, exists};
 
-/// What arithmetic calls that overflows. It takes the place of the source that is to blame.
-const PANICS: &str = "panic_const_add_overflow";
+/// What a division by zero calls, in debug builds and in others. It takes the place of the source that is to blame.
+const PANICS: &str = "panic_const_div_by_zero";
 
 /// Leaf functions may have values below the stack's end (System V ABI, x86-64, "red zone").
 const RED_ZONE: u64 = 128;
