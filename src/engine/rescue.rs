@@ -8,7 +8,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -21,14 +21,17 @@ use super::REALTIME_PRIORITY;
 /// Adverts that are slower outlast what was seen: three of them are 150 ms and more.
 const FAST: Duration = Duration::from_millis(50);
 
-/// Late by so much, the engine isn't just about to run. With [`PERIOD`] and an advert of 10 ms, it
-/// speaks again 17 ms after its last advert at the latest, where 30 ms make a takeover.
-const LATE: Duration = Duration::from_millis(2);
+/// Late by so much, the engine isn't just about to run. It is looked at then, and with adverts of 10 ms
+/// speaks again 15 ms after its last one, where 30 ms make a takeover.
+const LATE: Duration = Duration::from_millis(5);
 
-/// How often it is looked at.
-const PERIOD: Duration = Duration::from_millis(5);
+/// Never without a sleep: nothing else would run on that CPU.
+const SOONEST: Duration = LATE;
 
-/// The same while there is nothing to rescue.
+/// The engine's next deadline may have come nearer than it was when it was looked at.
+const LATEST: Duration = FAST;
+
+/// Between two looks while there is nothing to rescue.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// So long the engine stays where it was put. Then it may run anywhere again.
@@ -39,7 +42,7 @@ const STAY: Duration = Duration::from_secs(1);
 pub(super) struct Whereabouts {
     due_ns: AtomicU64,
     cpu: AtomicUsize,
-    period_ms: AtomicU64,
+    fast: AtomicBool,
 }
 
 impl Whereabouts {
@@ -51,14 +54,20 @@ impl Whereabouts {
 
     /// The pace of the fastest VIP.
     pub(super) fn pace(&self, fastest_advert: Duration) {
-        let period = if fastest_advert < FAST { PERIOD } else { IDLE };
-        let ms = u64::try_from(period.as_millis()).unwrap_or(u64::MAX);
-        self.period_ms.store(ms, Ordering::Relaxed);
+        self.fast.store(fastest_advert < FAST, Ordering::Relaxed);
     }
 
-    fn period(&self) -> Duration {
-        // Never without a sleep: nothing else would run on that CPU.
-        Duration::from_millis(self.period_ms.load(Ordering::Relaxed)).max(PERIOD)
+    /// How long there is nothing to see: until the engine would be late.
+    fn quiet(&self, now: Instant) -> Duration {
+        if self.fast.load(Ordering::Relaxed) {
+            (self.due() + LATE).since(now).clamp(SOONEST, LATEST)
+        } else {
+            IDLE
+        }
+    }
+
+    fn late(&self, now: Instant) -> bool {
+        self.due() + LATE <= now
     }
 
     fn due(&self) -> Instant {
@@ -82,9 +91,9 @@ pub(super) fn start(whereabouts: Arc<Whereabouts>) -> io::Result<()> {
         let _ = sched::realtime(REALTIME_PRIORITY + 1);
         let mut moved: Option<Instant> = None;
         loop {
-            thread::sleep(whereabouts.period());
+            thread::sleep(whereabouts.quiet(now()));
             let (time, here) = (now(), sched::cpu());
-            if whereabouts.due() + LATE < time && moved.is_none() {
+            if whereabouts.late(time) && moved.is_none() {
                 // The engine runs here as soon as this thread sleeps.
                 moved = engine.allow(&Cpus::only(here)).ok().map(|()| time);
             } else if moved.is_some_and(|at| time.since(at) > STAY) {
@@ -97,4 +106,26 @@ pub(super) fn start(whereabouts: Arc<Whereabouts>) -> io::Result<()> {
         }
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_is_looked_at_when_it_would_be_late_and_not_before() {
+        let there = Whereabouts::default();
+        let ms = |count| Instant::from_nanos(0) + Duration::from_millis(count);
+        there.sleeps(ms(1_010));
+        assert_eq!(there.quiet(ms(1_000)), IDLE);
+        there.pace(Duration::from_millis(10));
+        assert_eq!(there.quiet(ms(1_000)), Duration::from_millis(15));
+        assert!(!there.late(ms(1_014)) && there.late(ms(1_015)));
+        // One that stays late is looked at again, with a sleep between; one that is due much later may be sooner.
+        assert_eq!(there.quiet(ms(1_030)), SOONEST);
+        there.sleeps(ms(9_000));
+        assert_eq!(there.quiet(ms(1_030)), LATEST);
+        there.pace(FAST);
+        assert_eq!(there.quiet(ms(1_030)), IDLE);
+    }
 }
