@@ -216,7 +216,7 @@ async fn connect(to: SocketAddr, token: &Token) -> Result<TlsStream<TcpStream>, 
                  link. `standin token` there makes another one"
             )),
             // Who was listening ended before it had taken the connection.
-            ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => {
+            ErrorKind::ConnectionReset => {
                 Unanswered::Cut(anyhow!("{to} closed the connection at once: {error}"))
             }
             _ => other(anyhow!("{to}: {error}")),

@@ -60,18 +60,14 @@ impl Whereabouts {
     /// How long there is nothing to see: until the engine would be late.
     fn quiet(&self, now: Instant) -> Duration {
         if self.fast.load(Ordering::Relaxed) {
-            (self.due() + LATE).since(now).clamp(SOONEST, LATEST)
+            self.late_at().since(now).clamp(SOONEST, LATEST)
         } else {
             IDLE
         }
     }
 
-    fn late(&self, now: Instant) -> bool {
-        self.due() + LATE <= now
-    }
-
-    fn due(&self) -> Instant {
-        Instant::from_nanos(self.due_ns.load(Ordering::Relaxed))
+    fn late_at(&self) -> Instant {
+        Instant::from_nanos(self.due_ns.load(Ordering::Relaxed)) + LATE
     }
 }
 
@@ -93,7 +89,7 @@ pub(super) fn start(whereabouts: Arc<Whereabouts>) -> io::Result<()> {
         loop {
             thread::sleep(whereabouts.quiet(now()));
             let (time, here) = (now(), sched::cpu());
-            if whereabouts.late(time) && moved.is_none() {
+            if whereabouts.late_at() <= time && moved.is_none() {
                 // The engine runs here as soon as this thread sleeps.
                 moved = engine.allow(&Cpus::only(here)).ok().map(|()| time);
             } else if moved.is_some_and(|at| time.since(at) > STAY) {
@@ -120,7 +116,7 @@ mod tests {
         assert_eq!(there.quiet(ms(1_000)), IDLE);
         there.pace(Duration::from_millis(10));
         assert_eq!(there.quiet(ms(1_000)), Duration::from_millis(15));
-        assert!(!there.late(ms(1_014)) && there.late(ms(1_015)));
+        assert_eq!(there.late_at(), ms(1_015));
         // One that stays late is looked at again, with a sleep between; one that is due much later may be sooner.
         assert_eq!(there.quiet(ms(1_030)), SOONEST);
         there.sleeps(ms(9_000));
